@@ -1,0 +1,195 @@
+// Package auditevent is the wire form of an audit event: what every service publishes and the audit
+// service stores. It must hold no secret, and it decides nothing about who may read an event.
+package auditevent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+)
+
+// SchemaVersion of the events that New makes.
+const SchemaVersion = 1
+
+// MaxUserAgent is how many bytes of a user agent an event keeps.
+const MaxUserAgent = 512
+
+// Action says what happened.
+type Action string
+
+// The actions there are.
+const (
+	AgentCreated        Action = "agent.created"
+	AgentUpdated        Action = "agent.updated"
+	AgentSuspended      Action = "agent.suspended"
+	AgentReactivated    Action = "agent.reactivated"
+	AgentDecommissioned Action = "agent.decommissioned"
+	CredentialGenerated Action = "credential.generated"
+	CredentialRotated   Action = "credential.rotated"
+	CredentialRevoked   Action = "credential.revoked"
+	TokenIssued         Action = "token.issued"
+	TokenIntrospected   Action = "token.introspected"
+	TokenRevoked        Action = "token.revoked"
+	AuthFailed          Action = "auth.failed"
+)
+
+// Actions lists all actions, in the order of the constants.
+func Actions() []Action {
+	return []Action{
+		AgentCreated, AgentUpdated, AgentSuspended, AgentReactivated, AgentDecommissioned,
+		CredentialGenerated, CredentialRotated, CredentialRevoked,
+		TokenIssued, TokenIntrospected, TokenRevoked, AuthFailed,
+	}
+}
+
+// Valid says whether a is one of the actions.
+func (a Action) Valid() bool {
+	for _, known := range Actions() {
+		if a == known {
+			return true
+		}
+	}
+	return false
+}
+
+// Outcome says whether it succeeded.
+type Outcome string
+
+// The outcomes there are.
+const (
+	Success Outcome = "success"
+	Failure Outcome = "failure"
+)
+
+// Valid says whether o is one of the outcomes.
+func (o Outcome) Valid() bool { return o == Success || o == Failure }
+
+// The reasons that the metadata of an auth.failed event gives under "reason".
+const (
+	ReasonAgentNotFound       = "agent_not_found"
+	ReasonInvalidSecret       = "invalid_secret" // #nosec G101 -- a word of the protocol
+	ReasonCredentialExpired   = "credential_expired"
+	ReasonAgentSuspended      = "agent_suspended"
+	ReasonAgentDecommissioned = "agent_decommissioned"
+	ReasonQuotaExceeded       = "quota_exceeded"
+)
+
+// Origin says who acted, and from where. ActorID is nil when nobody was authenticated.
+type Origin struct {
+	ActorID   *uuid.UUID `json:"actorId"`
+	IPAddress string     `json:"ipAddress"`
+	UserAgent string     `json:"userAgent"`
+	RequestID string     `json:"requestId"`
+}
+
+// Event is one audit event. AgentID is the agent it is about (nil if there is none).
+type Event struct {
+	SchemaVersion int            `json:"schemaVersion"`
+	EventID       uuid.UUID      `json:"eventId"`
+	Timestamp     time.Time      `json:"timestamp"`
+	AgentID       *uuid.UUID     `json:"agentId"`
+	ActorID       *uuid.UUID     `json:"actorId"`
+	Action        Action         `json:"action"`
+	Outcome       Outcome        `json:"outcome"`
+	IPAddress     string         `json:"ipAddress"`
+	UserAgent     string         `json:"userAgent"`
+	Service       string         `json:"service"`
+	RequestID     string         `json:"requestId"`
+	Metadata      map[string]any `json:"metadata"`
+}
+
+// New makes an event: the time in UTC and cut to microseconds, which is what the database keeps;
+// the user agent cut to MaxUserAgent bytes of clean text; the outcome failure for AuthFailed and
+// success for all other actions. metadata may be nil and must hold no secret.
+func New(id uuid.UUID, at time.Time, service string, action Action, agentID *uuid.UUID, origin Origin, metadata map[string]any) Event {
+	outcome := Success
+	if action == AuthFailed {
+		outcome = Failure
+	}
+	if metadata == nil {
+		metadata = map[string]any{}
+	}
+	return Event{
+		SchemaVersion: SchemaVersion,
+		EventID:       id,
+		Timestamp:     at.UTC().Truncate(time.Microsecond),
+		AgentID:       agentID,
+		ActorID:       origin.ActorID,
+		Action:        action,
+		Outcome:       outcome,
+		IPAddress:     origin.IPAddress,
+		UserAgent:     CleanUserAgent(origin.UserAgent),
+		Service:       service,
+		RequestID:     origin.RequestID,
+		Metadata:      metadata,
+	}
+}
+
+// Message is the event as the outbox takes it, on the subject audit.<service>.<action>.
+func (e Event) Message() (outbox.Message, error) {
+	payload, err := json.Marshal(e)
+	if err != nil {
+		return outbox.Message{}, fmt.Errorf("encode audit event %s: %w", e.EventID, err)
+	}
+	return outbox.Message{
+		ID:      e.EventID,
+		Subject: fmt.Sprintf("audit.%s.%s", e.Service, e.Action),
+		Payload: payload,
+	}, nil
+}
+
+// Parse reads an event and refuses what could not be stored: an id that is missing, an action or
+// outcome that is unknown, a schema version from the future. Unknown fields are ignored, so that
+// a newer publisher of the same version can be understood.
+func Parse(payload []byte) (Event, error) {
+	var e Event
+	if err := json.Unmarshal(payload, &e); err != nil {
+		return Event{}, fmt.Errorf("decode audit event: %w", err)
+	}
+	switch {
+	case e.SchemaVersion < 1 || e.SchemaVersion > SchemaVersion:
+		return Event{}, fmt.Errorf("audit event of schema version %d, this program knows 1 to %d", e.SchemaVersion, SchemaVersion)
+	case e.EventID == uuid.Nil:
+		return Event{}, errors.New("audit event without an id")
+	case e.Timestamp.IsZero():
+		return Event{}, errors.New("audit event without a time")
+	case !e.Action.Valid():
+		return Event{}, fmt.Errorf("audit event of unknown action %q", e.Action)
+	case !e.Outcome.Valid():
+		return Event{}, fmt.Errorf("audit event of unknown outcome %q", e.Outcome)
+	case e.Service == "":
+		return Event{}, errors.New("audit event without a service")
+	}
+	e.Timestamp = e.Timestamp.UTC().Truncate(time.Microsecond)
+	if e.Metadata == nil {
+		e.Metadata = map[string]any{}
+	}
+	return e, nil
+}
+
+// CleanUserAgent makes text from outside storable: valid UTF-8 without control characters, cut to
+// MaxUserAgent bytes between two characters.
+func CleanUserAgent(raw string) string {
+	clean := strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || unicode.IsControl(r) {
+			return -1
+		}
+		return r
+	}, raw)
+	if len(clean) <= MaxUserAgent {
+		return clean
+	}
+	cut := MaxUserAgent
+	for cut > 0 && !utf8.RuneStart(clean[cut]) {
+		cut--
+	}
+	return clean[:cut]
+}

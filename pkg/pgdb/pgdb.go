@@ -1,0 +1,108 @@
+// Package pgdb is the way to Postgres: one pool per service, transactions whose rollback survives a
+// cancelled context, and the mapping of the driver's failures to what a caller may know. It holds no
+// SQL of any service, and it must not decide what a violated constraint means: it only names it.
+package pgdb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const (
+	connectTimeout  = 3 * time.Second
+	rollbackTimeout = 3 * time.Second
+)
+
+// Config says where the database of a service is, and as whom the service comes.
+type Config struct {
+	URL        config.Secret `env:"DATABASE_URL" required:"true" desc:"Postgres URL of the service's own role (<service>_app)"`
+	MigrateURL config.Secret `env:"MIGRATE_DATABASE_URL" desc:"Postgres URL of the role that owns the schema (<service>_owner); only migrate uses it"`
+	MaxConns   int           `env:"DATABASE_MAX_CONNS" default:"10" desc:"most connections one replica opens to Postgres"`
+}
+
+// Validate refuses a pool that could never lend a connection.
+func (c Config) Validate() error {
+	if c.MaxConns < 1 {
+		return errors.New("DATABASE_MAX_CONNS must be at least 1")
+	}
+	return nil
+}
+
+// Querier is what a pool, a connection and a transaction have in common.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// DB is the pool of one service. It is safe for concurrent use.
+type DB struct{ *pgxpool.Pool }
+
+var _ Querier = (*DB)(nil)
+
+// Open makes the pool without connecting: the server may come later. It fails only for a URL that
+// cannot be parsed; the error never carries the URL, which holds a password.
+func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*DB, error) {
+	parsed, err := pgxpool.ParseConfig(cfg.URL.Reveal())
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is not a valid Postgres URL")
+	}
+	if cfg.MaxConns > 0 {
+		parsed.MaxConns = int32(min(cfg.MaxConns, 10_000)) // #nosec G115 -- bounded on this line
+	}
+	parsed.ConnConfig.ConnectTimeout = connectTimeout
+	parsed.MaxConnIdleTime = 5 * time.Minute
+	parsed.HealthCheckPeriod = 15 * time.Second
+	if tel != nil {
+		parsed.ConnConfig.Tracer = newQueryTimer(tel)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, parsed)
+	if err != nil {
+		return nil, fmt.Errorf("make the connection pool: %w", err)
+	}
+	return &DB{Pool: pool}, nil
+}
+
+// WithTx runs fn in one transaction: committed when fn returns nil, rolled back when it returns an
+// error or panics, even after ctx has ended. Nothing that waits for another service (HTTP, Redis,
+// NATS) belongs into fn. The error of fn comes back as it is.
+func (db *DB) WithTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	tx, err := db.Begin(ctx)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() {
+		// A rollback after a commit does nothing; one under the caller's ended context would
+		// throw the connection away instead of giving it back.
+		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		_ = tx.Rollback(cleanup)
+	}()
+	if err := fn(tx); err != nil {
+		return err
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	return nil
+}
+
+// Ready answers nil when the database takes queries.
+func (db *DB) Ready(ctx context.Context) error {
+	var one int
+	if err := db.QueryRow(ctx, sqlReady).Scan(&one); err != nil {
+		return fmt.Errorf("postgres is not ready: %w", err)
+	}
+	return nil
+}
+
+const sqlReady = "-- name: ready\nSELECT 1"
