@@ -1,0 +1,60 @@
+package telemetry
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Metrics are the metrics that every service has. A service registers those
+// that it alone has on Registry.
+type Metrics struct {
+	// Registry is this service's own, so that several services can live in one process.
+	Registry *prometheus.Registry
+	// HTTPRequests has labels method, path (the route's template) and status_code.
+	HTTPRequests *prometheus.CounterVec
+	// HTTPDuration has labels method and path, in seconds.
+	HTTPDuration *prometheus.HistogramVec
+	// RateLimitRejections counts answers 429.
+	RateLimitRejections prometheus.Counter
+	// DBQuery has the label operation: the name of the SQL statement; in seconds.
+	DBQuery *prometheus.HistogramVec
+	// RedisCommand has the label command, in seconds.
+	RedisCommand *prometheus.HistogramVec
+	// OutboxPending is the number of events that wait to be published.
+	OutboxPending prometheus.Gauge
+	// CacheRequests has labels cache and result (hit or miss).
+	CacheRequests *prometheus.CounterVec
+}
+
+// NewMetrics registers the common metrics, and those of the Go runtime and
+// the process, in a fresh registry.
+func NewMetrics() *Metrics {
+	// From half a millisecond, a warm token, to ten seconds, a call that timed out.
+	seconds := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}, labels)
+	}
+	m := &Metrics{
+		Registry: prometheus.NewRegistry(),
+		HTTPRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentidp_http_requests_total", Help: "HTTP requests answered.",
+		}, []string{"method", "path", "status_code"}),
+		HTTPDuration: histogram("agentidp_http_request_duration_seconds", "Time to answer an HTTP request.", "method", "path"),
+		RateLimitRejections: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "agentidp_rate_limit_rejections_total", Help: "Requests refused by a rate limit.",
+		}),
+		DBQuery:      histogram("agentidp_db_query_duration_seconds", "Time of a Postgres statement.", "operation"),
+		RedisCommand: histogram("agentidp_redis_command_duration_seconds", "Time of a Redis command.", "command"),
+		OutboxPending: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentidp_outbox_pending", Help: "Events that wait to be published.",
+		}),
+		CacheRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentidp_cache_requests_total", Help: "Lookups in a cache, by result.",
+		}, []string{"cache", "result"}),
+	}
+	m.Registry.MustRegister(
+		m.HTTPRequests, m.HTTPDuration, m.RateLimitRejections, m.DBQuery, m.RedisCommand, m.OutboxPending, m.CacheRequests,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	)
+	return m
+}
