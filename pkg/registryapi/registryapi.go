@@ -1,0 +1,91 @@
+// Package registryapi is the registry service's internal API as its callers see it: the wire types that both sides
+// share, and the client. It must hold no rule about agents (those are the registry's) and no transport policy (timeouts,
+// retries and circuit breaking are those of package peer).
+package registryapi
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The values of Agent.Status. A decommissioned agent never becomes anything else again.
+const (
+	StatusActive         = "active"
+	StatusSuspended      = "suspended"
+	StatusDecommissioned = "decommissioned"
+)
+
+// The paths of the internal API, as gin templates relative to /internal/v1.
+const (
+	AgentPath     = "/agents/:agentId"
+	BootstrapPath = "/bootstrap"
+)
+
+// Agent is an agent with what only other services need to know of it: its revision and the time before which none of its
+// tokens is good any more.
+type Agent struct {
+	AgentID       uuid.UUID  `json:"agentId"`
+	Email         string     `json:"email"`
+	AgentType     string     `json:"agentType"`
+	Version       string     `json:"version"`
+	Capabilities  []string   `json:"capabilities"`
+	Owner         string     `json:"owner"`
+	DeploymentEnv string     `json:"deploymentEnv"`
+	AllowedScopes []string   `json:"allowedScopes"`
+	Status        string     `json:"status"`
+	RegisteredBy  *uuid.UUID `json:"registeredBy"`
+	CreatedAt     time.Time  `json:"createdAt"`
+	UpdatedAt     time.Time  `json:"updatedAt"`
+	// Revision counts the agent's changes, from 1. A higher one is always the newer state.
+	Revision int64 `json:"revision"`
+	// TokensValidAfter is the instant up to which (inclusive) the agent's tokens are refused; zero if there is none.
+	TokensValidAfter time.Time `json:"tokensValidAfter"`
+}
+
+// BootstrapRequest asks for the first operator. DeploymentEnv defaults to production when empty.
+type BootstrapRequest struct {
+	Email         string `json:"email"`
+	Owner         string `json:"owner"`
+	DeploymentEnv string `json:"deploymentEnv,omitempty"`
+}
+
+// BootstrapResponse is the operator. Created is false when one existed already, whatever its email and owner; the status
+// is 201 or 200 accordingly.
+type BootstrapResponse struct {
+	Agent
+
+	Created bool `json:"created"`
+}
+
+// Caller sends one JSON request to the registry and decodes its answer; *peer.Client is one.
+type Caller interface {
+	Do(ctx context.Context, method, path string, in, out any) error
+}
+
+// Client calls the registry's internal API. It is safe for concurrent use.
+type Client struct{ caller Caller }
+
+// NewClient gives a client that sends through caller.
+func NewClient(caller Caller) *Client { return &Client{caller: caller} }
+
+// Agent gives the agent with that id, in whatever status. Errors are *apperr.Error: AGENT_NOT_FOUND when there is none,
+// SERVICE_UNAVAILABLE when the registry could not be asked.
+func (c *Client) Agent(ctx context.Context, id uuid.UUID) (Agent, error) {
+	var agent Agent
+	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1/agents/"+id.String(), nil, &agent); err != nil {
+		return Agent{}, err
+	}
+	return agent, nil
+}
+
+// Bootstrap creates the first operator, or gives the one that exists; created tells which. It is idempotent.
+func (c *Client) Bootstrap(ctx context.Context, req BootstrapRequest) (agent Agent, created bool, err error) {
+	var res BootstrapResponse
+	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1/bootstrap", req, &res); err != nil {
+		return Agent{}, false, err
+	}
+	return res.Agent, res.Created, nil
+}
