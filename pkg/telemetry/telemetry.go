@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
@@ -54,7 +53,7 @@ type Telemetry struct {
 	Tracing bool
 }
 
-// New makes the telemetry of a service. Logs go to standard error, traces to
+// New makes the telemetry of a service. Logs go to standard error (see WithOutput), traces to
 // the configured collector, which need not be up. The returned function sends
 // what is left and stops the exporter; it returns when its context ends at the latest.
 func New(ctx context.Context, cfg Config, service string) (*Telemetry, func(context.Context) error, error) {
@@ -62,7 +61,7 @@ func New(ctx context.Context, cfg Config, service string) (*Telemetry, func(cont
 		return nil, nil, err
 	}
 	tel := &Telemetry{
-		Log:     NewLogger(os.Stderr, service, cfg.LogLevel),
+		Log:     NewLogger(output(ctx), service, cfg.LogLevel),
 		Metrics: NewMetrics(),
 		Tracer:  noop.NewTracerProvider(),
 	}
