@@ -21,6 +21,7 @@ const (
 	AgentAlreadyDecommissioned Code = "AGENT_ALREADY_DECOMMISSIONED"
 	AgentNotActive             Code = "AGENT_NOT_ACTIVE"
 	CredentialAlreadyRevoked   Code = "CREDENTIAL_ALREADY_REVOKED"
+	CredentialExpired          Code = "CREDENTIAL_EXPIRED"
 	CredentialLimitExceeded    Code = "CREDENTIAL_LIMIT_EXCEEDED"
 	IdempotencyKeyReused       Code = "IDEMPOTENCY_KEY_REUSED"
 	PreconditionFailed         Code = "PRECONDITION_FAILED"
@@ -53,7 +54,7 @@ func (c Code) status() int {
 	case MethodNotAllowed:
 		return http.StatusMethodNotAllowed
 	case AgentAlreadyExists, AgentAlreadyDecommissioned, AgentNotActive,
-		CredentialAlreadyRevoked, CredentialLimitExceeded, IdempotencyKeyReused:
+		CredentialAlreadyRevoked, CredentialExpired, CredentialLimitExceeded, IdempotencyKeyReused:
 		return http.StatusConflict
 	case PreconditionFailed:
 		return http.StatusPreconditionFailed
