@@ -1,0 +1,245 @@
+package secret
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+)
+
+// Options of a Service. All are needed.
+type Options struct {
+	Store    Store
+	Registry Registry
+	Hasher   Hasher
+	Clock    func() time.Time
+	NewID    func() uuid.UUID // ids of events (UUIDv7) and of credentials
+	// MaxActive credentials of one agent; 0 means no limit.
+	MaxActive int
+}
+
+// Service is what can be done with credentials. It is safe for concurrent use.
+type Service struct {
+	store     Store
+	registry  Registry
+	hasher    Hasher
+	clock     func() time.Time
+	newID     func() uuid.UUID
+	maxActive int
+}
+
+// NewService wires the domain.
+func NewService(o Options) *Service {
+	return &Service{
+		store: o.Store, registry: o.Registry, hasher: o.Hasher,
+		clock: o.Clock, newID: o.NewID, maxActive: o.MaxActive,
+	}
+}
+
+// errHasOne stops an insert that was only wanted if the agent has no credential.
+var errHasOne = errors.New("the agent has an active credential")
+
+// Create gives an active agent a credential. expiresAt, in the future, is
+// optional. Errors: VALIDATION_ERROR, AGENT_NOT_FOUND, AGENT_NOT_ACTIVE,
+// CREDENTIAL_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE (also when the registry could
+// not be asked).
+func (s *Service) Create(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin) (Issued, error) {
+	if expiresAt != nil {
+		at, err := checkExpiry(*expiresAt, s.now())
+		if err != nil {
+			return Issued{}, err
+		}
+		expiresAt = &at
+	}
+	return s.issue(ctx, agentID, expiresAt, origin, s.withinLimit)
+}
+
+// CreateForOperator gives the bootstrap operator a credential without expiry.
+// With onlyIfNone, an agent that has an active, unexpired credential gets
+// nothing, and exists is true; that holds under any concurrency. Errors as Create.
+func (s *Service) CreateForOperator(ctx context.Context, agentID uuid.UUID, onlyIfNone bool, origin auditevent.Origin) (issued Issued, exists bool, err error) {
+	admit := s.withinLimit
+	if onlyIfNone {
+		admit = func(st Standing) error {
+			if st.Active > 0 {
+				return errHasOne
+			}
+			return s.withinLimit(st)
+		}
+	}
+	issued, err = s.issue(ctx, agentID, nil, origin, admit)
+	if errors.Is(err, errHasOne) {
+		return Issued{}, true, nil
+	}
+	return issued, false, err
+}
+
+// issue asks first what is cheap to ask, computes the hash, and decides again
+// under the lock of the agent, where nobody can have changed the answer.
+func (s *Service) issue(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin, admit func(Standing) error) (Issued, error) {
+	admitActive := func(st Standing) error {
+		if st.Decommissioned {
+			return errAgentNotActive(registryapi.StatusDecommissioned)
+		}
+		return admit(st)
+	}
+	if err := s.agentActive(ctx, agentID); err != nil {
+		return Issued{}, err
+	}
+	standing, err := s.store.Standing(ctx, agentID, s.now())
+	if err != nil {
+		return Issued{}, err
+	}
+	if err := admitActive(standing); err != nil {
+		return Issued{}, err
+	}
+	plain, sealed, err := s.newSecret(ctx)
+	if err != nil {
+		return Issued{}, err
+	}
+	var created Credential
+	err = s.store.Insert(ctx, agentID, s.now(), func(st Standing) (Record, []outbox.Message, error) {
+		if err := admitActive(st); err != nil {
+			return Record{}, nil, err
+		}
+		// The time is taken under the lock: the order of creation is the order of commits.
+		now := s.now()
+		if expiresAt != nil && !expiresAt.After(now) {
+			return Record{}, nil, invalidField("expiresAt", reasonNotFuture)
+		}
+		created = Credential{ID: s.newID(), AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
+		msgs, err := s.events(auditevent.CredentialGenerated, created, now, origin, map[string]any{"expiresAt": expiresAt})
+		return Record{Credential: created, Current: &sealed}, msgs, err
+	})
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Credential: created, Secret: plain}, nil
+}
+
+// List gives one page of an agent's credentials. AGENT_NOT_FOUND when neither
+// this service nor the registry knows the agent.
+func (s *Service) List(ctx context.Context, agentID uuid.UUID, filter Filter) (Listing, error) {
+	listing, err := s.store.List(ctx, agentID, filter)
+	if err != nil || listing.Total > 0 {
+		return listing, err
+	}
+	standing, err := s.store.Standing(ctx, agentID, s.now())
+	if err != nil || standing.Known {
+		return listing, err
+	}
+	if _, err := s.registry.Agent(ctx, agentID); err != nil {
+		return Listing{}, err
+	}
+	return listing, nil
+}
+
+// Rotate gives a credential of an active agent a new secret. The one before
+// works on for the grace period (0 to MaxGrace), at most until the credential
+// expires; an older one stops now. An expired credential is refused: its new
+// secret would not work, and its expiry was somebody's decision. Errors:
+// VALIDATION_ERROR, CREDENTIAL_NOT_FOUND, CREDENTIAL_ALREADY_REVOKED,
+// CREDENTIAL_EXPIRED, AGENT_NOT_ACTIVE, SERVICE_UNAVAILABLE.
+func (s *Service) Rotate(ctx context.Context, agentID, credentialID uuid.UUID, grace time.Duration, origin auditevent.Origin) (Issued, error) {
+	if grace < 0 || grace > MaxGrace {
+		return Issued{}, invalidField("gracePeriodSeconds", "must be between 0 and 86400")
+	}
+	current, err := s.store.Find(ctx, agentID, credentialID)
+	if err != nil {
+		return Issued{}, err
+	}
+	if err := current.rotatable(s.now()); err != nil {
+		return Issued{}, err
+	}
+	if err := s.agentActive(ctx, agentID); err != nil {
+		return Issued{}, err
+	}
+	plain, sealed, err := s.newSecret(ctx)
+	if err != nil {
+		return Issued{}, err
+	}
+	var rotated Credential
+	err = s.store.Change(ctx, agentID, credentialID, func(r *Record) ([]outbox.Message, error) {
+		now := s.now()
+		if err := r.rotate(now, sealed, grace); err != nil {
+			return nil, err
+		}
+		rotated = r.Credential
+		return s.events(auditevent.CredentialRotated, rotated, now, origin, map[string]any{
+			"gracePeriodSeconds": int64(grace / time.Second), "previousSecretExpiresAt": rotated.PreviousValidUntil,
+		})
+	})
+	if err != nil {
+		return Issued{}, err
+	}
+	return Issued{Credential: rotated, Secret: plain}, nil
+}
+
+// Revoke ends a credential for good. It asks nobody, so that it works whatever
+// else is down. Errors: CREDENTIAL_NOT_FOUND, CREDENTIAL_ALREADY_REVOKED,
+// SERVICE_UNAVAILABLE.
+func (s *Service) Revoke(ctx context.Context, agentID, credentialID uuid.UUID, origin auditevent.Origin) error {
+	return s.store.Change(ctx, agentID, credentialID, func(r *Record) ([]outbox.Message, error) {
+		return s.revoke(r, origin, "requested")
+	})
+}
+
+func (s *Service) revoke(r *Record, origin auditevent.Origin, why string) ([]outbox.Message, error) {
+	now := s.now()
+	if err := r.revoke(now); err != nil {
+		return nil, err
+	}
+	return s.events(auditevent.CredentialRevoked, r.Credential, now, origin, map[string]any{"reason": why})
+}
+
+// agentActive asks the registry, which alone knows.
+func (s *Service) agentActive(ctx context.Context, id uuid.UUID) error {
+	agent, err := s.registry.Agent(ctx, id)
+	if err != nil {
+		return err
+	}
+	if agent.Status != registryapi.StatusActive {
+		return errAgentNotActive(agent.Status)
+	}
+	return nil
+}
+
+func (s *Service) withinLimit(st Standing) error {
+	if s.maxActive > 0 && st.Active >= s.maxActive {
+		return errLimit(s.maxActive)
+	}
+	return nil
+}
+
+func (s *Service) newSecret(ctx context.Context) (config.Secret, Sealed, error) {
+	plain := Generate()
+	hash, err := s.hasher.Hash(ctx, plain)
+	if err != nil {
+		return "", Sealed{}, err
+	}
+	return plain, Sealed{Hash: hash, Fingerprint: FingerprintOf(plain)}, nil
+}
+
+// now is the present as the store keeps it.
+func (s *Service) now() time.Time { return s.clock().UTC().Truncate(time.Microsecond) }
+
+const reasonNotFuture = "must be in the future"
+
+// checkExpiry gives the expiry as the store keeps it. Years past 9999 (which an
+// offset can make of one that is not) have no RFC 3339 form.
+func checkExpiry(at, now time.Time) (time.Time, error) {
+	at = at.UTC().Truncate(time.Microsecond)
+	if !at.After(now) {
+		return time.Time{}, invalidField("expiresAt", reasonNotFuture)
+	}
+	if at.Year() > 9999 {
+		return time.Time{}, invalidField("expiresAt", "must be before the year 10000 in UTC")
+	}
+	return at, nil
+}

@@ -1,0 +1,82 @@
+package secret
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+)
+
+// Store keeps the credentials. Its decide functions run inside the transaction,
+// with the rows locked that they are shown: they must be quick and must call
+// nobody. What they return is stored together with the change; when they return
+// an error, nothing is stored and the error comes back as it is. A store that
+// cannot be reached answers apperr.ServiceUnavailable.
+type Store interface {
+	// Standing counts at a time, locking nothing.
+	Standing(ctx context.Context, agentID uuid.UUID, at time.Time) (Standing, error)
+	// Insert locks the agent for every other Insert and Decommission, shows its
+	// standing, and stores the credential decided on.
+	Insert(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(Standing) (Record, []outbox.Message, error)) error
+	// List gives one page of an agent's credentials, newest first, with the id
+	// as tie-break.
+	List(ctx context.Context, agentID uuid.UUID, filter Filter) (Listing, error)
+	// Find answers apperr.CredentialNotFound when the agent has no such credential.
+	Find(ctx context.Context, agentID, credentialID uuid.UUID) (Credential, error)
+	// Change locks one credential and stores what decide made of it. Errors as Find.
+	Change(ctx context.Context, agentID, credentialID uuid.UUID, decide func(*Record) ([]outbox.Message, error)) error
+	// Decommission marks the agent for good, and stores what decide made of each
+	// of its active credentials. Doing it again is harmless.
+	Decommission(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(*Record) ([]outbox.Message, error)) error
+	// Candidates are the active credentials of an agent with a secret, current or
+	// previous, of that fingerprint: nearly always none or one. It reads the
+	// database each time.
+	Candidates(ctx context.Context, agentID uuid.UUID, f Fingerprint) ([]Record, error)
+	// RecordUses moves last uses forward, never back. Unknown ids are left out.
+	RecordUses(ctx context.Context, uses []Use) error
+}
+
+// Registry knows the agents; registryapi.Client is one.
+type Registry interface {
+	Agent(ctx context.Context, id uuid.UUID) (registryapi.Agent, error)
+}
+
+// Standing of an agent with this service.
+type Standing struct {
+	Known          bool // it was heard of here before
+	Decommissioned bool
+	Active         int // active credentials whose expiry has not passed
+}
+
+// Filter of a list. After, when set, is the position to go on from and makes
+// Offset meaningless.
+type Filter struct {
+	Status *Status
+	Limit  int
+	Offset int64
+	After  *Position
+}
+
+// Position of a credential in a list.
+type Position struct {
+	CreatedAt time.Time
+	ID        uuid.UUID
+}
+
+// Listing is one page. Next is where the page after it goes on, nil when this
+// is the last.
+type Listing struct {
+	Credentials []Credential
+	Total       int64
+	Next        *Position
+}
+
+// Use says that a secret of a credential proved its client's identity.
+type Use struct {
+	CredentialID uuid.UUID
+	UsedAt       time.Time
+	Previous     bool // it was the secret before the last rotation
+}
