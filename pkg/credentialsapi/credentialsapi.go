@@ -52,7 +52,10 @@ type Use struct {
 	Previous bool `json:"previous"`
 }
 
-// UsageRequest is a batch of uses, at most 1000.
+// MaxUses is how many uses one UsageRequest may carry: as many as fit into a request body, with room to spare.
+const MaxUses = 500
+
+// UsageRequest is a batch of uses, at most MaxUses.
 type UsageRequest struct {
 	Uses []Use `json:"uses"`
 }
