@@ -1,0 +1,137 @@
+// Package httpapi is the public HTTP face of the audit service: it reads the
+// query, asks the trail, and writes the answer. What a caller may see is decided
+// by the policy and by package trail, not here; nothing here writes.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// Guard admits requests; *guard.Guard is one.
+type Guard interface {
+	Authenticate() gin.HandlerFunc
+	Authorize(c *gin.Context, resource *authz.Resource) error
+}
+
+// Reader answers questions about the trail; *trail.Reader is one.
+type Reader interface {
+	List(ctx context.Context, filter trail.Filter, slice trail.Slice) (trail.Page, error)
+	Get(ctx context.Context, id uuid.UUID) (trail.Event, error)
+}
+
+type api struct {
+	guard  Guard
+	reader Reader
+}
+
+// Register adds the public routes to router.
+func Register(router gin.IRouter, guard Guard, reader Reader) {
+	a := &api{guard: guard, reader: reader}
+	routes := router.Group("/api/v1/audit", guard.Authenticate())
+	routes.GET("", httpx.Handle(a.list))
+	routes.GET("/:eventId", httpx.Handle(a.get))
+}
+
+// event is an audit event as clients see it.
+type event struct {
+	EventID   uuid.UUID       `json:"eventId"`
+	Timestamp time.Time       `json:"timestamp"`
+	AgentID   *uuid.UUID      `json:"agentId"`
+	ActorID   *uuid.UUID      `json:"actorId"`
+	Action    string          `json:"action"`
+	Outcome   string          `json:"outcome"`
+	IPAddress string          `json:"ipAddress"`
+	UserAgent string          `json:"userAgent"`
+	Service   string          `json:"service"`
+	RequestID string          `json:"requestId"`
+	Metadata  json.RawMessage `json:"metadata"`
+}
+
+func view(e trail.Event) event {
+	return event{
+		EventID:   e.ID,
+		Timestamp: e.Timestamp,
+		AgentID:   e.AgentID,
+		ActorID:   e.ActorID,
+		Action:    e.Action,
+		Outcome:   e.Outcome,
+		IPAddress: e.IPAddress,
+		UserAgent: e.UserAgent,
+		Service:   e.Service,
+		RequestID: e.RequestID,
+		Metadata:  e.Metadata,
+	}
+}
+
+func (a *api) list(c *gin.Context) error {
+	if err := a.guard.Authorize(c, nil); err != nil {
+		return err
+	}
+	query := httpx.NewQuery(c)
+	filter := readFilter(c, query)
+	page := query.Page()
+	if err := query.Err(); err != nil {
+		return err
+	}
+	slice := trail.Slice{Offset: page.Offset(), Limit: page.Limit}
+	if page.After != nil {
+		slice.After = &trail.Position{Time: page.After.Time, ID: page.After.ID}
+	}
+	found, err := a.reader.List(c.Request.Context(), filter, slice)
+	if err != nil {
+		return err
+	}
+	events := make([]event, len(found.Events))
+	for i, e := range found.Events {
+		events[i] = view(e)
+	}
+	var next *httpx.Position
+	if found.Next != nil {
+		next = &httpx.Position{Time: found.Next.Time, ID: found.Next.ID}
+	}
+	httpx.JSON(c, http.StatusOK, httpx.NewList(events, found.Total, page, next))
+	return nil
+}
+
+func readFilter(c *gin.Context, query *httpx.Query) trail.Filter {
+	actions := make([]string, 0, len(auditevent.Actions()))
+	for _, action := range auditevent.Actions() {
+		actions = append(actions, string(action))
+	}
+	return trail.Filter{
+		AgentID:    query.UUID("agentId"),
+		ActorID:    query.UUID("actorId"),
+		Action:     query.Enum("action", actions...),
+		Outcome:    query.Enum("outcome", trail.OutcomeSuccess, trail.OutcomeFailure),
+		From:       query.Time("fromDate", false),
+		To:         query.Time("toDate", true),
+		FromIsDate: len(c.Query("fromDate")) == len(time.DateOnly),
+	}
+}
+
+func (a *api) get(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, "eventId")
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, nil); err != nil {
+		return err
+	}
+	found, err := a.reader.Get(c.Request.Context(), id)
+	if err != nil {
+		return err
+	}
+	httpx.JSON(c, http.StatusOK, view(found))
+	return nil
+}

@@ -1,0 +1,233 @@
+// Package intake takes audit events from the AUDIT stream and hands them to a
+// recorder, batch by batch. A message is acknowledged after the recorder made it
+// durable and never before, so whatever dies in between, the message comes again
+// and the recorder recognises it. Intake must not drop a message, must not judge
+// who may see it, and knows no SQL.
+package intake
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+const (
+	// Durable is the name of the consumer that all replicas share: JetStream
+	// gives each message to one of them.
+	Durable = "audit"
+
+	maxBatch = 500
+	// gatherFor is how long a batch waits for company after its first message.
+	gatherFor = 50 * time.Millisecond
+	// pullFor bounds one pull request. A pull that a restarted server forgot is
+	// made again after it, and a stopping replica waits no longer for its last.
+	pullFor = time.Second
+	// ackWait is when JetStream gives the messages of a killed replica to
+	// another. A batch takes milliseconds; recordFor ends one that hangs before
+	// its messages come again.
+	ackWait   = 10 * time.Second
+	recordFor = 8 * time.Second
+	// maxUnacked bounds what all replicas together hold.
+	maxUnacked = 20 * maxBatch
+
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	sampleLag  = time.Second
+	askFor     = 5 * time.Second
+)
+
+// Config is what an Intake works with; every field is required.
+type Config struct {
+	Conn      *natsx.Conn
+	Recorder  trail.Recorder
+	Telemetry *telemetry.Telemetry
+	Clock     func() time.Time
+}
+
+// Intake is the consumer of one replica.
+type Intake struct {
+	conn     *natsx.Conn
+	recorder trail.Recorder
+	log      *slog.Logger
+	clock    func() time.Time
+	events   *prometheus.CounterVec
+	lag      prometheus.Gauge
+}
+
+// New returns an Intake and registers its metrics: agentidp_audit_lag_seconds,
+// the age of the oldest event that waits in the stream, and
+// agentidp_audit_events_total by result (stored, duplicate, dead_letter, retry).
+func New(cfg Config) (*Intake, error) {
+	in := &Intake{
+		conn:     cfg.Conn,
+		recorder: cfg.Recorder,
+		log:      cfg.Telemetry.Log,
+		clock:    cfg.Clock,
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentidp_audit_events_total",
+			Help: "Messages taken from the audit stream, by what became of them.",
+		}, []string{"result"}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentidp_audit_lag_seconds",
+			Help: "Age of the oldest event that waits in the audit stream, 0 if none does.",
+		}),
+	}
+	for _, metric := range []prometheus.Collector{in.events, in.lag} {
+		if err := cfg.Telemetry.Metrics.Registry.Register(metric); err != nil {
+			return nil, fmt.Errorf("register the metrics of the intake: %w", err)
+		}
+	}
+	for _, result := range []string{resultStored, resultDuplicate, resultDead, resultRetry} {
+		in.events.WithLabelValues(result)
+	}
+	return in, nil
+}
+
+// Run takes events until ctx ends and then returns nil. It needs neither NATS nor
+// the recorder to be there when it starts, and finds both again after an outage.
+func (in *Intake) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		in.take(ctx)
+		return nil
+	})
+	group.Go(func() error {
+		in.watchLag(ctx)
+		return nil
+	})
+	return group.Wait()
+}
+
+// take keeps a consumer and pumps from it; a consumer that went away, with a
+// server that lost its data for one, is made again.
+func (in *Intake) take(ctx context.Context) {
+	for failures := 0; ctx.Err() == nil; {
+		consumer, err := in.declare(ctx)
+		if err == nil {
+			failures = 0
+			err = in.pump(ctx, consumer)
+		}
+		if err != nil && ctx.Err() == nil {
+			failures++
+			in.log.WarnContext(ctx, "audit stream cannot be read, will try again", slog.Any("error", err))
+			pause(ctx, delay(failures))
+		}
+	}
+}
+
+func (in *Intake) declare(ctx context.Context) (jetstream.Consumer, error) {
+	if err := in.conn.DeclareAudit(ctx); err != nil {
+		return nil, fmt.Errorf("declare the audit stream: %w", err)
+	}
+	ask, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
+	consumer, err := in.conn.JS().CreateOrUpdateConsumer(ask, natsx.AuditStream, jetstream.ConsumerConfig{
+		Durable:       Durable,
+		Description:   "stores audit events; shared by all replicas of the audit service",
+		DeliverPolicy: jetstream.DeliverAllPolicy,
+		AckPolicy:     jetstream.AckExplicitPolicy,
+		AckWait:       ackWait,
+		MaxDeliver:    -1,
+		MaxAckPending: maxUnacked,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("declare the consumer of the audit stream: %w", err)
+	}
+	return consumer, nil
+}
+
+// pump pulls and records until ctx ends (nil) or the consumer cannot be read.
+func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
+	failures := 0
+	for ctx.Err() == nil {
+		pull, err := consumer.Fetch(maxBatch, jetstream.FetchMaxWait(pullFor))
+		if err != nil {
+			return fmt.Errorf("pull: %w", err)
+		}
+		for {
+			batch := gather(ctx, pull.Messages())
+			if len(batch) == 0 {
+				break
+			}
+			if err := in.record(ctx, batch); err != nil {
+				failures++
+				in.log.WarnContext(ctx, "audit events cannot be stored, will try again",
+					slog.Int("events", len(batch)), slog.Any("error", err))
+				pause(ctx, delay(failures))
+				continue
+			}
+			failures = 0
+		}
+		giveBack(pull.Messages())
+		if err := pull.Error(); err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("pull: %w", err)
+		}
+	}
+	return nil
+}
+
+// gather waits for a first message and then for more, up to maxBatch and for
+// gatherFor. It returns nothing once the pull is over or ctx ended.
+func gather(ctx context.Context, messages <-chan jetstream.Msg) []jetstream.Msg {
+	var batch []jetstream.Msg
+	var full <-chan time.Time
+	for len(batch) < maxBatch {
+		select {
+		case message, open := <-messages:
+			if !open {
+				return batch
+			}
+			if full == nil {
+				timer := time.NewTimer(gatherFor)
+				defer timer.Stop()
+				full = timer.C
+			}
+			batch = append(batch, message)
+		case <-full:
+			return batch
+		case <-ctx.Done():
+			return batch
+		}
+	}
+	return batch
+}
+
+// giveBack lets another replica have at once what a stopping one has pulled and
+// not begun. The pull ends by itself within pullFor.
+func giveBack(messages <-chan jetstream.Msg) {
+	for message := range messages {
+		_ = message.Nak() // not heard: the message comes again after ackWait
+	}
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// delay is how long to wait after so many failures (≥ 1): it doubles from
+// firstRetry up to lastRetry.
+func delay(failures int) time.Duration {
+	d := firstRetry
+	for range failures - 1 {
+		if d *= 2; d >= lastRetry {
+			return lastRetry
+		}
+	}
+	return d
+}

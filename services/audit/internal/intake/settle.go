@@ -1,0 +1,92 @@
+package intake
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// The values of the label result.
+const (
+	resultStored    = "stored"
+	resultDuplicate = "duplicate"
+	resultDead      = "dead_letter"
+	resultRetry     = "retry"
+)
+
+// record makes one batch durable and settles its messages. The error is the
+// recorder's: nothing is stored then, and all messages come again later.
+func (in *Intake) record(ctx context.Context, batch []jetstream.Msg) error {
+	deliveries := make([]trail.Delivery, len(batch))
+	for i, message := range batch {
+		deliveries[i] = delivery(message)
+	}
+	// A batch that was begun is brought to its end: the service is stopping, not
+	// the database, and to stop here would only make another replica do it again.
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
+	defer cancel()
+	verdicts, err := in.recorder.Record(work, deliveries)
+	if err != nil {
+		verdicts = make([]trail.Verdict, len(batch)) // all Retry
+	}
+	for i, message := range batch {
+		in.settle(ctx, message, deliveries[i], verdicts[i])
+	}
+	return err
+}
+
+func delivery(message jetstream.Msg) trail.Delivery {
+	d := trail.Delivery{
+		Origin:  trail.Origin{Subject: message.Subject()},
+		Payload: message.Data(),
+	}
+	if meta, err := message.Metadata(); err == nil {
+		d.Origin.Sequence, d.Origin.PublishedAt = meta.Sequence.Stream, meta.Timestamp
+	}
+	event, err := trail.Decode(message.Data())
+	if err != nil {
+		d.Reject = err.Error()
+		return d
+	}
+	d.Event = event
+	return d
+}
+
+// settle tells JetStream. If it does not hear, the message comes again and ends
+// as a duplicate.
+func (in *Intake) settle(ctx context.Context, message jetstream.Msg, d trail.Delivery, verdict trail.Verdict) {
+	var err error
+	switch verdict {
+	case trail.Stored:
+		in.events.WithLabelValues(resultStored).Inc()
+		err = message.Ack()
+	case trail.Duplicate:
+		in.events.WithLabelValues(resultDuplicate).Inc()
+		err = message.Ack()
+	case trail.Dead:
+		in.events.WithLabelValues(resultDead).Inc()
+		in.log.ErrorContext(ctx, "message of the audit stream kept as a dead letter",
+			slog.Uint64("stream_sequence", d.Origin.Sequence), slog.String("subject", d.Origin.Subject))
+		err = message.TermWithReason("kept as a dead letter")
+	case trail.Retry:
+		in.events.WithLabelValues(resultRetry).Inc()
+		err = message.NakWithDelay(redelivery(message))
+	}
+	if err != nil {
+		in.log.WarnContext(ctx, "audit stream did not take an acknowledgement",
+			slog.Uint64("stream_sequence", d.Origin.Sequence), slog.Any("error", err))
+	}
+}
+
+// redelivery is how long a message stays away that could not be stored this time.
+func redelivery(message jetstream.Msg) time.Duration {
+	meta, err := message.Metadata()
+	if err != nil {
+		return lastRetry
+	}
+	return delay(int(min(meta.NumDelivered, 100))) //nolint:gosec // bounded on this line
+}

@@ -1,0 +1,130 @@
+package trail
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+)
+
+// ErrNotFound is what a Store answers for an event it does not have.
+var ErrNotFound = errors.New("audit event not found")
+
+// FromSlack is how much older than the retention window an instant given as
+// fromDate may be: a client that asks for exactly the window computed its
+// instant before the request travelled, perhaps by another clock. It widens the
+// question only, never what is shown.
+const FromSlack = 30 * time.Second
+
+const day = 24 * time.Hour
+
+// Filter says which events are meant; a nil field does not restrict.
+type Filter struct {
+	AgentID *uuid.UUID
+	ActorID *uuid.UUID
+	Action  *string
+	Outcome *string
+	From    *time.Time // inclusive
+	To      *time.Time // inclusive
+	// FromIsDate says that From is the first moment of a day the caller named
+	// as a date. Such a day is inside the window while any moment of it is.
+	FromIsDate bool
+}
+
+// Position is the place of one event in the list, newest first, the id being the
+// tie-break.
+type Position struct {
+	Time time.Time
+	ID   uuid.UUID
+}
+
+// Slice is the part of the list that is wanted: the events after a position, or,
+// where After is nil, those after the first Offset.
+type Slice struct {
+	After  *Position
+	Offset int64
+	Limit  int // > 0
+}
+
+// Store keeps events. An event that was recorded is never changed or removed.
+type Store interface {
+	// List returns the events that match, newest first, up to slice.Limit+1 of
+	// them so that the caller learns whether more follow, and how many match in
+	// all. filter.From is never nil.
+	List(ctx context.Context, filter Filter, slice Slice) ([]Event, int64, error)
+	// Get returns one event, or ErrNotFound.
+	Get(ctx context.Context, id uuid.UUID) (Event, error)
+}
+
+// Page is one answer of Reader.List.
+type Page struct {
+	Events []Event
+	Total  int64
+	Next   *Position // of the last event, nil if no events follow
+}
+
+// Reader answers questions about the trail, within the retention window.
+type Reader struct {
+	store  Store
+	window time.Duration
+	clock  func() time.Time
+}
+
+// NewReader returns a Reader that shows events of the last retentionDays days
+// (≥ 1).
+func NewReader(store Store, retentionDays int, clock func() time.Time) *Reader {
+	return &Reader{store: store, window: time.Duration(retentionDays) * day, clock: clock}
+}
+
+// List returns a page of the events that match. It answers VALIDATION_ERROR if
+// the filter ends before it begins, RETENTION_WINDOW_EXCEEDED if it asks for
+// what may be gone already: a shorter list would look complete and not be.
+func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, error) {
+	if filter.From != nil && filter.To != nil && filter.From.After(*filter.To) {
+		return Page{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: "must not be after toDate"})
+	}
+	since := r.since()
+	if filter.From != nil && r.tooOld(filter, since) {
+		return Page{}, apperr.New(apperr.RetentionWindowExceeded, "fromDate lies before the retention window of the audit trail.").
+			With(map[string]any{"retentionDays": int(r.window / day)})
+	}
+	if filter.From == nil || filter.From.Before(since) {
+		filter.From = &since
+	}
+	events, total, err := r.store.List(ctx, filter, slice)
+	if err != nil {
+		return Page{}, err
+	}
+	page := Page{Events: events, Total: total}
+	if len(events) > slice.Limit {
+		page.Events = events[:slice.Limit]
+		last := page.Events[slice.Limit-1]
+		page.Next = &Position{Time: last.Timestamp, ID: last.ID}
+	}
+	return page, nil
+}
+
+// Get returns one event. An event outside of the retention window is answered
+// like one that never was, AUDIT_EVENT_NOT_FOUND, whether it is still stored or
+// not.
+func (r *Reader) Get(ctx context.Context, id uuid.UUID) (Event, error) {
+	event, err := r.store.Get(ctx, id)
+	if errors.Is(err, ErrNotFound) || (err == nil && event.Timestamp.Before(r.since())) {
+		return Event{}, apperr.New(apperr.AuditEventNotFound, "Audit event with the specified ID was not found.")
+	}
+	return event, err
+}
+
+func (r *Reader) since() time.Time {
+	return r.clock().UTC().Add(-r.window)
+}
+
+func (r *Reader) tooOld(filter Filter, since time.Time) bool {
+	if filter.FromIsDate {
+		return !filter.From.Add(day).After(since)
+	}
+	return filter.From.Before(since.Add(-FromSlack))
+}
