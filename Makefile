@@ -1,0 +1,58 @@
+# The two commands a newcomer needs are `make dev` and `make test`; the others are what they are made of.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODULES  := pkg migrations services/registry services/credentials services/token services/audit cmd/agentidp sdk test
+SERVICES := registry credentials token audit
+PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
+BIN      := .bin
+export GOFLAGS := -buildvcs=false
+
+.PHONY: help dev test build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+dev: ## Run everything on this machine and print the operator's credential (ARGS="--port 9000")
+	@go build -o $(BIN)/agentidp ./cmd/agentidp
+	@exec $(BIN)/agentidp dev $(ARGS)
+
+setup: ## Install what dev and test need and this machine lacks
+	@go build -o $(BIN)/agentidp ./cmd/agentidp
+	@$(BIN)/agentidp setup
+
+test: setup ## Run every test with real Postgres, Redis and NATS, under the race detector, with coverage
+	@./test/run
+
+build: ## Build the five programs into .bin
+	@go build -o $(BIN)/ ./cmd/agentidp $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))
+
+fmt: ## Format the code
+	@gofmt -w $(MODULES)
+
+tidy: ## Tidy every module
+	@for m in $(MODULES) tools; do (cd $$m && GOWORK=off go mod tidy); done
+
+lint: $(BIN)/golangci-lint ## Run the linters
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && $(CURDIR)/$(BIN)/golangci-lint run --config $(CURDIR)/.golangci.yml ./...); done
+
+check-format: ## Fail on unformatted files
+	@unformatted=$$(gofmt -l $(MODULES)); [[ -z $$unformatted ]] || { echo "not gofmt-ed:"; echo "$$unformatted"; exit 1; }
+
+check-tidy: ## Fail where go.mod or go.sum is not tidy
+	@for m in $(MODULES) tools; do (cd $$m && GOWORK=off go mod tidy -diff) || { echo "$$m is not tidy: make tidy"; exit 1; }; done
+
+check-standalone: ## Each service builds alone, without the workspace
+	@for s in $(SERVICES); do (cd services/$$s && GOWORK=off go build ./...); done
+
+openapi: $(BIN)/validate ## Validate the four OpenAPI documents, examples included
+	@for s in $(SERVICES); do echo "openapi $$s"; $(BIN)/validate -- services/$$s/api/openapi.yaml; done
+
+$(BIN)/golangci-lint $(BIN)/validate: tools/go.mod
+	@mkdir -p $(BIN)
+	@echo "building $(@F) (once)"
+	@cd tools && GOWORK=off go build -o $(CURDIR)/$(BIN)/ $$(grep -oE '[a-z0-9./-]+/cmd/$(@F)$$' go.mod)
+
+clean: ## Remove what make made; the data of `make dev` stays
+	@rm -rf $(BIN) .cover
