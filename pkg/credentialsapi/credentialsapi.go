@@ -52,8 +52,8 @@ type Use struct {
 	Previous bool `json:"previous"`
 }
 
-// MaxUses is how many uses one UsageRequest may carry: as many as fit into a request body, with room to spare.
-const MaxUses = 500
+// MaxUses is how many uses one UsageRequest may carry.
+const MaxUses = 1000
 
 // UsageRequest is a batch of uses, at most MaxUses.
 type UsageRequest struct {
