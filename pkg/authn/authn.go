@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto"
 	"errors"
-	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +16,13 @@ const MaxTokenBytes = 8 << 10
 
 // Leeway is by how much clocks may differ when exp, nbf and iat are checked.
 const Leeway = 5 * time.Second
+
+// The signature algorithms there are (RFC 7518 §3.1, RFC 8037 §3.1).
+const (
+	RS256 = "RS256"
+	ES256 = "ES256"
+	EdDSA = "EdDSA"
+)
 
 // Principal is who a token speaks for.
 type Principal struct {
@@ -58,27 +64,3 @@ func (s StaticKeys) Key(_ context.Context, kid string) (Key, error) {
 	}
 	return Key{}, ErrUnknownKey
 }
-
-// VerifierConfig says what tokens must say. Clock defaults to time.Now.
-type VerifierConfig struct {
-	Issuer   string
-	Audience string
-	Keys     KeySet
-	Clock    func() time.Time
-}
-
-// Verifier verifies tokens. It is safe for concurrent use.
-type Verifier struct{ cfg VerifierConfig }
-
-// NewVerifier gives a verifier.
-func NewVerifier(cfg VerifierConfig) *Verifier { return &Verifier{cfg: cfg} }
-
-// Verify checks a token as RFC 9068 §4 says and gives its principal. Errors are *apperr.Error: UNAUTHORIZED with the
-// challenge of RFC 6750 §3, or SERVICE_UNAVAILABLE when the keys could not be asked.
-func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
-	return Principal{}, errors.New("not verified")
-}
-
-// BearerToken gives the token of the one Authorization header, RFC 6750 §2.1. Without a header, or with another scheme, the
-// error's challenge names no error code, as RFC 6750 §3.1 asks.
-func BearerToken(h http.Header) (string, error) { return "", errors.New("no token") }

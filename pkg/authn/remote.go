@@ -2,27 +2,175 @@ package authn
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 )
 
-// RemoteKeys is a KeySet that is fetched and kept fresh. It is safe for concurrent use.
+const (
+	// refreshEvery is how old a set gets: less than the time a new key is published before it signs.
+	refreshEvery = 5 * time.Minute
+	// unknownKeyInterval keeps tokens with invented key ids from becoming requests to the token service.
+	unknownKeyInterval = 10 * time.Second
+	// firstInterval is between attempts while no set is known at all.
+	firstInterval = 500 * time.Millisecond
+	// retryInterval is between attempts to replace a known set after one failed.
+	retryInterval = 15 * time.Second
+	// fetchTimeout bounds one attempt; it does not end with the request that asked for it, because others wait for it too.
+	fetchTimeout = 5 * time.Second
+)
+
+var errNoKeys = errors.New("no signing keys known yet")
+
+// RemoteKeys is a KeySet that is fetched and kept fresh. A set that was read once is kept until another one can be read. It
+// is safe for concurrent use.
 type RemoteKeys struct {
-	fetch func(context.Context) ([]byte, error)
-	clock func() time.Time
-	log   *slog.Logger
+	fetch   func(context.Context) ([]byte, error)
+	clock   func() time.Time
+	log     *slog.Logger
+	flights singleflight.Group
+
+	mu        sync.RWMutex
+	keys      map[string]Key
+	attempted time.Time
+	lastErr   error
 }
 
-// NewRemoteKeys gives a key set read with fetch, which returns a JWK set. Nothing is fetched before Key or Run.
+// NewRemoteKeys gives a key set read with fetch, which returns a JWK set. Nothing is fetched before Key or Run. clock may be
+// nil for time.Now.
 func NewRemoteKeys(fetch func(context.Context) ([]byte, error), clock func() time.Time, log *slog.Logger) *RemoteKeys {
-	return &RemoteKeys{fetch: fetch, clock: clock, log: log}
+	if clock == nil {
+		clock = time.Now
+	}
+	return &RemoteKeys{fetch: fetch, clock: clock, log: log, lastErr: errNoKeys}
 }
 
-// Key gives the key with that id. An unknown id makes it fetch again, at most once per 10 s.
-func (k *RemoteKeys) Key(ctx context.Context, kid string) (Key, error) { return Key{}, ErrUnknownKey }
+// Key gives the key with that id. An unknown id makes it fetch again, at most once per 10 s (twice a second while nothing
+// was ever fetched). ErrUnknownKey means that the last fetch succeeded and the key was not in it; if it failed, the error is
+// another one, because the key may exist.
+func (k *RemoteKeys) Key(ctx context.Context, kid string) (Key, error) {
+	key, due, err := k.lookup(kid)
+	if err == nil || !due {
+		return key, err
+	}
+	done := k.flights.DoChan("", func() (any, error) {
+		// Requests that arrive after a flight has landed find its result, not a flight of their own.
+		if k.due() {
+			k.refresh(context.WithoutCancel(ctx))
+		}
+		return nil, nil
+	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return Key{}, ctx.Err()
+	}
+	key, _, err = k.lookup(kid)
+	return key, err
+}
+
+// lookup gives the key or why there is none, and whether it is time to fetch.
+func (k *RemoteKeys) lookup(kid string) (key Key, due bool, err error) {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if key, ok := k.keys[kid]; ok {
+		return key, false, nil
+	}
+	if k.lastErr != nil {
+		return Key{}, k.dueLocked(), k.lastErr
+	}
+	return Key{}, k.dueLocked(), ErrUnknownKey
+}
+
+func (k *RemoteKeys) due() bool {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.dueLocked()
+}
+
+func (k *RemoteKeys) dueLocked() bool {
+	interval := unknownKeyInterval
+	if k.keys == nil {
+		interval = firstInterval
+	}
+	return k.attempted.IsZero() || k.clock().Sub(k.attempted) >= interval
+}
+
+// refresh fetches and replaces the set; on failure the one before stays.
+func (k *RemoteKeys) refresh(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	var parsed []Key
+	data, err := k.fetch(ctx)
+	if err == nil {
+		parsed, err = ParseJWKS(data)
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.attempted = k.clock()
+	if err != nil {
+		err = fmt.Errorf("fetch signing keys: %w", err)
+		first := k.lastErr == nil || errors.Is(k.lastErr, errNoKeys)
+		if first && !errors.Is(err, context.Canceled) {
+			k.log.WarnContext(ctx, "signing keys could not be fetched", "error", err, "known", len(k.keys))
+		}
+		k.lastErr = err
+		return
+	}
+	fresh := make(map[string]Key, len(parsed))
+	for _, key := range parsed {
+		fresh[key.ID] = key
+	}
+	if k.lastErr != nil || !maps.EqualFunc(k.keys, fresh, func(a, b Key) bool { return a.Algorithm == b.Algorithm }) {
+		k.log.InfoContext(ctx, "signing keys fetched", "kids", slices.Sorted(maps.Keys(fresh)))
+	}
+	k.keys, k.lastErr = fresh, nil
+}
 
 // Run fetches until there is a set and then every 5 minutes, until ctx is done. It returns nil.
-func (k *RemoteKeys) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (k *RemoteKeys) Run(ctx context.Context) error {
+	for {
+		_, _, _ = k.flights.Do("", func() (any, error) {
+			k.refresh(ctx)
+			return nil, nil
+		})
+		timer := time.NewTimer(k.pause())
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+// pause is how long Run waits after an attempt.
+func (k *RemoteKeys) pause() time.Duration {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	switch {
+	case k.keys == nil:
+		return firstInterval
+	case k.lastErr != nil:
+		return retryInterval
+	default:
+		return refreshEvery
+	}
+}
 
 // Ready is nil once a key set is known.
-func (k *RemoteKeys) Ready(context.Context) error { return nil }
+func (k *RemoteKeys) Ready(context.Context) error {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	if k.keys == nil {
+		return k.lastErr
+	}
+	return nil
+}

@@ -6,6 +6,9 @@ package authz
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
+
+	"github.com/open-policy-agent/opa/v1/rego"
 )
 
 // The values of Input.Authentication.
@@ -49,25 +52,40 @@ type Decision struct {
 
 // Config says where a policy is that replaces the embedded one.
 type Config struct {
-	PolicyDir string `env:"POLICY_DIR" desc:"directory of .rego files that replace the embedded policy; reloaded on change and on SIGHUP"`
+	PolicyDir string `env:"POLICY_DIR" desc:"Directory of .rego files that replace the embedded policy; reloaded on change and on SIGHUP."`
 }
 
 // Authorizer asks the policy. It is safe for concurrent use, also while a policy is reloaded.
 type Authorizer struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	policy atomic.Pointer[rego.PreparedEvalQuery]
 }
 
-// New compiles the policy; one that does not compile or lacks allow or reason is an error.
+// New compiles the policy; one that cannot be read, does not compile or lacks allow or reason is an error.
 func New(ctx context.Context, cfg Config, log *slog.Logger) (*Authorizer, error) {
-	return &Authorizer{cfg: cfg, log: log}, nil
+	a := &Authorizer{cfg: cfg, log: log}
+	if err := a.load(ctx); err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Decide asks the policy. An error means that it could not be evaluated, never that it denies.
 func (a *Authorizer) Decide(ctx context.Context, in Input) (Decision, error) {
-	return Decision{}, nil
+	return evaluate(ctx, a.policy.Load(), in)
 }
 
-// Run reloads the policy on SIGHUP and when its files change, until ctx is done. A policy that is broken is logged and
-// refused; the one before it stays. Without POLICY_DIR there is nothing to reload.
-func (a *Authorizer) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// load replaces the policy, or leaves it as it is and says why.
+func (a *Authorizer) load(ctx context.Context) error {
+	modules, err := sources(a.cfg.PolicyDir)
+	if err != nil {
+		return err
+	}
+	query, err := compile(ctx, modules)
+	if err != nil {
+		return err
+	}
+	a.policy.Store(query)
+	return nil
+}

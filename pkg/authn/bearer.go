@@ -1,0 +1,71 @@
+package authn
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+)
+
+const (
+	// challengeMissing is the challenge to a request without a token: RFC 6750 §3.1 asks for no error code then.
+	challengeMissing = `Bearer realm="agentidp"`
+
+	messageMissing = "A bearer token is required."
+	messageInvalid = "The bearer token is missing, malformed, expired, revoked or not valid here."
+)
+
+// BearerToken gives the token of the one Authorization header, RFC 6750 §2.1. Without a header, or with another scheme, the
+// error's challenge names no error code, as RFC 6750 §3.1 asks; a malformed or repeated one is invalid_request or
+// invalid_token. The status is 401 in all cases.
+func BearerToken(h http.Header) (string, error) {
+	values := h.Values("Authorization")
+	if len(values) == 0 {
+		return "", apperr.New(apperr.Unauthorized, messageMissing).WithChallenge(challengeMissing)
+	}
+	if len(values) > 1 {
+		return "", refuse("invalid_request", "more than one Authorization header")
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", apperr.New(apperr.Unauthorized, messageMissing).WithChallenge(challengeMissing)
+	}
+	// RFC 9110 §11.4 allows more than one space between scheme and credentials.
+	token = strings.TrimLeft(token, " ")
+	switch {
+	case token == "":
+		return "", refuse("invalid_request", "the bearer token is empty")
+	case len(token) > MaxTokenBytes:
+		return "", refuse("invalid_token", "the bearer token is too long")
+	case !isB64Token(token):
+		return "", refuse("invalid_token", "the bearer token is malformed")
+	}
+	return token, nil
+}
+
+// isB64Token tells whether s is a b64token of RFC 6750 §2.1.
+func isB64Token(s string) bool {
+	body := strings.TrimRight(s, "=")
+	if body == "" {
+		return false
+	}
+	for i := range len(body) {
+		switch c := body[i]; {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
+		case strings.IndexByte("-._~+/", c) >= 0:
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Revoked is the error for a genuine token that was revoked or whose agent was cut off.
+func Revoked() error { return refuse("invalid_token", "the token was revoked") }
+
+// refuse makes the 401 with a challenge of RFC 6750 §3. code and description are fixed texts of this package: they go into
+// a header in quotes, so nothing that came from the request may be among them.
+func refuse(code, description string) *apperr.Error {
+	return apperr.New(apperr.Unauthorized, messageInvalid).
+		WithChallenge(challengeMissing + `, error="` + code + `", error_description="` + description + `"`)
+}

@@ -1,0 +1,154 @@
+package authn
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+)
+
+// VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now.
+type VerifierConfig struct {
+	Issuer   string
+	Audience string
+	Keys     KeySet
+	Clock    func() time.Time
+}
+
+// Verifier verifies tokens. It is safe for concurrent use.
+type Verifier struct {
+	keys   KeySet
+	parser *jwt.Parser
+	// refuses is set when there is nothing to hold tokens against: the parser would skip an empty issuer.
+	refuses error
+}
+
+// NewVerifier gives a verifier.
+func NewVerifier(cfg VerifierConfig) *Verifier {
+	if cfg.Clock == nil {
+		cfg.Clock = time.Now
+	}
+	var refuses error
+	if cfg.Issuer == "" || cfg.Audience == "" {
+		refuses = errors.New("verifier has no issuer or audience")
+	}
+	return &Verifier{
+		refuses: refuses,
+		keys:    cfg.Keys,
+		parser: jwt.NewParser(
+			jwt.WithValidMethods([]string{RS256, ES256, EdDSA}),
+			jwt.WithIssuer(cfg.Issuer),
+			jwt.WithAudience(cfg.Audience),
+			jwt.WithExpirationRequired(),
+			jwt.WithIssuedAt(),
+			jwt.WithLeeway(Leeway),
+			jwt.WithStrictDecoding(),
+			jwt.WithTimeFunc(cfg.Clock),
+		),
+	}
+}
+
+// claims are the claims of RFC 9068 §2.2 and those of this issuer that a resource server acts on.
+type claims struct {
+	jwt.RegisteredClaims
+
+	ClientID string `json:"client_id"`
+	Scope    string `json:"scope"`
+	Owner    string `json:"owner"`
+}
+
+var (
+	errHeader = errors.New("header not of an access token")
+	errClaims = errors.New("claims not of an access token")
+)
+
+// Validate is called by the parser after it has checked iss, aud, exp, nbf and iat.
+func (c claims) Validate() error {
+	id, ok := canonicalUUID(c.Subject)
+	if !ok || id == uuid.Nil || c.ClientID != c.Subject || c.IssuedAt == nil {
+		return errClaims
+	}
+	if jti, ok := canonicalUUID(c.ID); !ok || jti.Version() != 7 {
+		return errClaims
+	}
+	return nil
+}
+
+// canonicalUUID parses the 36 character lower-case form only, so that one id has one spelling in every key and comparison.
+func canonicalUUID(s string) (uuid.UUID, bool) {
+	id, err := uuid.Parse(s)
+	return id, err == nil && id.String() == s
+}
+
+// Verify checks a token as RFC 9068 §4 says and gives its principal. The algorithm is the key's, not the token's choice.
+// Errors are *apperr.Error: UNAUTHORIZED with the challenge of RFC 6750 §3, or SERVICE_UNAVAILABLE when the keys could not be
+// asked.
+func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
+	if v.refuses != nil {
+		return Principal{}, apperr.Internal(v.refuses)
+	}
+	if len(raw) > MaxTokenBytes {
+		return Principal{}, refuse("invalid_token", "the bearer token is too long")
+	}
+	var (
+		c      claims
+		keyErr error
+	)
+	_, err := v.parser.ParseWithClaims(raw, &c, func(t *jwt.Token) (any, error) {
+		var key Key
+		key, keyErr = v.key(ctx, t)
+		return key.Public, keyErr
+	})
+	switch {
+	case err == nil:
+		return c.principal(), nil
+	case keyErr != nil && !errors.Is(keyErr, ErrUnknownKey) && !errors.Is(keyErr, errHeader):
+		return Principal{}, apperr.Unavailable(keyErr)
+	case errors.Is(err, jwt.ErrTokenExpired):
+		return Principal{}, refuse("invalid_token", "the token has expired").Because(err)
+	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
+		return Principal{}, refuse("invalid_token", "the token is not valid yet").Because(err)
+	case errors.Is(err, jwt.ErrTokenInvalidIssuer), errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return Principal{}, refuse("invalid_token", "the token is of another issuer or for another audience").Because(err)
+	default:
+		return Principal{}, refuse("invalid_token", "the token is not a valid access token").Because(err)
+	}
+}
+
+// key finds the key that the header names and holds the header against it. It runs before the signature is checked.
+func (v *Verifier) key(ctx context.Context, t *jwt.Token) (Key, error) {
+	typ, _ := t.Header["typ"].(string)
+	typ = strings.TrimPrefix(strings.ToLower(typ), "application/")
+	kid, _ := t.Header["kid"].(string)
+	// A crit header names extensions that must be understood (RFC 7515 §4.1.11), and none is.
+	_, critical := t.Header["crit"]
+	if typ != "at+jwt" || kid == "" || critical {
+		return Key{}, errHeader
+	}
+	key, err := v.keys.Key(ctx, kid)
+	if err != nil {
+		return Key{}, err
+	}
+	if alg, _ := t.Header["alg"].(string); alg != key.Algorithm {
+		return Key{}, errHeader
+	}
+	return key, nil
+}
+
+func (c claims) principal() Principal {
+	jti := uuid.MustParse(c.ID) // Validate has parsed it
+	sec, nsec := jti.Time().UnixTime()
+	return Principal{
+		AgentID:   uuid.MustParse(c.Subject),
+		Scopes:    strings.Fields(c.Scope),
+		TokenID:   c.ID,
+		IssuedAt:  time.Unix(sec, nsec).UTC().Truncate(time.Millisecond),
+		ExpiresAt: c.ExpiresAt.UTC(),
+		Owner:     c.Owner,
+	}
+}
