@@ -1,12 +1,26 @@
 package httpx
 
 import (
+	"encoding/base64"
+	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
 )
 
-// Position is the place of the last item of a page in the list's order.
+const (
+	maxPage      = 1_000_000_000
+	maxLimit     = 100
+	defaultLimit = 20
+
+	cursorVersion = 1
+	// cursorSize is version, time in microseconds, id and page number, in bytes.
+	cursorSize = 1 + 8 + 16 + 4
+)
+
+// Position is the place of an item in a list's order, newest first: its time
+// (to the microsecond, as Postgres keeps it) and its id as tie-break.
 type Position struct {
 	Time time.Time
 	ID   uuid.UUID
@@ -14,21 +28,72 @@ type Position struct {
 
 // Page says which part of a list is asked for.
 type Page struct {
-	Number, Limit int
-	After         *Position
+	// Number is the page, from 1 to 1e9; with a cursor it is for show only.
+	Number int
+	// Limit is the page's size, 1 to 100.
+	Limit int
+	// After is the last item of the page before, where a cursor was given; the
+	// list goes on after it and Offset is 0.
+	After *Position
 }
 
 // Offset is the number of items to skip; 0 where After says where to go on.
-func (p Page) Offset() int64 { return 0 }
+func (p Page) Offset() int64 {
+	if p.After != nil || p.Number < 1 {
+		return 0
+	}
+	return int64(p.Number-1) * int64(p.Limit)
+}
 
-// List is the body of every list response.
+// List is the body of a list response.
 type List[T any] struct {
-	Data       []T    `json:"data"`
-	Total      int64  `json:"total"`
-	Page       int    `json:"page"`
-	Limit      int    `json:"limit"`
+	Data  []T   `json:"data"`
+	Total int64 `json:"total"`
+	Page  int   `json:"page"`
+	Limit int   `json:"limit"`
+	// NextCursor asks for the page after this one; absent on the last.
 	NextCursor string `json:"nextCursor,omitempty"`
 }
 
-// NewList makes the response; next is the position of the last item if there is a next page, else nil.
-func NewList[T any](items []T, total int64, page Page, next *Position) List[T] { return List[T]{} }
+// NewList makes a list response. next is the position of the last item if
+// more items follow it (fetch one more than Limit to know), else nil.
+func NewList[T any](items []T, total int64, page Page, next *Position) List[T] {
+	if items == nil {
+		items = []T{} // null is no list
+	}
+	list := List[T]{Data: items, Total: total, Page: page.Number, Limit: page.Limit}
+	if next != nil && page.Number < maxPage {
+		list.NextCursor = encodeCursor(page.Number+1, *next)
+	}
+	return list
+}
+
+// encodeCursor makes an opaque token. It grants nothing, so it is not signed:
+// a made-up one is just another place in a list the caller may read anyway.
+func encodeCursor(page int, p Position) string {
+	b := make([]byte, 0, cursorSize)
+	b = append(b, cursorVersion)
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro())) //nolint:gosec // G115: the bits are what is kept
+	b = append(b, p.ID[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(page)) //nolint:gosec // G115: page is at most 1e9
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+func decodeCursor(token string) (page int, p Position, ok bool) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
+	if err != nil || len(b) != cursorSize || b[0] != cursorVersion {
+		return 0, Position{}, false
+	}
+	micro := binary.BigEndian.Uint64(b[1:])
+	number := binary.BigEndian.Uint32(b[25:])
+	if micro > math.MaxInt64 || number < 2 || number > maxPage {
+		return 0, Position{}, false
+	}
+	p.Time = time.UnixMicro(int64(micro)).UTC()
+	copy(p.ID[:], b[9:25])
+	// Later years have five digits, which neither RFC 3339 nor Postgres takes.
+	if p.Time.Year() > 9999 {
+		return 0, Position{}, false
+	}
+	return int(number), p, true
+}

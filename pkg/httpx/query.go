@@ -1,42 +1,194 @@
 package httpx
 
 import (
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
-// PathUUID is the path parameter name, a UUID in lower-case canonical form; else VALIDATION_ERROR.
-func PathUUID(c *gin.Context, name string) (uuid.UUID, error) { return uuid.UUID{}, nil }
+const (
+	reasonUUID = "must be a UUID in lower case"
+	reasonTime = "must be an RFC 3339 time or a date such as 2026-01-31"
+)
 
-// ParseUUID accepts the lower-case canonical form only.
-func ParseUUID(s string) (uuid.UUID, bool) { return uuid.UUID{}, false }
+// ParseUUID accepts a UUID only as we write it: lower case, with hyphens, and
+// nothing around it.
+func ParseUUID(s string) (uuid.UUID, bool) {
+	id, err := uuid.Parse(s)
+	return id, err == nil && id.String() == s
+}
 
-// Query reads the query string and collects what is wrong with it.
-type Query struct{}
+// PathUUID is the path parameter of this name; a VALIDATION_ERROR that names
+// it if it is no UUID in lower-case canonical form.
+func PathUUID(c *gin.Context, name string) (uuid.UUID, error) {
+	id, ok := ParseUUID(c.Param(name))
+	if !ok {
+		return uuid.UUID{}, apperr.Validation(apperr.FieldError{Field: name, Reason: reasonUUID})
+	}
+	return id, nil
+}
 
-// NewQuery reads the request's query string. Parameters that are neither known nor asked for by a method are
-// errors, as are repeated ones.
-func NewQuery(c *gin.Context, known ...string) *Query { return &Query{} }
+// Query reads the parameters of a query string, and collects all that is
+// wrong with them for Err. It is not safe for concurrent use.
+type Query struct {
+	values url.Values
+	known  map[string]bool
+	fields apperr.Fields
+}
 
-// Text is nil if the parameter is absent.
-func (q *Query) Text(name string, max int) *string { return nil }
+// NewQuery reads the request's query string. A parameter is known if it is
+// listed here or asked for by a method before Err; others are errors, and so
+// is any that is given twice.
+func NewQuery(c *gin.Context, known ...string) *Query {
+	q := &Query{known: make(map[string]bool, len(known))}
+	for _, name := range known {
+		q.known[name] = true
+	}
+	values, err := url.ParseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		q.Fail("query", "is not a valid query string")
+	}
+	q.values = values
+	return q
+}
 
-// Enum is nil if the parameter is absent.
-func (q *Query) Enum(name string, values ...string) *string { return nil }
+// get is the parameter's value; false if it is absent, or repeated (which Err reports).
+func (q *Query) get(name string) (string, bool) {
+	q.known[name] = true
+	if given := q.values[name]; len(given) == 1 {
+		return given[0], true
+	}
+	return "", false
+}
 
-// UUID is nil if the parameter is absent.
-func (q *Query) UUID(name string) *uuid.UUID { return nil }
+// Text is a parameter of 1 to max characters (see CheckText); nil if absent or wrong.
+func (q *Query) Text(name string, max int) *string {
+	value, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	if reason := CheckText(value, 1, max); reason != "" {
+		q.Fail(name, reason)
+		return nil
+	}
+	return &value
+}
 
-// Time is nil if the parameter is absent.
-func (q *Query) Time(name string, endOfDay bool) *time.Time { return nil }
+// Enum is a parameter that is one of values; nil if absent or wrong.
+func (q *Query) Enum(name string, values ...string) *string {
+	value, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	if !slices.Contains(values, value) {
+		q.Fail(name, "must be one of "+strings.Join(values, ", "))
+		return nil
+	}
+	return &value
+}
 
-// Page reads page, limit and cursor.
-func (q *Query) Page() Page { return Page{} }
+// UUID is a parameter in lower-case canonical form; nil if absent or wrong.
+func (q *Query) UUID(name string) *uuid.UUID {
+	value, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	id, ok := ParseUUID(value)
+	if !ok {
+		q.Fail(name, reasonUUID)
+		return nil
+	}
+	return &id
+}
 
-// Fail records an error of the caller's own.
-func (q *Query) Fail(field, reason string) {}
+// Time is a parameter that is an RFC 3339 time or a date (in UTC): its first
+// moment, or with endOfDay its last, to the microsecond. Nil if absent or
+// wrong. The result is in UTC.
+func (q *Query) Time(name string, endOfDay bool) *time.Time {
+	value, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	if t, err := time.Parse(time.DateOnly, value); err == nil {
+		if endOfDay {
+			t = t.AddDate(0, 0, 1).Add(-time.Microsecond)
+		}
+		return &t
+	}
+	// A plus sign that was not escaped arrives as a space.
+	t, err := time.Parse(time.RFC3339, strings.Replace(value, " ", "+", 1))
+	if err != nil {
+		q.Fail(name, reasonTime)
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
 
-// Err is nil, or a VALIDATION_ERROR with all that is wrong.
-func (q *Query) Err() error { return nil }
+// Page reads page, limit and cursor. Where they are wrong it is the first
+// page of the default size, and Err says why.
+func (q *Query) Page() Page {
+	page := Page{
+		Number: q.number("page", 1, maxPage, 1),
+		Limit:  q.number("limit", 1, maxLimit, defaultLimit),
+	}
+	token, ok := q.get("cursor")
+	if !ok {
+		return page
+	}
+	if q.values.Has("page") {
+		q.Fail("cursor", "must not be combined with page")
+		return page
+	}
+	number, after, ok := decodeCursor(token)
+	if !ok {
+		q.Fail("cursor", "must be the nextCursor of an earlier response")
+		return page
+	}
+	page.Number, page.After = number, &after
+	return page
+}
+
+func (q *Query) number(name string, min, max, absent int) int {
+	value, ok := q.get(name)
+	if !ok {
+		return absent
+	}
+	n, err := strconv.Atoi(value)
+	// Only the form that we write ourselves: no sign, no leading zeros.
+	if err != nil || n < min || n > max || strconv.Itoa(n) != value {
+		q.Fail(name, "must be a whole number from "+strconv.Itoa(min)+" to "+strconv.Itoa(max))
+		return absent
+	}
+	return n
+}
+
+// Fail records an error that the caller found, such as a range that is empty.
+func (q *Query) Fail(field, reason string) { q.fields.Add(field, reason) }
+
+// Err is nil if nothing is wrong, else a VALIDATION_ERROR that lists all of
+// it. Call it after the last parameter was asked for.
+func (q *Query) Err() error {
+	found := apperr.Fields{}
+	for _, f := range q.fields.All() {
+		found.Add(f.Field, f.Reason)
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.values)) {
+		label := shown(strings.ToValidUTF8(name, "\ufffd"))
+		switch {
+		case !q.known[name]:
+			found.Add(label, "is not a known parameter")
+		case len(q.values[name]) > 1:
+			found.Add(label, "must not be repeated")
+		}
+	}
+	return found.Err()
+}

@@ -1,72 +1,198 @@
-// Package httpx is the HTTP edge that all services share.
+// Package httpx is the HTTP edge that all services share: two listeners with
+// timeouts, request ids, security headers, one log line and one observation
+// per request, errors in one shape, strict decoding of bodies and queries,
+// pagination, and a drain that loses no request.
+//
+// It knows no route of any service and makes no decision about who may do
+// what; it never logs a query string, a header or a body.
 package httpx
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const (
+	// maxPublicBody is the largest public request body, in bytes.
+	maxPublicBody = 64 << 10
+	// maxInternalBody is the largest internal one: services send each other batches.
+	maxInternalBody = 1 << 20
+	// minInternalToken keeps a guessable token from guarding the internal API.
+	minInternalToken = 16
 )
 
 // Config is the HTTP part of a service's settings.
 type Config struct {
 	PublicAddr         string         `env:"PUBLIC_ADDR" default:":8080" desc:"Address of the public listener."`
 	InternalAddr       string         `env:"INTERNAL_ADDR" default:":9090" desc:"Address of the internal listener: service to service, health, metrics."`
-	InternalAPIToken   config.Secret  `env:"INTERNAL_API_TOKEN" required:"true" desc:"Bearer token of the internal API, the same for all services."`
-	TrustedProxies     []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks whose X-Forwarded-For is believed."`
-	CORSAllowedOrigins []string       `env:"CORS_ALLOWED_ORIGINS" desc:"Origins that browsers may call from; CORS is off when empty."`
-	HSTS               bool           `env:"HSTS_ENABLED" default:"false" desc:"Send Strict-Transport-Security; on where TLS is in front."`
-	DrainDelay         time.Duration  `env:"DRAIN_DELAY" default:"3s" desc:"How long to keep accepting connections after SIGTERM, so that load balancers notice."`
-	ShutdownTimeout    time.Duration  `env:"SHUTDOWN_TIMEOUT" default:"25s" desc:"Longest time from SIGTERM to exit, the drain delay included."`
+	InternalAPIToken   config.Secret  `env:"INTERNAL_API_TOKEN" required:"true" desc:"Bearer token of the internal API, the same for all services; at least 16 visible ASCII characters."`
+	TrustedProxies     []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (comma-separated, CIDR or address) whose X-Forwarded-For is believed."`
+	CORSAllowedOrigins []string       `env:"CORS_ALLOWED_ORIGINS" desc:"Origins (comma-separated, or *) that browsers may call from; CORS is off when empty."`
+	HSTS               bool           `env:"HSTS_ENABLED" default:"false" desc:"Send Strict-Transport-Security; for where TLS is in front."`
+	DrainDelay         time.Duration  `env:"DRAIN_DELAY" default:"3s" desc:"How long after SIGTERM new connections are still served, so that load balancers notice /readyz first."`
+	ShutdownTimeout    time.Duration  `env:"SHUTDOWN_TIMEOUT" default:"25s" desc:"Longest time from SIGTERM until open requests are cut, DRAIN_DELAY included."`
 	PProf              bool           `env:"PPROF_ENABLED" default:"false" desc:"Serve /debug/pprof on the internal listener."`
+}
+
+// Validate names every setting that cannot work.
+func (c Config) Validate() error {
+	var errs []error
+	if token := c.InternalAPIToken.Reveal(); len(token) < minInternalToken || !visibleASCII(token) {
+		errs = append(errs, fmt.Errorf("INTERNAL_API_TOKEN: must be at least %d visible ASCII characters", minInternalToken))
+	}
+	if c.DrainDelay < 0 {
+		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
+	}
+	if c.ShutdownTimeout <= c.DrainDelay {
+		errs = append(errs, errors.New("SHUTDOWN_TIMEOUT: must be longer than DRAIN_DELAY"))
+	}
+	for _, origin := range c.CORSAllowedOrigins {
+		u, err := url.Parse(origin)
+		if origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || origin != u.Scheme+"://"+u.Host) {
+			errs = append(errs, fmt.Errorf("CORS_ALLOWED_ORIGINS: %q is no origin; write scheme://host[:port]", origin))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Options are what a service gives its server.
 type Options struct {
-	Service   string
+	// Service is the service's name.
+	Service string
+	// Telemetry is required.
 	Telemetry *telemetry.Telemetry
-	OpenAPI   []byte
-	// Ready is asked by /readyz; nil means always ready. Its error is logged, not shown.
+	// OpenAPI is served at /openapi.yaml on the internal listener; nil serves none.
+	OpenAPI []byte
+	// Ready is asked by /readyz and must answer within two seconds; nil means
+	// always ready. Its error is logged when it changes, and never shown.
 	Ready func(context.Context) error
 }
 
-// Server has a public and an internal listener.
+// Server has a public listener, which carries only the service's routes and
+// /healthz, and an internal one: /internal/v1, /healthz, /readyz, /metrics,
+// /openapi.yaml.
 type Server struct {
-	public   *gin.Engine
-	internal *gin.RouterGroup
+	cfg  Config
+	opts Options
+
+	public        *gin.Engine
+	internal      *gin.Engine
+	internalGroup *gin.RouterGroup
+
+	publicServer, internalServer *http.Server
+	publicSocket, internalSocket net.Listener
+
+	draining atomic.Bool
+	ready    atomic.Bool
 }
 
-// NewServer makes a server that does not listen yet.
+// NewServer makes a server that does not listen yet. Routes are added to
+// Public and Internal before Run.
 func NewServer(cfg Config, opts Options) (*Server, error) {
-	e := gin.New()
-	return &Server{public: e, internal: e.Group("/internal/v1")}, nil
+	if opts.Telemetry == nil || opts.Service == "" {
+		return nil, errors.New("httpx: Options.Service and Options.Telemetry are required")
+	}
+	if cfg.InternalAPIToken == "" {
+		return nil, errors.New("httpx: the internal API token is required")
+	}
+	gin.SetMode(gin.ReleaseMode)
+	s := &Server{cfg: cfg, opts: opts}
+
+	s.public = newEngine()
+	s.public.Use(s.observe(maxPublicBody))
+	if len(cfg.CORSAllowedOrigins) > 0 {
+		s.public.Use(allowOrigins(cfg.CORSAllowedOrigins))
+	}
+	s.public.NoRoute(notFound)
+	s.public.NoMethod(methodNotAllowed)
+	addHealth(s.public)
+
+	s.internal = newEngine()
+	s.internal.Use(s.observe(maxInternalBody))
+	s.addOperations(s.internal)
+
+	s.publicServer = s.newHTTPServer(s.PublicHandler())
+	s.internalServer = s.newHTTPServer(s.InternalHandler())
+	return s, nil
 }
 
-// Public is the engine of the public listener.
+// newEngine is gin without anything that answers by itself in another shape:
+// no redirects, and no guessing at the client's address (observe resolves it).
+func newEngine() *gin.Engine {
+	e := gin.New()
+	e.RedirectTrailingSlash = false
+	e.RedirectFixedPath = false
+	e.HandleMethodNotAllowed = true
+	e.ForwardedByClientIP = false
+	// An escaped slash belongs to an identifier and must not make up a route.
+	e.UseRawPath = true
+	e.UnescapePathValues = true
+	return e
+}
+
+func (s *Server) newHTTPServer(h http.Handler) *http.Server {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		// Longer than the clients between services keep theirs, so that it is
+		// the client that closes an idle connection and no request meets a closed one.
+		IdleTimeout:    120 * time.Second,
+		MaxHeaderBytes: 32 << 10,
+		ErrorLog:       errorLog(s.opts.Telemetry.Log),
+	}
+	if s.cfg.PProf {
+		srv.WriteTimeout = 2 * time.Minute
+	}
+	return srv
+}
+
+// Public is the router of the public listener. Its middlewares are in place.
 func (s *Server) Public() *gin.Engine { return s.public }
 
 // Internal is the group "/internal/v1", behind the internal bearer token.
-func (s *Server) Internal() *gin.RouterGroup { return s.internal }
+func (s *Server) Internal() *gin.RouterGroup { return s.internalGroup }
 
-// PublicHandler is the whole public listener without its socket, for tests.
-func (s *Server) PublicHandler() http.Handler { return s.public }
+// PublicHandler is the whole public side without its socket, for tests and
+// for programs that embed a service.
+func (s *Server) PublicHandler() http.Handler { return s.traced(s.public) }
 
-// InternalHandler is the whole internal listener without its socket, for tests.
-func (s *Server) InternalHandler() http.Handler { return s.public }
+// InternalHandler is the whole internal side without its socket.
+func (s *Server) InternalHandler() http.Handler { return s.traced(s.internal) }
 
-// Listen opens both listeners.
-func (s *Server) Listen() error { return nil }
+func (s *Server) traced(next http.Handler) http.Handler {
+	if !s.opts.Telemetry.Tracing {
+		return next
+	}
+	return otelhttp.NewHandler(next, "http",
+		otelhttp.WithTracerProvider(s.opts.Telemetry.Tracer),
+		otelhttp.WithMeterProvider(metricnoop.NewMeterProvider()),
+		otelhttp.WithPropagators(telemetry.Propagator()),
+		otelhttp.WithFilter(func(r *http.Request) bool { return !operational(r.URL.Path) }),
+	)
+}
 
-// PublicAddr is the address the public listener got; "" before Listen.
-func (s *Server) PublicAddr() string { return "" }
+func notFound(c *gin.Context) {
+	WriteError(c, apperr.New(apperr.NotFound, "There is no such route."))
+}
 
-// InternalAddr is the address the internal listener got; "" before Listen.
-func (s *Server) InternalAddr() string { return "" }
-
-// Run listens if Listen was not called, serves until ctx is done, drains, and returns nil.
-func (s *Server) Run(ctx context.Context) error { return nil }
+// methodNotAllowed needs no Allow of its own: gin has set it.
+func methodNotAllowed(c *gin.Context) {
+	WriteError(c, apperr.New(apperr.MethodNotAllowed, "This route does not support the method."))
+}

@@ -1,0 +1,197 @@
+package httpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const (
+	headerRequestID = "X-Request-ID"
+	maxRequestID    = 128
+	// maxLoggedPath bounds what a caller can write into the log, in bytes.
+	maxLoggedPath = 512
+	// unmatched is the path label of requests that no route wants: their real
+	// paths are the caller's choice and must not become time series.
+	unmatched = "unmatched"
+	// statusClientGone is nginx's code for a client that did not wait.
+	statusClientGone = 499
+)
+
+// observe is the outermost middleware: it prepares request and response,
+// turns a panic into a 500, and logs and counts the outcome.
+func (s *Server) observe(maxBody int64) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		start := time.Now()
+		s.prepare(c, maxBody)
+		defer func() {
+			panicked := recover()
+			cut := panicked != nil && !s.answerPanic(c, panicked)
+			s.report(c, time.Since(start))
+			if cut {
+				panic(http.ErrAbortHandler) // net/http closes the connection, silently
+			}
+		}()
+		c.Next()
+	}
+}
+
+func (s *Server) prepare(c *gin.Context, maxBody int64) {
+	r := c.Request
+	id := requestID(r.Header)
+	ctx := telemetry.WithRequestID(r.Context(), id)
+	if !s.opts.Telemetry.Tracing && r.Header.Get("Traceparent") != "" {
+		// Without spans of our own the caller's trace is still passed on and logged.
+		ctx = telemetry.Propagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
+	}
+	c.Request = r.WithContext(ctx)
+	resolveClient(c.Request, s.cfg.TrustedProxies)
+	if r.Body != nil {
+		c.Request.Body = http.MaxBytesReader(c.Writer, r.Body, maxBody)
+	}
+
+	h := c.Writer.Header()
+	h.Set(headerRequestID, id)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+	// The default is the safe one; a public document sets its own.
+	h.Set("Cache-Control", "no-store")
+	if s.cfg.HSTS {
+		h.Set("Strict-Transport-Security", "max-age=31536000")
+	}
+	if s.draining.Load() {
+		h.Set("Connection", "close")
+	}
+}
+
+func requestID(h http.Header) string {
+	if ids := h.Values(headerRequestID); len(ids) == 1 && len(ids[0]) <= maxRequestID && visibleASCII(ids[0]) {
+		return ids[0]
+	}
+	return uuid.NewString()
+}
+
+// visibleASCII reports whether s has at least one character, and none outside 0x21-0x7E.
+func visibleASCII(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x21 || s[i] > 0x7e {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// panicError is the cause of a 500 that a panic made.
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// answerPanic answers 500. It reports false if a response was under way
+// already: it must not look complete to the client.
+func (s *Server) answerPanic(c *gin.Context, value any) bool {
+	if value == http.ErrAbortHandler { //nolint:errorlint // this very value is what net/http looks for, too
+		return false
+	}
+	begun := c.Writer.Written()
+	WriteError(c, apperr.Internal(&panicError{value: value, stack: debug.Stack()}))
+	return !begun
+}
+
+func (s *Server) report(c *gin.Context, took time.Duration) {
+	method, route, status := methodLabel(c.Request.Method), c.FullPath(), c.Writer.Status()
+	if route == "" {
+		route = unmatched
+	}
+	level, err := slog.LevelInfo, lastError(c)
+	switch {
+	case status >= http.StatusInternalServerError && clientGone(c, err):
+		status = statusClientGone
+	case status >= http.StatusInternalServerError:
+		level = slog.LevelError
+	case operational(c.Request.URL.Path):
+		level = slog.LevelDebug
+	}
+
+	ctx, tel := c.Request.Context(), s.opts.Telemetry
+	tel.Metrics.HTTPRequests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+	tel.Metrics.HTTPDuration.WithLabelValues(method, route).Observe(took.Seconds())
+	if tel.Tracing {
+		span := trace.SpanFromContext(ctx)
+		span.SetName(method + " " + route)
+		span.SetAttributes(attribute.String("http.route", route))
+	}
+	if !tel.Log.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 9)
+	attrs = append(attrs,
+		slog.String("method", method),
+		slog.String("path", loggedPath(c.Request.URL.Path)),
+		slog.String("route", route),
+		slog.Int("status", status),
+		slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+		slog.Int("bytes", max(c.Writer.Size(), 0)),
+		slog.String("client_ip", c.RemoteIP()),
+	)
+	if err != nil && (level == slog.LevelError || tel.Log.Enabled(ctx, slog.LevelDebug)) {
+		attrs = append(attrs, slog.String("error", err.Error()))
+	}
+	var p *panicError
+	if errors.As(err, &p) {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	tel.Log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+func lastError(c *gin.Context) error {
+	if last := c.Errors.Last(); last != nil {
+		return last.Err
+	}
+	return nil
+}
+
+// clientGone reports whether the request failed only because its caller left.
+func clientGone(c *gin.Context, err error) bool {
+	return errors.Is(err, context.Canceled) && errors.Is(c.Request.Context().Err(), context.Canceled)
+}
+
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
+		http.MethodDelete, http.MethodOptions, http.MethodConnect, http.MethodTrace:
+		return method
+	default:
+		return "OTHER"
+	}
+}
+
+func loggedPath(path string) string {
+	if len(path) > maxLoggedPath {
+		path = path[:maxLoggedPath]
+	}
+	return strings.ToValidUTF8(path, "\ufffd")
+}
+
+// operational reports whether a path is asked for by machines that watch, all the time.
+func operational(path string) bool {
+	return path == "/healthz" || path == "/readyz" || path == "/metrics"
+}

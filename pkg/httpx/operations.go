@@ -1,0 +1,128 @@
+package httpx
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/pprof"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+)
+
+const (
+	internalPrefix = "/internal/v1"
+	readyTimeout   = 2 * time.Second
+)
+
+// errDraining is why a server that stops is not ready.
+var errDraining = errors.New("the server is draining")
+
+// addOperations puts what operators and other services use on the internal engine.
+func (s *Server) addOperations(e *gin.Engine) {
+	admitted := s.requireToken()
+	s.internalGroup = e.Group(internalPrefix, admitted)
+	// Which internal routes exist is not for callers without the token to find out.
+	guarded := func(next gin.HandlerFunc) gin.HandlerFunc {
+		return func(c *gin.Context) {
+			if strings.HasPrefix(c.Request.URL.Path, "/internal/") {
+				if admitted(c); c.IsAborted() {
+					c.Writer.Header().Del("Allow")
+					return
+				}
+			}
+			next(c)
+		}
+	}
+	e.NoRoute(guarded(notFound))
+	e.NoMethod(guarded(methodNotAllowed))
+
+	addHealth(e)
+	e.GET("/readyz", s.readyz)
+	e.GET("/metrics", gin.WrapH(promhttp.HandlerFor(s.opts.Telemetry.Metrics.Registry, promhttp.HandlerOpts{})))
+	if s.opts.OpenAPI != nil {
+		e.GET("/openapi.yaml", func(c *gin.Context) {
+			c.Data(http.StatusOK, "application/yaml", s.opts.OpenAPI)
+		})
+	}
+	if s.cfg.PProf {
+		addPProf(e)
+	}
+}
+
+// requireToken admits callers with the internal API token. Digests are
+// compared, so that neither the content nor the length of the token shows in the timing.
+func (s *Server) requireToken() gin.HandlerFunc {
+	want := sha256.Sum256([]byte("Bearer " + s.cfg.InternalAPIToken.Reveal()))
+	refusal := apperr.New(apperr.Unauthorized, "The internal API token is missing or wrong.").
+		WithChallenge(`Bearer realm="agentidp-internal"`)
+	return func(c *gin.Context) {
+		given := c.Request.Header.Values("Authorization")
+		if len(given) == 1 {
+			got := sha256.Sum256([]byte(given[0]))
+			if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+				return
+			}
+		}
+		WriteError(c, refusal)
+	}
+}
+
+// addHealth answers for the process alone: restarting it heals no dependency.
+func addHealth(e *gin.Engine) {
+	health := func(c *gin.Context) { JSON(c, http.StatusOK, map[string]string{"status": "ok"}) }
+	e.GET("/healthz", health)
+	e.HEAD("/healthz", health)
+}
+
+func (s *Server) readyz(c *gin.Context) {
+	err := s.readiness(c.Request.Context())
+	if was := s.ready.Swap(err == nil); was != (err == nil) {
+		attrs := []slog.Attr{slog.Bool("ready", err == nil)}
+		if err != nil {
+			attrs = append(attrs, slog.String("reason", err.Error()))
+		}
+		s.opts.Telemetry.Log.LogAttrs(c.Request.Context(), slog.LevelInfo, "readiness changed", attrs...)
+	}
+	if err == nil {
+		JSON(c, http.StatusOK, map[string]string{"status": "ready"})
+		return
+	}
+	// Not WriteError: a service that waits for its dependencies is no failed
+	// request, and must not be logged as one at every probe.
+	e := apperr.Unavailable(nil)
+	c.Header("Retry-After", "1")
+	JSON(c, e.Code.Status(), e)
+}
+
+func (s *Server) readiness(ctx context.Context) error {
+	if s.draining.Load() {
+		return errDraining
+	}
+	if s.opts.Ready == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	return s.opts.Ready(ctx)
+}
+
+func addPProf(e *gin.Engine) {
+	g := e.Group("/debug/pprof")
+	g.GET("/", gin.WrapF(pprof.Index))
+	g.GET("/cmdline", gin.WrapF(pprof.Cmdline))
+	g.GET("/profile", gin.WrapF(pprof.Profile))
+	g.GET("/symbol", gin.WrapF(pprof.Symbol))
+	g.POST("/symbol", gin.WrapF(pprof.Symbol))
+	g.GET("/trace", gin.WrapF(pprof.Trace))
+	for _, name := range []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"} {
+		g.GET("/"+name, gin.WrapH(pprof.Handler(name)))
+	}
+}

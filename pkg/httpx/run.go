@@ -1,0 +1,127 @@
+package httpx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Listen opens both sockets, so that their addresses are known before Run. A
+// second call does nothing.
+func (s *Server) Listen() error {
+	if s.publicSocket != nil {
+		return nil
+	}
+	var lc net.ListenConfig
+	public, err := lc.Listen(context.Background(), "tcp", s.cfg.PublicAddr)
+	if err != nil {
+		return fmt.Errorf("open the public listener: %w", err)
+	}
+	internal, err := lc.Listen(context.Background(), "tcp", s.cfg.InternalAddr)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open the internal listener: %w", err), public.Close())
+	}
+	s.publicSocket, s.internalSocket = public, internal
+	return nil
+}
+
+// PublicAddr is host:port of the public listener, "" before Listen.
+func (s *Server) PublicAddr() string { return address(s.publicSocket) }
+
+// InternalAddr is host:port of the internal listener, "" before Listen.
+func (s *Server) InternalAddr() string { return address(s.internalSocket) }
+
+func address(l net.Listener) string {
+	if l == nil {
+		return ""
+	}
+	return l.Addr().String()
+}
+
+// Run serves until ctx is done (listening first, if Listen was not called),
+// then drains: /readyz answers 503 at once, connections are still accepted
+// for Config.DrainDelay but closed after their response, then the sockets
+// close and open requests finish, the internal ones last. What requests need
+// must therefore live until Run has returned.
+//
+// It returns nil after a complete drain, and an error if a socket failed or
+// if requests were still open after Config.ShutdownTimeout and were cut.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	failed := make(chan error, 2)
+	serve := func(srv *http.Server, l net.Listener) {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+		}
+	}
+	go serve(s.publicServer, s.publicSocket)
+	go serve(s.internalServer, s.internalSocket)
+	s.opts.Telemetry.Log.InfoContext(ctx, "listening",
+		slog.String("public", s.PublicAddr()), slog.String("internal", s.InternalAddr()))
+
+	select {
+	case err := <-failed:
+		return errors.Join(err, s.publicServer.Close(), s.internalServer.Close())
+	case <-ctx.Done():
+		return s.drain(context.WithoutCancel(ctx), failed)
+	}
+}
+
+func (s *Server) drain(ctx context.Context, failed <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
+	defer cancel()
+	s.draining.Store(true)
+	s.opts.Telemetry.Log.InfoContext(ctx, "draining")
+
+	// Idle connections are not closed yet: a client may be sending its next
+	// request on one right now. Each gets "Connection: close" with its next response.
+	delay := time.NewTimer(s.cfg.DrainDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case err := <-failed:
+		return errors.Join(err, s.publicServer.Close(), s.internalServer.Close())
+	case <-ctx.Done():
+	}
+	errPublic := shutdown(ctx, s.publicServer)
+	errInternal := shutdown(ctx, s.internalServer)
+	if err := errors.Join(errPublic, errInternal); err != nil {
+		return fmt.Errorf("requests were cut: %w", err)
+	}
+	return nil
+}
+
+func shutdown(ctx context.Context, srv *http.Server) error {
+	err := srv.Shutdown(ctx)
+	if err != nil {
+		_ = srv.Close()
+	}
+	return err
+}
+
+// Close closes the sockets of a server that will not be Run, or ends one at
+// once, without a drain.
+func (s *Server) Close() error {
+	errs := []error{s.publicServer.Close(), s.internalServer.Close()}
+	for _, l := range []net.Listener{s.publicSocket, s.internalSocket} {
+		if l != nil {
+			if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// errorLog is for what net/http has to say about connections: noise from
+// scanners and broken clients, of use only when looked for.
+func errorLog(l *slog.Logger) *log.Logger {
+	return slog.NewLogLogger(l.Handler(), slog.LevelDebug)
+}
