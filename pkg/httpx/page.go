@@ -80,6 +80,10 @@ func encodeCursor(page int, p Position) string {
 }
 
 func decodeCursor(token string) (page int, p Position, ok bool) {
+	// The decoder skips line breaks; the length does not.
+	if len(token) != base64.RawURLEncoding.EncodedLen(cursorSize) {
+		return 0, Position{}, false
+	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) != cursorSize || b[0] != cursorVersion {
 		return 0, Position{}, false

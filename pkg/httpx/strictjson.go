@@ -178,11 +178,12 @@ type field struct {
 	nullable bool
 }
 
+// fieldsOf lists a struct's fields; those of embedded structs count as its own.
 func fieldsOf(t reflect.Type) []field {
 	var list []field
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if !f.IsExported() || name == "-" || (f.Anonymous && name == "") {
+		if !f.IsExported() || name == "-" || f.Anonymous {
 			continue
 		}
 		if name == "" {

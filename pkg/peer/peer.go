@@ -1,17 +1,54 @@
-// Package peer calls the internal API of another service.
+// Package peer calls the internal API of another service: JSON over
+// keep-alive connections, with timeouts, a circuit breaker, one retry where
+// that is safe, and the request id and trace context passed on. Error bodies
+// become *apperr.Error again, so that errors.Is and errors.As work across
+// services.
+//
+// It knows no route and caches nothing. It never answers for a peer that did
+// not: what could not be asked is apperr.Unavailable.
 package peer
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
+	"github.com/sony/gobreaker/v2"
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
+const (
+	defaultTimeout = 3 * time.Second
+	// maxResponse bounds what is read of a response, in bytes.
+	maxResponse = 4 << 20
+	// maxErrorBody bounds what is read of an error response, in bytes.
+	maxErrorBody = 64 << 10
+	// After tripAfter failures in a row calls fail at once, for openFor: long
+	// enough to spare a peer that restarts, short enough not to be noticed after.
+	tripAfter = 5
+	openFor   = time.Second
+	// probes may pass at once while the breaker finds out whether the peer is back.
+	probes = 5
+)
+
 // Config says which service a Client calls.
 type Config struct {
-	// BaseURL is the internal listener, "http://registry:9090".
+	// BaseURL is the peer's internal listener, such as "http://registry:9090".
 	BaseURL string
 	// Token is the internal API token.
 	Token config.Secret
@@ -19,20 +56,198 @@ type Config struct {
 	Name string
 	// Timeout bounds one call, its retry included; 0 means 3 s.
 	Timeout time.Duration
-	// Telemetry of the calling service.
+	// Telemetry is that of the calling service.
 	Telemetry *telemetry.Telemetry
 }
 
 // Client calls one service. It is safe for concurrent use.
-type Client struct{}
+type Client struct {
+	cfg     Config
+	base    string
+	http    *http.Client
+	breaker *gobreaker.CircuitBreaker[*response]
+}
 
-// New makes a Client; the peer need not be up.
-func New(cfg Config) *Client { return &Client{} }
+// response is what a peer answered, read to its end.
+type response struct {
+	status int
+	header http.Header
+	body   []byte
+}
 
-// Do sends in (nil for no body) as JSON and decodes the response into out (nil to ignore it).
-func (c *Client) Do(ctx context.Context, method, path string, in, out any) error { return nil }
+// errPeerFailed counts as a failure of the peer although it answered.
+var errPeerFailed = errors.New("the peer answered 5xx")
 
-// DoStatus is Do for callers who need to tell 200 from 201.
+// New makes a Client. The peer need not be up, and the URL is not tried.
+func New(cfg Config) *Client {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = defaultTimeout
+	}
+	c := &Client{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/")}
+	c.http = &http.Client{
+		Transport: newTransport(cfg.Telemetry),
+		// The token must not follow a redirect to another host.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	c.breaker = gobreaker.NewCircuitBreaker[*response](gobreaker.Settings{
+		Name:        cfg.Name,
+		MaxRequests: probes,
+		Timeout:     openFor,
+		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= tripAfter },
+		// A caller that left says nothing about the peer.
+		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		OnStateChange: func(name string, from, to gobreaker.State) {
+			cfg.Telemetry.Log.Warn("circuit breaker changed",
+				slog.String("peer", name), slog.String("from", from.String()), slog.String("to", to.String()))
+		},
+	})
+	return c
+}
+
+// newTransport is one pool per peer. Proxies of the environment are for the
+// outside; services reach each other directly.
+func newTransport(tel *telemetry.Telemetry) http.RoundTripper {
+	t := &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConns:          256,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       60 * time.Second, // below the 120 s of our servers
+		TLSHandshakeTimeout:   2 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ForceAttemptHTTP2:     true,
+	}
+	if !tel.Tracing {
+		return t
+	}
+	return otelhttp.NewTransport(t,
+		otelhttp.WithTracerProvider(tel.Tracer),
+		otelhttp.WithMeterProvider(metricnoop.NewMeterProvider()),
+		otelhttp.WithPropagators(telemetry.Propagator()),
+	)
+}
+
+// Do sends in as JSON (nil for no body) and decodes the response into out (a
+// pointer; nil to ignore it, *json.RawMessage to have it as it is).
+//
+// The peer's own 4xx errors come back as *apperr.Error with their code. No
+// answer in time, an open breaker, a 5xx, and a 401, which means that the two
+// services do not share one token, are SERVICE_UNAVAILABLE; none of them is
+// the end client's doing. A GET that got no answer is sent a second time.
+func (c *Client) Do(ctx context.Context, method, path string, in, out any) error {
+	_, err := c.DoStatus(ctx, method, path, in, out)
+	return err
+}
+
+// DoStatus is Do for those who must tell 200 from 201; the status is 0 with an error.
 func (c *Client) DoStatus(ctx context.Context, method, path string, in, out any) (int, error) {
-	return 0, nil
+	var body []byte
+	if in != nil {
+		encoded, err := json.Marshal(in)
+		if err != nil {
+			return 0, apperr.Internal(fmt.Errorf("encode the request to %s: %w", c.cfg.Name, err))
+		}
+		body = encoded
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
+	defer cancel()
+	attempts := 1
+	if method == http.MethodGet {
+		attempts = 2
+	}
+	var res *response
+	var err error
+	for range attempts {
+		res, err = c.once(ctx, method, path, body)
+		if err == nil || ctx.Err() != nil || errors.Is(err, gobreaker.ErrOpenState) {
+			break
+		}
+	}
+	if err != nil {
+		return 0, apperr.Unavailable(fmt.Errorf("%s: %s %s: %w", c.cfg.Name, method, path, err))
+	}
+	if err := c.failure(res); err != nil {
+		return 0, err
+	}
+	if out == nil || len(res.body) == 0 {
+		return res.status, nil
+	}
+	if err := json.Unmarshal(res.body, out); err != nil {
+		return 0, apperr.Internal(fmt.Errorf("%s: %s %s: decode the response: %w", c.cfg.Name, method, path, err))
+	}
+	return res.status, nil
+}
+
+// once makes one attempt through the breaker. A 5xx is a result here, although
+// the breaker counts it as a failure.
+func (c *Client) once(ctx context.Context, method, path string, body []byte) (*response, error) {
+	res, err := c.breaker.Execute(func() (*response, error) {
+		res, err := c.exchange(ctx, method, path, body)
+		if err == nil && res.status >= http.StatusInternalServerError {
+			err = errPeerFailed
+		}
+		return res, err
+	})
+	if errors.Is(err, errPeerFailed) {
+		return res, nil
+	}
+	return res, err
+}
+
+func (c *Client) exchange(ctx context.Context, method, path string, body []byte) (*response, error) {
+	var reader io.Reader = http.NoBody
+	if body != nil {
+		reader = bytes.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+c.cfg.Token.Reveal())
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if id := telemetry.RequestID(ctx); id != "" {
+		req.Header.Set("X-Request-ID", id)
+	}
+	telemetry.Propagator().Inject(ctx, propagation.HeaderCarrier(req.Header))
+
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = res.Body.Close() }()
+	limit := int64(maxResponse)
+	if res.StatusCode >= http.StatusBadRequest {
+		limit = maxErrorBody
+	}
+	content, err := io.ReadAll(io.LimitReader(res.Body, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > limit {
+		return nil, fmt.Errorf("the response is larger than %d bytes", limit)
+	}
+	return &response{status: res.StatusCode, header: res.Header, body: content}, nil
+}
+
+// failure is nil for a 2xx.
+func (c *Client) failure(res *response) error {
+	switch {
+	case res.status >= 200 && res.status < 300:
+		return nil
+	case res.status == http.StatusUnauthorized:
+		return apperr.Unavailable(fmt.Errorf("%s refused our internal API token", c.cfg.Name))
+	case res.status < http.StatusBadRequest:
+		return apperr.Unavailable(fmt.Errorf("%s answered with the redirect or status %d", c.cfg.Name, res.status))
+	}
+	e := apperr.Decode(res.status, res.body)
+	if seconds, err := strconv.Atoi(res.header.Get("Retry-After")); err == nil && seconds > 0 {
+		e = e.WithRetryAfter(time.Duration(seconds) * time.Second)
+	}
+	if res.status >= http.StatusInternalServerError || e.Code == apperr.NotFound || e.Code == apperr.MethodNotAllowed {
+		// A route the peer does not have is a deployment that does not fit together.
+		return apperr.Unavailable(fmt.Errorf("%s: %w", c.cfg.Name, e)).WithRetryAfter(max(e.RetryAfter, time.Second))
+	}
+	return e
 }
