@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/lifecycle"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+)
+
+// serviceName is the registry in audit events and in their subjects.
+const serviceName = "registry"
+
+// difference is what a change altered: the names of the fields, and their values before and after it.
+type difference struct {
+	fields   []string
+	from, to map[string]any
+}
+
+// apply returns the agent as the given attributes make it, and how it differs from what it was. The email is
+// not among them: it is immutable.
+func (a Agent) apply(given Attributes) (Agent, difference) {
+	next := a
+	diff := difference{fields: []string{}, from: map[string]any{}, to: map[string]any{}}
+	note := func(field string, from, to any) {
+		diff.fields = append(diff.fields, field)
+		diff.from[field], diff.to[field] = from, to
+	}
+	text := func(field string, target *string, value *string) {
+		if value != nil && *value != *target {
+			note(field, *target, *value)
+			*target = *value
+		}
+	}
+	list := func(field string, target *[]string, values *[]string) {
+		if values != nil && !slices.Equal(*values, *target) {
+			note(field, *target, *values)
+			*target = slices.Clone(*values)
+		}
+	}
+	text("agentType", &next.Type, given.Type)
+	text("version", &next.Version, given.Version)
+	list("capabilities", &next.Capabilities, given.Capabilities)
+	text("owner", &next.Owner, given.Owner)
+	text("deploymentEnv", &next.DeploymentEnv, given.DeploymentEnv)
+	list("allowedScopes", &next.AllowedScopes, given.AllowedScopes)
+	status := string(a.Status)
+	text("status", &status, given.Status)
+	next.Status = Status(status)
+	return next, diff
+}
+
+// revise makes next the following revision of the agent. A change of status in either direction ends every
+// token issued until now: suspending refuses them, and reactivating must not give them back.
+func (a Agent) revise(next Agent, now time.Time) Agent {
+	next.Revision = a.Revision + 1
+	next.UpdatedAt = later(a.UpdatedAt, now)
+	if next.Status != a.Status {
+		next.TokensValidAfter = later(a.TokensValidAfter, ceilMillisecond(now))
+	}
+	return next
+}
+
+// changeAction names what happened for the audit trail.
+func changeAction(from, to Status) auditevent.Action {
+	switch {
+	case from == to:
+		return auditevent.AgentUpdated
+	case to == Suspended:
+		return auditevent.AgentSuspended
+	case to == Decommissioned:
+		return auditevent.AgentDecommissioned
+	default:
+		return auditevent.AgentReactivated
+	}
+}
+
+// changed returns what a change leaves behind: the audit event, and the agent's new state for those who cache it.
+func (r *Registry) changed(from, to Agent, origin auditevent.Origin, metadata map[string]any) ([]outbox.Message, error) {
+	audit, err := r.audited(changeAction(from.Status, to.Status), to, origin, metadata)
+	if err != nil {
+		return nil, err
+	}
+	state, err := lifecycle.AgentChanged{
+		AgentID:          to.ID,
+		Status:           string(to.Status),
+		Revision:         to.Revision,
+		TokensValidAfter: to.TokensValidAfter,
+		OccurredAt:       to.UpdatedAt,
+		Origin:           origin,
+	}.Message(r.newID())
+	if err != nil {
+		return nil, err
+	}
+	return []outbox.Message{audit, state}, nil
+}
+
+// created returns what a registration leaves behind.
+func (r *Registry) created(a Agent, origin auditevent.Origin) ([]outbox.Message, error) {
+	message, err := r.audited(auditevent.AgentCreated, a, origin, map[string]any{
+		"email":         a.Email,
+		"agentType":     a.Type,
+		"version":       a.Version,
+		"capabilities":  a.Capabilities,
+		"owner":         a.Owner,
+		"deploymentEnv": a.DeploymentEnv,
+		"allowedScopes": a.AllowedScopes,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return []outbox.Message{message}, nil
+}
+
+func (r *Registry) audited(
+	action auditevent.Action, a Agent, origin auditevent.Origin, metadata map[string]any,
+) (outbox.Message, error) {
+	about := uuid.UUID(a.ID)
+	return auditevent.New(r.newID(), a.UpdatedAt, serviceName, action, &about, origin, metadata).Message()
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// ceilMillisecond returns the first whole millisecond that is not before t, because a token carries its time of
+// issue in whole milliseconds: rounded down, a token from the same millisecond would outlive the change.
+func ceilMillisecond(t time.Time) time.Time {
+	floor := t.Truncate(time.Millisecond)
+	if floor.Equal(t) {
+		return floor
+	}
+	return floor.Add(time.Millisecond)
+}

@@ -1,0 +1,202 @@
+package httpapi
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/guard"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+// register answers POST /agents.
+func (a *API) register(c *gin.Context) error {
+	if err := a.guard.Authorize(c, nil); err != nil {
+		return err
+	}
+	key, keyFault := idempotencyKey(c.Request.Header)
+	req := registerRequest{keyFault: keyFault}
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	if req.AllowedScopes != nil {
+		if err := a.guard.Authorize(c, &authz.Resource{AllowedScopes: *req.AllowedScopes}); err != nil {
+			return err
+		}
+	}
+	caller := guard.PrincipalOf(c)
+	registered, err := a.registry.Register(c.Request.Context(), agent.Registration{
+		Attributes:     req.attributes(),
+		Caller:         agent.Caller{ID: caller.AgentID, Scopes: caller.Scopes, Origin: guard.Origin(c)},
+		IdempotencyKey: key,
+	})
+	if err != nil {
+		return err
+	}
+	c.Header("Location", agentsPath+"/"+registered.ID.String())
+	writeAgent(c, http.StatusCreated, registered)
+	return nil
+}
+
+// list answers GET /agents.
+func (a *API) list(c *gin.Context) error {
+	if err := a.guard.Authorize(c, nil); err != nil {
+		return err
+	}
+	q := httpx.NewQuery(c)
+	filter := agent.Filter{
+		Owner:         q.Text("owner", agent.MaxOwner),
+		Type:          q.Enum("agentType", agent.Types()...),
+		Status:        q.Enum("status", agent.Statuses()...),
+		DeploymentEnv: q.Enum("deploymentEnv", agent.Environments()...),
+		Capability:    checked(q, "capability", agent.MaxCapability, agent.CheckCapability),
+		Email:         checked(q, "email", agent.MaxEmail, agent.CheckEmail),
+	}
+	page := q.Page()
+	if err := q.Err(); err != nil {
+		return err
+	}
+	part := agent.Page{Limit: page.Limit, Offset: page.Offset()}
+	if page.After != nil {
+		part.After = &agent.Position{CreatedAt: page.After.Time, ID: page.After.ID}
+	}
+	listing, err := a.registry.List(c.Request.Context(), filter, part)
+	if err != nil {
+		return err
+	}
+	items := make([]agentResponse, 0, len(listing.Agents))
+	for _, found := range listing.Agents {
+		items = append(items, responseOf(found))
+	}
+	var next *httpx.Position
+	if listing.Next != nil {
+		next = &httpx.Position{Time: listing.Next.CreatedAt, ID: listing.Next.ID}
+	}
+	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total, page, next))
+	return nil
+}
+
+// get answers GET /agents/{agentId}.
+func (a *API) get(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	writeAgent(c, http.StatusOK, *found)
+	return nil
+}
+
+// change answers PATCH /agents/{agentId}.
+func (a *API) change(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	var req changeRequest
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	if req.AllowedScopes != nil {
+		resource.AllowedScopes = *req.AllowedScopes
+		if err := a.guard.Authorize(c, &resource); err != nil {
+			return err
+		}
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	changed, err := a.registry.Change(c.Request.Context(), id, req.attributes(), a.demand(c, resource))
+	if err != nil {
+		return err
+	}
+	writeAgent(c, http.StatusOK, changed)
+	return nil
+}
+
+// decommission answers DELETE /agents/{agentId}.
+func (a *API) decommission(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	if err := a.registry.Decommission(c.Request.Context(), id, a.demand(c, resource)); err != nil {
+		return err
+	}
+	c.Status(http.StatusNoContent)
+	return nil
+}
+
+// lookUp finds the agent that a request is about, and describes it to the policy also where there is none: whether a
+// caller may learn that is for the policy to say.
+func (a *API) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource, error) {
+	found, err := a.registry.Agent(c.Request.Context(), id)
+	if errors.Is(err, agent.ErrNotFound) {
+		exists := false
+		return nil, authz.Resource{AgentID: id.String(), Exists: &exists}, nil
+	}
+	if err != nil {
+		return nil, authz.Resource{}, err
+	}
+	return &found, found.Resource(), nil
+}
+
+// demand is what must hold when the agent changes: the If-Match of the request, and that the policy still allows it.
+// Of what the policy has been told about the agent only the owner can have changed since.
+func (a *API) demand(c *gin.Context, asked authz.Resource) agent.Demand {
+	return agent.Demand{
+		Permit: func(current agent.Agent) error {
+			if current.Owner == asked.Owner {
+				return nil
+			}
+			resource := current.Resource()
+			resource.AllowedScopes = asked.AllowedScopes
+			return a.guard.Authorize(c, &resource)
+		},
+		IfMatch: agent.ParsePrecondition(c.Request.Header.Values("If-Match")),
+		Origin:  guard.Origin(c),
+	}
+}
+
+// checked is a text parameter with a rule of its own.
+func checked(q *httpx.Query, name string, max int, check func(string) string) *string {
+	value := q.Text(name, max)
+	if value == nil {
+		return nil
+	}
+	if reason := check(*value); reason != "" {
+		q.Fail(name, reason)
+		return nil
+	}
+	return value
+}

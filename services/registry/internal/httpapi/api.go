@@ -1,0 +1,52 @@
+// Package httpapi is the registry over HTTP: its public routes and its internal ones, with what goes over the wire in
+// either direction. It reads requests, asks the policy, calls package agent and writes what comes back. It decides
+// nothing itself: no rule about agents stands here, and none about who may do what.
+package httpapi
+
+import (
+	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/guard"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+const (
+	agentsPath = "/api/v1/agents"
+	agentParam = "agentId"
+)
+
+// Guard admits bearer tokens and asks the policy.
+type Guard interface {
+	Authenticate() gin.HandlerFunc
+	Authorize(c *gin.Context, resource *authz.Resource) error
+}
+
+var _ Guard = (*guard.Guard)(nil)
+
+// API answers the registry's routes.
+type API struct {
+	registry *agent.Registry
+	guard    Guard
+}
+
+// New returns an API on the registry whose public routes are behind the guard.
+func New(registry *agent.Registry, g Guard) *API {
+	return &API{registry: registry, guard: g}
+}
+
+// Routes adds the public routes to public, and the internal ones to internal, which must be the group /internal/v1
+// behind the internal token.
+func (a *API) Routes(public, internal gin.IRouter) {
+	agents := public.Group(agentsPath, a.guard.Authenticate())
+	agents.POST("", httpx.Handle(a.register))
+	agents.GET("", httpx.Handle(a.list))
+	agents.GET("/:"+agentParam, httpx.Handle(a.get))
+	agents.PATCH("/:"+agentParam, httpx.Handle(a.change))
+	agents.DELETE("/:"+agentParam, httpx.Handle(a.decommission))
+
+	internal.GET(registryapi.AgentPath, httpx.Handle(a.internalAgent))
+	internal.POST(registryapi.BootstrapPath, httpx.Handle(a.bootstrap))
+}

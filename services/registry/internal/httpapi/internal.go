@@ -1,0 +1,85 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/guard"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+// internalAgent answers GET /internal/v1/agents/{agentId}.
+func (a *API) internalAgent(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, err := a.registry.Agent(c.Request.Context(), id)
+	if err != nil {
+		return err
+	}
+	httpx.JSON(c, http.StatusOK, internalResponseOf(found))
+	return nil
+}
+
+// bootstrapRequest is a registryapi.BootstrapRequest of which one can tell what was given.
+type bootstrapRequest struct {
+	Email         *string `json:"email"`
+	Owner         *string `json:"owner"`
+	DeploymentEnv *string `json:"deploymentEnv"`
+}
+
+var _ httpx.Checker = (*bootstrapRequest)(nil)
+
+// Check adds every rule that the request breaks.
+func (r *bootstrapRequest) Check(f *apperr.Fields) {
+	given := agent.Attributes{Email: r.Email, Owner: r.Owner, DeploymentEnv: r.DeploymentEnv}
+	addAll(f, given.FaultsOfOperator())
+}
+
+// bootstrap answers POST /internal/v1/bootstrap.
+func (a *API) bootstrap(c *gin.Context) error {
+	var req bootstrapRequest
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	env := "production"
+	if req.DeploymentEnv != nil {
+		env = *req.DeploymentEnv
+	}
+	operator, created, err := a.registry.Bootstrap(c.Request.Context(), agent.Operator{
+		Email: *req.Email, Owner: *req.Owner, DeploymentEnv: env, Origin: guard.Origin(c),
+	})
+	if err != nil {
+		return err
+	}
+	status := http.StatusOK
+	if created {
+		status = http.StatusCreated
+	}
+	httpx.JSON(c, status, registryapi.BootstrapResponse{Agent: internalResponseOf(operator), Created: created})
+	return nil
+}
+
+func internalResponseOf(a agent.Agent) registryapi.Agent {
+	return registryapi.Agent{
+		AgentID:          a.ID,
+		Email:            a.Email,
+		AgentType:        a.Type,
+		Version:          a.Version,
+		Capabilities:     a.Capabilities,
+		Owner:            a.Owner,
+		DeploymentEnv:    a.DeploymentEnv,
+		AllowedScopes:    a.AllowedScopes,
+		Status:           string(a.Status),
+		RegisteredBy:     a.RegisteredBy,
+		CreatedAt:        a.CreatedAt,
+		UpdatedAt:        a.UpdatedAt,
+		Revision:         a.Revision,
+		TokensValidAfter: a.TokensValidAfter,
+	}
+}

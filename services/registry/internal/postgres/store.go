@@ -1,0 +1,256 @@
+// Package postgres keeps agents in the registry's schema. Every SQL statement of the service stands here, and this
+// is where rows and violated constraints get their meaning. It decides nothing about agents: what to store comes
+// from package agent, and a transaction does nothing but that.
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+// Schema is the one schema that this service reads and writes.
+const Schema = "registry"
+
+// The constraints whose violation means something to a caller.
+const (
+	emailUnique = "agents_email_unique"
+	oneOperator = "agents_one_operator"
+)
+
+// Store is the registry's storage. It is safe for concurrent use.
+type Store struct {
+	db     *pgdb.DB
+	outbox *outbox.Outbox
+}
+
+var _ agent.Store = (*Store)(nil)
+
+// NewStore returns a store on the database.
+func NewStore(db *pgdb.DB) *Store {
+	return &Store{db: db, outbox: outbox.New(Schema)}
+}
+
+const sqlReady = `-- name: agents_ready
+SELECT EXISTS (SELECT FROM registry.fleet)`
+
+// Ready reports whether the database answers and has the schema.
+func (s *Store) Ready(ctx context.Context) error {
+	var migrated bool
+	if err := s.db.QueryRow(ctx, sqlReady).Scan(&migrated); err != nil {
+		return pgdb.Fault(err)
+	}
+	if !migrated {
+		return errors.New("the registry's schema holds no fleet row")
+	}
+	return nil
+}
+
+// Register stores a new agent, its messages and its idempotency key together. The fleet's row comes last, so that
+// registrations wait for each other as briefly as they can.
+func (s *Store) Register(ctx context.Context, entry agent.Entry) (agent.Agent, error) {
+	result := entry.Agent
+	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
+		if entry.Key != nil {
+			earlier, err := remember(ctx, tx, *entry.Key, entry.Agent)
+			if err != nil {
+				return err
+			}
+			if earlier != nil {
+				result = *earlier
+				return nil
+			}
+		}
+		if err := s.insert(ctx, tx, entry); err != nil {
+			return err
+		}
+		return join(ctx, tx, entry.Limit)
+	})
+	if err != nil {
+		return agent.Agent{}, fault(err)
+	}
+	return result, nil
+}
+
+// Bootstrap stores the operator, or finds the one there is: also one that another replica stores at this moment.
+func (s *Store) Bootstrap(ctx context.Context, entry agent.Entry) (agent.Agent, error) {
+	existing, err := operator(ctx, s.db)
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return existing, pgdb.Fault(err)
+	}
+	err = s.db.WithTx(ctx, func(tx pgx.Tx) error {
+		if err := s.insert(ctx, tx, entry); err != nil {
+			return err
+		}
+		return join(ctx, tx, 0)
+	})
+	if err == nil {
+		return entry.Agent, nil
+	}
+	// Two bootstraps at once violate either constraint, or both.
+	if violated := pgdb.Constraint(err); violated == oneOperator || violated == emailUnique {
+		if existing, operatorErr := operator(ctx, s.db); !errors.Is(operatorErr, pgx.ErrNoRows) {
+			return existing, pgdb.Fault(operatorErr)
+		}
+	}
+	return agent.Agent{}, fault(err)
+}
+
+const sqlInsert = `-- name: agent_insert
+INSERT INTO registry.agents (` + columns + `)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
+
+func (s *Store) insert(ctx context.Context, tx pgx.Tx, entry agent.Entry) error {
+	if _, err := tx.Exec(ctx, sqlInsert, values(entry.Agent)...); err != nil {
+		return fmt.Errorf("insert agent: %w", err)
+	}
+	return s.outbox.Append(ctx, tx, entry.Messages...)
+}
+
+const sqlJoin = `-- name: fleet_join
+UPDATE registry.fleet SET living = living + 1 WHERE $1::bigint = 0 OR living < $1::bigint`
+
+// join counts one more agent, unless that would pass the limit. The row's lock is held until the transaction ends,
+// so that no two registrations see the same last place.
+func join(ctx context.Context, tx pgx.Tx, limit int64) error {
+	tag, err := tx.Exec(ctx, sqlJoin, limit)
+	if err != nil {
+		return fmt.Errorf("count agent: %w", err)
+	}
+	if tag.RowsAffected() == 0 {
+		return agent.LimitExceeded(limit)
+	}
+	return nil
+}
+
+const sqlLeave = `-- name: fleet_leave
+UPDATE registry.fleet SET living = living - 1`
+
+const sqlLock = `-- name: agent_lock
+SELECT ` + columns + ` FROM registry.agents WHERE agent_id = $1 FOR NO KEY UPDATE`
+
+const sqlUpdate = `-- name: agent_update
+UPDATE registry.agents
+SET agent_type = $2, version = $3, capabilities = $4, owner = $5, deployment_env = $6, allowed_scopes = $7,
+    status = $8, updated_at = $9, revision = $10, tokens_valid_after = $11
+WHERE agent_id = $1`
+
+// Revise changes one agent under its row lock.
+func (s *Store) Revise(
+	ctx context.Context, id uuid.UUID, change func(agent.Agent) (agent.Revision, error),
+) (agent.Agent, error) {
+	var next agent.Agent
+	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
+		current, err := scanOne(tx.Query(ctx, sqlLock, id))
+		if errors.Is(err, pgx.ErrNoRows) {
+			return agent.ErrNotFound
+		}
+		if err != nil {
+			return fmt.Errorf("lock agent: %w", err)
+		}
+		revision, err := change(current)
+		if err != nil {
+			return err
+		}
+		next = revision.Agent
+		_, err = tx.Exec(ctx, sqlUpdate, next.ID, next.Type, next.Version, next.Capabilities, next.Owner,
+			next.DeploymentEnv, next.AllowedScopes, string(next.Status), next.UpdatedAt, next.Revision,
+			nullable(next.TokensValidAfter))
+		if err != nil {
+			return fmt.Errorf("update agent: %w", err)
+		}
+		if err := s.outbox.Append(ctx, tx, revision.Messages...); err != nil {
+			return err
+		}
+		if current.Status != agent.Decommissioned && next.Status == agent.Decommissioned {
+			if _, err := tx.Exec(ctx, sqlLeave); err != nil {
+				return fmt.Errorf("discount agent: %w", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return agent.Agent{}, fault(err)
+	}
+	return next, nil
+}
+
+const sqlAgent = `-- name: agent_get
+SELECT ` + columns + ` FROM registry.agents WHERE agent_id = $1`
+
+// Agent reads one agent.
+func (s *Store) Agent(ctx context.Context, id uuid.UUID) (agent.Agent, error) {
+	found, err := scanOne(s.db.Query(ctx, sqlAgent, id))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return agent.Agent{}, agent.ErrNotFound
+	}
+	return found, pgdb.Fault(err)
+}
+
+const sqlOperator = `-- name: agent_operator
+SELECT ` + columns + ` FROM registry.agents WHERE registered_by IS NULL`
+
+func operator(ctx context.Context, db pgdb.Querier) (agent.Agent, error) {
+	return scanOne(db.Query(ctx, sqlOperator))
+}
+
+// fault gives an error of a transaction its meaning.
+func fault(err error) error {
+	if pgdb.Constraint(err) == emailUnique {
+		return agent.ErrAlreadyExists.Because(err)
+	}
+	return pgdb.Fault(err)
+}
+
+// columns are those of an agent, in the order of values and scan.
+const columns = `agent_id, email, agent_type, version, capabilities, owner, deployment_env, allowed_scopes, status,
+    registered_by, created_at, updated_at, revision, tokens_valid_after`
+
+func values(a agent.Agent) []any {
+	return []any{
+		a.ID, a.Email, a.Type, a.Version, a.Capabilities, a.Owner, a.DeploymentEnv, a.AllowedScopes, string(a.Status),
+		a.RegisteredBy, a.CreatedAt, a.UpdatedAt, a.Revision, nullable(a.TokensValidAfter),
+	}
+}
+
+// scanOne reads exactly one row, pgx.ErrNoRows if there is none.
+func scanOne(rows pgx.Rows, err error) (agent.Agent, error) {
+	if err != nil {
+		return agent.Agent{}, err
+	}
+	return pgx.CollectExactlyOneRow(rows, scan)
+}
+
+func scan(row pgx.CollectableRow) (agent.Agent, error) {
+	var (
+		a          agent.Agent
+		status     string
+		validAfter *time.Time
+	)
+	err := row.Scan(&a.ID, &a.Email, &a.Type, &a.Version, &a.Capabilities, &a.Owner, &a.DeploymentEnv,
+		&a.AllowedScopes, &status, &a.RegisteredBy, &a.CreatedAt, &a.UpdatedAt, &a.Revision, &validAfter)
+	if err != nil {
+		return agent.Agent{}, err
+	}
+	a.Status = agent.Status(status)
+	a.CreatedAt, a.UpdatedAt = a.CreatedAt.UTC(), a.UpdatedAt.UTC()
+	if validAfter != nil {
+		a.TokensValidAfter = validAfter.UTC()
+	}
+	return a, nil
+}
+
+func nullable(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
