@@ -109,6 +109,9 @@ func (r *Record) revoke(now time.Time) error {
 	}
 	r.Status, r.RevokedAt = Revoked, &now
 	r.Current, r.Previous = nil, nil
+	if r.PreviousValidUntil != nil && now.Before(*r.PreviousValidUntil) {
+		r.PreviousValidUntil = &now
+	}
 	return nil
 }
 
