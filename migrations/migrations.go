@@ -5,11 +5,19 @@ package migrations
 
 import (
 	"context"
+	"database/sql"
 	"embed"
+	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 )
 
 //go:embed registry/*.sql credentials/*.sql token/*.sql audit/*.sql
@@ -26,5 +34,67 @@ func Files(service string) (fs.FS, error) {
 	return fs.Sub(files, service)
 }
 
-// Apply brings the schema of a service up to date, as the role of ownerURL, which owns the schema.
-func Apply(_ context.Context, _, _ string, _ *slog.Logger) error { return nil }
+// Apply brings the schema of a service up to date. ownerURL is of the role that owns the schema; no
+// other role is needed. Replicas may do so at the same time: an advisory lock lets one go first.
+// What was applied stands in <service>.goose_db_version. A migration that fails leaves nothing of
+// itself behind, and those before it stay. log may be nil.
+func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	db, err := open(ownerURL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	provider, err := newProvider(service, db)
+	if err != nil {
+		return err
+	}
+	results, err := provider.Up(ctx)
+	for _, r := range results {
+		log.InfoContext(ctx, "migration applied", "schema", service, "migration", r.Source.Path, "took", r.Duration.String())
+	}
+	if err != nil {
+		return fmt.Errorf("migrate schema %s: %w", service, err)
+	}
+	if len(results) == 0 {
+		log.InfoContext(ctx, "schema is up to date", "schema", service)
+	}
+	return nil
+}
+
+func open(ownerURL string) (*sql.DB, error) {
+	cfg, err := pgx.ParseConfig(ownerURL)
+	if err != nil {
+		return nil, errors.New("the URL to migrate with is not a valid Postgres URL")
+	}
+	return stdlib.OpenDB(*cfg), nil
+}
+
+func newProvider(service string, db *sql.DB) (*goose.Provider, error) {
+	source, err := Files(service)
+	if err != nil {
+		return nil, err
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(lockID(service)), lock.WithLockTimeout(1, 120))
+	if err != nil {
+		return nil, fmt.Errorf("lock for migrations: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, source,
+		goose.WithTableName(service+".goose_db_version"),
+		goose.WithSessionLocker(locker),
+		goose.WithDisableGlobalRegistry(true),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("read migrations of %s: %w", service, err)
+	}
+	return provider, nil
+}
+
+// lockID is a lock of each schema's own, so that services migrate side by side.
+func lockID(service string) int64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("agentidp/migrations/" + service))
+	return int64(h.Sum64()) // #nosec G115 -- any 64 bits do
+}

@@ -1,65 +1,87 @@
 // Package testkit gives tests real servers: a fresh database each, Redis under a key prefix of its
-// own, NATS of its own. Only tests import it.
+// own, NATS of its own. Servers come from TEST_DATABASE_URL and TEST_REDIS_URL, else from Docker,
+// else from programs of this machine; without any of them a test is skipped, or fails where CI is
+// set. Only tests import it, and it must never touch data that it did not make.
 package testkit
 
 import (
-	"sync"
+	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/natsx"
-	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
-// Database is a fresh database of one test. AppURL and OwnerURL come as <service>_app and
-// <service>_owner (of the registry when the test asked for all services); For gives the others.
-type Database struct {
-	AppURL, OwnerURL, AdminURL string
+// Redis is a client with a key prefix of its own. The server is shared: no FLUSHALL here.
+func Redis(t testing.TB) *redisx.Client {
+	t.Helper()
+	return OpenRedis(t, redisServer.get(t))
 }
 
-// For gives the URLs of one service's roles in the same database.
-func (d Database) For(_ string) Database { return d }
+// OpenRedis makes a client with a key prefix of its own that is closed at the end of the test.
+func OpenRedis(t testing.TB, redisURL string) *redisx.Client {
+	t.Helper()
+	client, err := redisx.Open(redisx.Config{
+		URL: config.Secret(redisURL), KeyPrefix: "test:" + randomHex(8) + ":",
+	}, telemetry.Discard("test"))
+	if err != nil {
+		t.Fatalf("open the test redis: %v", err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
 
-// Postgres makes a database with the roles, schema and migrations of a service ("" means all).
-func Postgres(t testing.TB, _ string) Database { t.Helper(); t.Skip("not built yet"); return Database{} }
-
-// DB is a pool on a fresh database, as the role the service runs as.
-func DB(t testing.TB, _ string) *pgdb.DB { t.Helper(); t.Skip("not built yet"); return nil }
-
-// Redis is a client with a key prefix of its own on a server that tests share: no FLUSHALL here.
-func Redis(t testing.TB) *redisx.Client { t.Helper(); t.Skip("not built yet"); return nil }
-
-// RedisServer is a server of the test's own, which it may stop, restart and empty.
-func RedisServer(t testing.TB) *devservers.Redis { t.Helper(); t.Skip("not built yet"); return nil }
+// RedisServer is a server of the test's own, which it may stop, restart and empty. It needs the
+// program on this machine.
+func RedisServer(t testing.TB) *devservers.Redis {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: t.TempDir()})
+	if err != nil {
+		unavailable(t, "PATH", err)
+	}
+	t.Cleanup(server.Stop)
+	return server
+}
 
 // NATS is a connection to a server of the test's own, with both streams declared.
-func NATS(t testing.TB) *natsx.Conn { t.Helper(); t.Skip("not built yet"); return nil }
+func NATS(t testing.TB) *natsx.Conn {
+	t.Helper()
+	conn := ConnectNATS(t, NATSServer(t).URL())
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, declare := range []func(context.Context) error{conn.DeclareAudit, conn.DeclareLifecycle} {
+		if err := declare(ctx); err != nil {
+			t.Fatalf("declare the test streams: %v", err)
+		}
+	}
+	return conn
+}
 
 // NATSServer is a server of the test's own, which it may stop and restart; it has no streams yet.
-func NATSServer(t testing.TB) *devservers.NATS { t.Helper(); t.Skip("not built yet"); return nil }
-
-// Clock is a clock that stands until a test moves it. It is safe for concurrent use.
-type Clock struct {
-	mu  sync.Mutex
-	now time.Time
+func NATSServer(t testing.TB) *devservers.NATS {
+	t.Helper()
+	server, err := devservers.StartNATS(devservers.NATSConfig{Dir: filepath.Join(t.TempDir(), "nats")})
+	if err != nil {
+		t.Fatalf("start the test nats: %v", err)
+	}
+	t.Cleanup(server.Stop)
+	return server
 }
 
-// NewClock makes a clock that shows t0.
-func NewClock(t0 time.Time) *Clock { return &Clock{now: t0} }
-
-// Now is the time it shows.
-func (c *Clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-// Advance moves it by d and returns the new time.
-func (c *Clock) Advance(d time.Duration) time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-	return c.now
+// ConnectNATS makes a connection that is closed at the end of the test.
+func ConnectNATS(t testing.TB, natsURL string) *natsx.Conn {
+	t.Helper()
+	conn, err := natsx.Connect(natsx.Config{URL: config.Secret(natsURL), Replicas: 1}, "test", telemetry.Discard("test"))
+	if err != nil {
+		t.Fatalf("connect to the test nats: %v", err)
+	}
+	t.Cleanup(conn.Close)
+	return conn
 }
