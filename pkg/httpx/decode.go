@@ -47,8 +47,9 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 //
 // Names match `json` tags in exact case. A pointer field stays nil if the
 // field is absent; null is an error unless the pointer field is tagged
-// `null:"allowed"`, where it counts as absent. UUIDs are lower-case
-// canonical, times RFC 3339. Whether a field is required is for Check to say.
+// `null:"allowed"`, where it counts as absent; a json.RawMessage takes any
+// value, null too. UUIDs are lower-case canonical, times RFC 3339. Whether a
+// field is required is for Check to say.
 func DecodeJSON(c *gin.Context, dst any) error { return decodeRequest(c, dst, false) }
 
 // DecodeJSONOrEmpty is DecodeJSON for routes where an absent body means {}.

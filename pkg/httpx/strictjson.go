@@ -201,7 +201,7 @@ var (
 )
 
 func (d *strictDecoder) value(dst reflect.Value, raw json.RawMessage, path string, nullable bool) {
-	if raw[0] == 'n' {
+	if raw[0] == 'n' && dst.Type() != rawType {
 		if dst.Kind() != reflect.Pointer || !nullable {
 			d.fields.Add(path, "must not be null")
 		}
