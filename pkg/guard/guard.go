@@ -5,13 +5,18 @@ package guard
 
 import (
 	"context"
+	"errors"
+	"net/url"
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/redisx"
 	"github.com/sentryagent/agentidp/pkg/revocation"
@@ -22,9 +27,28 @@ import (
 // Config is what a service that admits bearer tokens is told.
 type Config struct {
 	// Issuer is the iss of the tokens and, as the resource server is the issuer's own, also their aud.
-	Issuer             string `env:"ISSUER" required:"true" desc:"issuer URL: iss and aud of access tokens"`
-	RateLimitPerMinute int    `env:"RATE_LIMIT_PER_MINUTE" default:"100" desc:"requests per minute and client, 0 = no limit"`
+	Issuer             string `env:"ISSUER" required:"true" desc:"Issuer URL, iss and aud of access tokens; without a trailing slash."`
+	RateLimitPerMinute int    `env:"RATE_LIMIT_PER_MINUTE" default:"100" desc:"Requests per minute and client; 0 for no limit."`
 	Policy             authz.Config
+}
+
+// Validate names every value that cannot be used.
+func (c Config) Validate() error {
+	var errs []error
+	issuer, err := url.Parse(c.Issuer)
+	switch {
+	case c.Issuer == "": // named as missing already
+	case err != nil, issuer.Host == "", issuer.Scheme != "http" && issuer.Scheme != "https":
+		errs = append(errs, errors.New("ISSUER must be an http or https URL"))
+	case issuer.RawQuery != "", issuer.ForceQuery, issuer.Fragment != "", issuer.User != nil:
+		errs = append(errs, errors.New("ISSUER must have no query, fragment or user (RFC 8414 §2)"))
+	case issuer.Path != "" && issuer.Path[len(issuer.Path)-1] == '/':
+		errs = append(errs, errors.New("ISSUER must not end with a slash"))
+	}
+	if c.RateLimitPerMinute < 0 {
+		errs = append(errs, errors.New("RATE_LIMIT_PER_MINUTE must not be negative"))
+	}
+	return errors.Join(errs...)
 }
 
 // Options are what a guard is made of. Clock defaults to time.Now.
@@ -42,43 +66,183 @@ type Options struct {
 // Guard admits requests. It is safe for concurrent use.
 type Guard struct {
 	opt  Options
-	keys *authn.RemoteKeys
+	keys *authn.RemoteKeys // nil when New was given a verifier with keys of its own
 }
 
 // New gives a guard of these parts.
-func New(opt Options) *Guard { return &Guard{opt: opt} }
-
-// NewRemote gives the guard of a service that is not the token service: signing keys and the truth about revocations come
-// from the token service. Its Run must run, and its Ready be part of the service's.
-func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *redisx.Client, tel *telemetry.Telemetry) (*Guard, error) {
-	return &Guard{}, nil
+func New(opt Options) *Guard {
+	if opt.Clock == nil {
+		opt.Clock = time.Now
+	}
+	return &Guard{opt: opt}
 }
 
-// Run keeps signing keys (NewRemote) and policy fresh until ctx is done.
-func (g *Guard) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// NewRemote gives the guard of a service that is not the token service: signing keys and the truth about revocations come
+// from the token service. Its Run must run, and its Ready be part of the service's. A policy that is broken is an error.
+func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *redisx.Client, tel *telemetry.Telemetry) (*Guard, error) {
+	authorizer, err := authz.New(ctx, cfg.Policy, tel.Log)
+	if err != nil {
+		return nil, err
+	}
+	keys := authn.NewRemoteKeys(tokens.JWKS, time.Now, tel.Log)
+	g := New(Options{
+		Verifier:    authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Issuer, Audience: cfg.Issuer, Keys: keys}),
+		Redis:       rdb,
+		Limiter:     ratelimit.New(rdb, tel),
+		Revocations: revocation.NewChecker(rdb, tokens.Revoked),
+		Authorizer:  authorizer,
+		Config:      cfg,
+		Telemetry:   tel,
+	})
+	g.keys = keys
+	return g, nil
+}
+
+// Run keeps signing keys (NewRemote) and policy fresh until ctx is done. An error means that the policy's files cannot be
+// watched.
+func (g *Guard) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.opt.Authorizer.Run(ctx) })
+	if g.keys != nil {
+		group.Go(func() error { return g.keys.Run(ctx) })
+	}
+	return group.Wait()
+}
 
 // Ready is nil once tokens can be verified: for a guard of NewRemote, once signing keys are known.
-func (g *Guard) Ready(ctx context.Context) error { return nil }
+func (g *Guard) Ready(ctx context.Context) error {
+	if g.keys == nil {
+		return nil
+	}
+	return g.keys.Ready(ctx)
+}
 
 // Authenticate admits requests with a good bearer token, and answers all others: 401 with a challenge (RFC 6750 §3), 429,
 // or 503 when it could not be found out. It sets X-RateLimit-* on every answer while the limit is on.
-func (g *Guard) Authenticate() gin.HandlerFunc { return func(c *gin.Context) {} }
+func (g *Guard) Authenticate() gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if _, err := g.Admit(c); err != nil {
+			httpx.WriteError(c, err)
+			return
+		}
+		c.Next()
+	}
+}
 
-// Admit does for one bearer token what Authenticate does, for routes that also take other credentials: it charges the
-// client, sets the headers and gives the principal, or the error to answer with.
-func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) { return authn.Principal{}, nil }
+// Admit does for one request what Authenticate does, for routes that also take other credentials: it charges the client, sets
+// the headers, and keeps and gives the principal, or the error to answer with. It makes one round trip to Redis.
+//
+// A token that was revoked is refused as such also when its client is over the limit, and while Redis is away the limit is
+// open, but never the check for revocation.
+func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) {
+	ctx, limit := c.Request.Context(), g.opt.Config.RateLimitPerMinute
+	headers := c.Writer.Header()
+	ratelimit.WriteHeaders(headers, ratelimit.Untouched(limit, g.opt.Clock()))
+
+	raw, err := authn.BearerToken(c.Request.Header)
+	if err != nil {
+		return authn.Principal{}, err
+	}
+	principal, err := g.opt.Verifier.Verify(ctx, raw)
+	if err != nil {
+		return authn.Principal{}, err
+	}
+
+	query := revocation.Query{TokenID: principal.TokenID, AgentID: principal.AgentID, IssuedAt: principal.IssuedAt}
+	pipe := g.opt.Redis.Pipeline()
+	verdict := g.opt.Revocations.Queue(ctx, pipe, query)
+	take := g.opt.Limiter.Queue(ctx, pipe, ratelimit.ClientKey(principal.AgentID), limit)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+
+	window, err := take()
+	if err != nil {
+		return authn.Principal{}, err
+	}
+	ratelimit.WriteHeaders(headers, window)
+	found, err := verdict()
+	if err != nil {
+		g.opt.Telemetry.Log.DebugContext(ctx, "revocation not found in redis", "error", err)
+	}
+	revoked, err := g.opt.Revocations.Resolve(ctx, query, found)
+	switch {
+	case err != nil:
+		return authn.Principal{}, err
+	case revoked:
+		return authn.Principal{}, authn.Revoked()
+	case !window.Allowed:
+		return authn.Principal{}, window.Err()
+	}
+	c.Set(principalKey{}, principal)
+	return principal, nil
+}
 
 // Authorize asks the policy about the authenticated request and res, which is nil when it is about nothing in particular.
 // The error is FORBIDDEN with details.reason, and with the challenge insufficient_scope where a scope lacks.
-func (g *Guard) Authorize(c *gin.Context, res *authz.Resource) error { return nil }
+func (g *Guard) Authorize(c *gin.Context, res *authz.Resource) error {
+	p := PrincipalOf(c)
+	return g.decide(c, authz.Input{
+		Scopes:         p.Scopes,
+		Subject:        p.AgentID.String(),
+		Owner:          p.Owner,
+		Authentication: authz.AuthenticationBearer,
+		Resource:       res,
+	})
+}
 
 // AuthorizeClient is Authorize for a request that came with client authentication instead of a bearer token.
 func (g *Guard) AuthorizeClient(c *gin.Context, clientID string, res *authz.Resource) error {
-	return nil
+	return g.decide(c, authz.Input{
+		Subject:        clientID,
+		Authentication: authz.AuthenticationClient,
+		Resource:       res,
+	})
 }
 
-// PrincipalOf gives whom Authenticate admitted; the zero Principal on a route without it.
-func PrincipalOf(c *gin.Context) authn.Principal { return authn.Principal{} }
+func (g *Guard) decide(c *gin.Context, in authz.Input) error {
+	in.Method, in.Path = c.Request.Method, c.Request.URL.Path
+	decision, err := g.opt.Authorizer.Decide(c.Request.Context(), in)
+	if err != nil {
+		return apperr.From(err)
+	}
+	if decision.Allow {
+		return nil
+	}
+	denied := apperr.New(apperr.Forbidden, "The policy does not allow this request.").
+		With(map[string]any{"reason": decision.Reason})
+	if isScope(decision.Scope) {
+		denied = denied.WithChallenge(`Bearer realm="agentidp", error="insufficient_scope", scope="` + decision.Scope + `"`)
+	}
+	return denied
+}
+
+// isScope tells whether s is a scope value of RFC 6749 §3.3. The policy can be replaced, and s goes into a header in quotes.
+func isScope(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' || s[i] == '"' || s[i] == '\\' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+type principalKey struct{}
+
+// PrincipalOf gives whom Authenticate or Admit admitted; the zero Principal, which has no scope, on a route without them.
+func PrincipalOf(c *gin.Context) authn.Principal {
+	p, _ := c.Get(principalKey{})
+	principal, _ := p.(authn.Principal)
+	return principal
+}
 
 // Origin tells an audit event who asked, from where and under which request id. The actor is nil without a principal.
-func Origin(c *gin.Context) auditevent.Origin { return auditevent.Origin{} }
+func Origin(c *gin.Context) auditevent.Origin {
+	origin := auditevent.Origin{
+		IPAddress: c.ClientIP(),
+		UserAgent: c.Request.UserAgent(),
+		RequestID: telemetry.RequestID(c.Request.Context()),
+	}
+	if p := PrincipalOf(c); p.TokenID != "" {
+		origin.ActorID = &p.AgentID
+	}
+	return origin
+}

@@ -5,6 +5,9 @@ package revocation
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,35 +61,6 @@ const (
 // Fallback answers from the truth when Redis cannot; (*tokenapi.Client).Revoked is one. An error means not known.
 type Fallback func(ctx context.Context, q Query) (revoked bool, err error)
 
-// Store writes revocations and cutoffs to Redis. It is safe for concurrent use. Its errors are those of Redis: a caller
-// whose truth is elsewhere retries, or has the whole of it hydrated again.
-type Store struct{ rdb *redisx.Client }
-
-// NewStore gives a store on that Redis.
-func NewStore(rdb *redisx.Client) *Store { return &Store{rdb: rdb} }
-
-// Revoke refuses the token from now until exp; nothing is kept of one that has expired.
-func (s *Store) Revoke(ctx context.Context, tokenID string, exp time.Time) error {
-	return s.Load(ctx, []Revoked{{TokenID: tokenID, ExpiresAt: exp}}, nil)
-}
-
-// SetCutoff makes the cutoff hold, unless one with a higher revision does.
-func (s *Store) SetCutoff(ctx context.Context, c Cutoff) error {
-	return s.Load(ctx, nil, []Cutoff{c})
-}
-
-// Load writes many revocations and cutoffs in few round trips.
-func (s *Store) Load(ctx context.Context, revoked []Revoked, cutoffs []Cutoff) error { return nil }
-
-// Hydrate runs load, which is to Load everything live, and then sets the mark that makes Checkers believe Redis. The mark
-// names the Redis process that was there before load began; if Redis is emptied, restarted or replaced meanwhile, no mark
-// is believed and Hydrate returns ErrInterrupted or the error of Redis.
-func (s *Store) Hydrate(ctx context.Context, load func(ctx context.Context) error) error { return nil }
-
-// Hydrated tells whether the mark is there and of the Redis process that answers now. The token service asks this often and
-// hydrates when it is not.
-func (s *Store) Hydrated(ctx context.Context) (bool, error) { return false, nil }
-
 // Checker answers whether a token is refused. It is safe for concurrent use.
 type Checker struct {
 	rdb      *redisx.Client
@@ -98,10 +72,42 @@ func NewChecker(rdb *redisx.Client, fallback Fallback) *Checker {
 	return &Checker{rdb: rdb, fallback: fallback}
 }
 
-// Queue adds the look-up to a pipeline; the function it returns gives the verdict after the pipeline was executed. An error
-// comes with Unknown.
+// Queue adds the look-up, two commands, to a pipeline; the function it returns gives the verdict after the pipeline was
+// executed. An error comes with Unknown.
 func (c *Checker) Queue(ctx context.Context, pipe redis.Pipeliner, q Query) func() (Verdict, error) {
-	return func() (Verdict, error) { return Unknown, nil }
+	marks := pipe.MGet(ctx, revokedKey(c.rdb, q.TokenID), markKey(c.rdb))
+	cutoff := pipe.HMGet(ctx, cutoffKey(c.rdb, q.AgentID), fieldBlocked, fieldValidAfter)
+	return func() (Verdict, error) {
+		if err := errors.Join(marks.Err(), cutoff.Err()); err != nil {
+			return Unknown, fmt.Errorf("look up revocation: %w", err)
+		}
+		if marks.Val()[0] != nil {
+			// Nothing makes a revoked token good again, so this holds whatever else Redis has lost.
+			return Dead, nil
+		}
+		// Read after the answer: a connection to another server process would have told its run id before it answered.
+		if marks.Val()[1] != markOf(c.rdb.RunID()) {
+			return Unknown, nil
+		}
+		return judge(cutoff.Val(), q)
+	}
+}
+
+// judge holds a token against the fields of its agent's cutoff, which are nil when there is none.
+func judge(fields []any, q Query) (Verdict, error) {
+	blocked, okBlocked := fields[0].(string)
+	after, okAfter := fields[1].(string)
+	if !okBlocked && !okAfter {
+		return Live, nil
+	}
+	millis, err := strconv.ParseInt(after, 10, 64)
+	if err != nil {
+		return Unknown, fmt.Errorf("read cutoff: %w", err)
+	}
+	if (Cutoff{Blocked: blocked != "0", ValidAfter: time.UnixMilli(millis)}).Refuses(q.IssuedAt) {
+		return Dead, nil
+	}
+	return Live, nil
 }
 
 // Resolve turns a verdict into an answer, asking the fallback if it is Unknown. Its error is SERVICE_UNAVAILABLE.
@@ -118,5 +124,9 @@ func (c *Checker) Resolve(ctx context.Context, q Query, v Verdict) (revoked bool
 
 // Revoked looks the token up on its own: one Redis round trip, and the fallback if that gives no verdict.
 func (c *Checker) Revoked(ctx context.Context, q Query) (bool, error) {
-	return c.Resolve(ctx, q, Unknown)
+	pipe := c.rdb.Pipeline()
+	verdict := c.Queue(ctx, pipe, q)
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	v, _ := verdict()     // an error is Unknown, and the fallback decides
+	return c.Resolve(ctx, q, v)
 }
