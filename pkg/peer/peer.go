@@ -46,6 +46,10 @@ const (
 	probes = 5
 )
 
+// ErrTokenRefused is the cause where a peer did not accept the internal API
+// token: waiting does not help, somebody has to correct a setting.
+var ErrTokenRefused = errors.New("the peer refused our internal API token")
+
 // Config says which service a Client calls.
 type Config struct {
 	// BaseURL is the peer's internal listener, such as "http://registry:9090".
@@ -237,9 +241,9 @@ func (c *Client) failure(res *response) error {
 	case res.status >= 200 && res.status < 300:
 		return nil
 	case res.status == http.StatusUnauthorized:
-		return apperr.Unavailable(fmt.Errorf("%s refused our internal API token", c.cfg.Name))
+		return apperr.Unavailable(fmt.Errorf("%s: %w", c.cfg.Name, ErrTokenRefused))
 	case res.status < http.StatusBadRequest:
-		return apperr.Unavailable(fmt.Errorf("%s answered with the redirect or status %d", c.cfg.Name, res.status))
+		return apperr.Unavailable(fmt.Errorf("%s answered with status %d", c.cfg.Name, res.status))
 	}
 	e := apperr.Decode(res.status, res.body)
 	if seconds, err := strconv.Atoi(res.header.Get("Retry-After")); err == nil && seconds > 0 {
@@ -247,7 +251,8 @@ func (c *Client) failure(res *response) error {
 	}
 	if res.status >= http.StatusInternalServerError || e.Code == apperr.NotFound || e.Code == apperr.MethodNotAllowed {
 		// A route the peer does not have is a deployment that does not fit together.
-		return apperr.Unavailable(fmt.Errorf("%s: %w", c.cfg.Name, e)).WithRetryAfter(max(e.RetryAfter, time.Second))
+		// Its text only: what the peer's error is to the peer, it is not to our callers.
+		return apperr.Unavailable(fmt.Errorf("%s: %s", c.cfg.Name, e.Error())).WithRetryAfter(max(e.RetryAfter, time.Second))
 	}
 	return e
 }
