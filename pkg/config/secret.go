@@ -11,6 +11,10 @@ const redacted = "[redacted]"
 // Secret is a setting that must not be seen: however it is printed, logged or
 // encoded, it shows "[redacted]" (or nothing, if it is empty). Only Reveal
 // gives the value.
+//
+// Two places are out of its reach, as neither fmt nor encoding/json asks it
+// there: keep it out of unexported fields of structs that get printed, and
+// never make it the key of a map.
 type Secret string
 
 var (
