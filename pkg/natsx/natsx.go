@@ -1,10 +1,18 @@
 // Package natsx is the way to NATS: one lazy connection per service that survives the server being
-// away, and the one place where the streams are declared.
+// away, and the one place where the streams are declared. It must not publish or consume by itself,
+// and publishers must not declare: a message for a stream that nobody consumes yet waits in its
+// outbox.
 package natsx
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -13,12 +21,17 @@ import (
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
-// Names of the streams and the subjects they hold.
 const (
-	AuditStream       = "AUDIT"
-	AuditSubjects     = "audit.>"
-	LifecycleStream   = "LIFECYCLE"
-	LifecycleSubjects = "lifecycle.>"
+	connectTimeout  = 2 * time.Second
+	reconnectWait   = 200 * time.Millisecond
+	reconnectJitter = 200 * time.Millisecond
+	// A server that hangs is noticed after two pings without an answer.
+	pingInterval = 3 * time.Second
+	pingsOut     = 2
+	drainTimeout = 5 * time.Second
+	// What an async publisher has in flight at most, and how long an ack may take.
+	maxInFlight = 8192
+	ackTimeout  = 5 * time.Second
 )
 
 // Config says where NATS is.
@@ -27,36 +40,131 @@ type Config struct {
 	Replicas int           `env:"NATS_STREAM_REPLICAS" default:"1" desc:"copies of each stream in the NATS cluster, 1 to 5"`
 }
 
+// Validate refuses a number of copies that no NATS cluster can keep.
+func (c Config) Validate() error {
+	if c.Replicas < 1 || c.Replicas > 5 {
+		return errors.New("NATS_STREAM_REPLICAS must be from 1 to 5")
+	}
+	return nil
+}
+
 // Conn is one connection to NATS. It is safe for concurrent use.
-type Conn struct{}
+type Conn struct {
+	nc       *nats.Conn
+	js       jetstream.JetStream
+	log      *slog.Logger
+	replicas int
+	closed   chan struct{}
+
+	mu        sync.Mutex
+	lastID    int
+	onConnect map[int]func()
+}
 
 // Connect makes the connection in the background: it does not need the server up, and it never
-// gives up. It fails only for a URL that cannot be parsed.
-func Connect(_ Config, _ string, _ *telemetry.Telemetry) (*Conn, error) {
-	return nil, errors.New("not built yet")
+// gives up. It fails only for a URL that cannot be parsed. What is published while the server is
+// away fails at once instead of waiting in memory, where a crash would lose it.
+func Connect(cfg Config, name string, tel *telemetry.Telemetry) (*Conn, error) {
+	c := &Conn{
+		log: tel.Log, replicas: max(cfg.Replicas, 1),
+		closed: make(chan struct{}), onConnect: map[int]func(){},
+	}
+	nc, err := nats.Connect(cfg.URL.Reveal(), append(c.handlers(),
+		nats.Name(name),
+		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
+		nats.ReconnectBufSize(-1),
+		nats.Timeout(connectTimeout), nats.PingInterval(pingInterval), nats.MaxPingsOutstanding(pingsOut),
+		nats.DrainTimeout(drainTimeout),
+	)...)
+	if err != nil {
+		// The library's error may repeat the URL, which may hold a password.
+		return nil, errors.New("NATS_URL is not a valid NATS URL")
+	}
+	js, err := jetstream.New(nc,
+		jetstream.WithPublishAsyncMaxPending(maxInFlight), jetstream.WithPublishAsyncTimeout(ackTimeout))
+	if err != nil {
+		nc.Close()
+		return nil, fmt.Errorf("jetstream: %w", err)
+	}
+	c.nc, c.js = nc, js
+	return c, nil
+}
+
+func (c *Conn) handlers() []nats.Option {
+	return []nats.Option{
+		nats.ConnectHandler(func(*nats.Conn) { c.connected("connected to nats") }),
+		nats.ReconnectHandler(func(*nats.Conn) { c.connected("connected to nats again") }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				c.log.Warn("nats is away", "error", err)
+			}
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
+			subject := ""
+			if sub != nil {
+				subject = sub.Subject
+			}
+			c.log.Warn("nats reports an error", "error", err, "subject", subject)
+		}),
+		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
+	}
+}
+
+func (c *Conn) connected(message string) {
+	c.log.Info(message)
+	c.mu.Lock()
+	told := slices.Collect(maps.Values(c.onConnect))
+	c.mu.Unlock()
+	for _, fn := range told {
+		fn()
+	}
 }
 
 // NC is the connection of the NATS client library.
-func (c *Conn) NC() *nats.Conn { return nil }
+func (c *Conn) NC() *nats.Conn { return c.nc }
 
 // JS is the JetStream context of the connection.
-func (c *Conn) JS() jetstream.JetStream { return nil }
+func (c *Conn) JS() jetstream.JetStream { return c.js }
 
-// Connected says whether a server is reachable right now.
-func (c *Conn) Connected() bool { return false }
+// Connected says whether a server is reachable, as far as is known: one that hangs counts as
+// reachable for a few seconds.
+func (c *Conn) Connected() bool { return c.nc.IsConnected() }
 
-// OnReconnect calls fn after every connection but the first; the returned func stops that.
-func (c *Conn) OnReconnect(_ func()) (remove func()) { return func() {} }
+// OnConnect calls fn after every connection that is made from now on, subscriptions being in place
+// again; the returned func stops that. fn must not block.
+func (c *Conn) OnConnect(fn func()) (remove func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lastID++
+	id := c.lastID
+	c.onConnect[id] = fn
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.onConnect, id)
+	}
+}
 
-// Ready answers nil when the server takes messages.
-func (c *Conn) Ready(_ context.Context) error { return nil }
+// Ready answers nil when the server answers within ctx, which must have a deadline.
+func (c *Conn) Ready(ctx context.Context) error {
+	if !c.nc.IsConnected() {
+		return errors.New("nats is not connected")
+	}
+	if err := c.nc.FlushWithContext(ctx); err != nil {
+		return fmt.Errorf("nats is not ready: %w", err)
+	}
+	return nil
+}
 
-// Close ends the connection after what is in flight was sent.
-func (c *Conn) Close() {}
-
-// DeclareAudit makes or updates the AUDIT stream and tries again until it succeeded or ctx ended.
-// Only the consumer of the stream calls it.
-func (c *Conn) DeclareAudit(_ context.Context) error { return nil }
-
-// DeclareLifecycle is DeclareAudit for the LIFECYCLE stream.
-func (c *Conn) DeclareLifecycle(_ context.Context) error { return nil }
+// Close ends the connection after what is in flight was sent and handled, or after five seconds.
+func (c *Conn) Close() {
+	if err := c.nc.Drain(); err != nil {
+		c.nc.Close() // not connected: there is nothing to drain
+	}
+	select {
+	case <-c.closed:
+	case <-time.After(drainTimeout + time.Second):
+		c.nc.Close()
+	}
+}

@@ -6,11 +6,23 @@ package redisx
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+// A request that needs Redis falls back without it, so it must not wait long to learn that.
+const (
+	dialTimeout = 250 * time.Millisecond
+	ioTimeout   = 250 * time.Millisecond
+	poolTimeout = 300 * time.Millisecond
 )
 
 // Config says where Redis is and under which prefix this deployment keeps its keys.
@@ -23,18 +35,72 @@ type Config struct {
 type Client struct {
 	redis.UniversalClient
 	prefix string
+	runID  *atomic.Value // string
 }
 
-// Open makes the client without connecting. It fails only for a URL that cannot be parsed.
-func Open(_ Config, _ *telemetry.Telemetry) (*Client, error) { return nil, errors.New("not built yet") }
+// Open makes the client without connecting: the server may come later. It fails only for a URL that
+// cannot be parsed; the error never carries the URL, which may hold a password.
+func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
+	opts, err := redis.ParseURL(cfg.URL.Reveal())
+	if err != nil {
+		return nil, errors.New("REDIS_URL is not a valid Redis URL")
+	}
+	runID := new(atomic.Value)
+	runID.Store("")
+	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
+	opts.PoolTimeout = poolTimeout
+	opts.ContextTimeoutEnabled = true
+	opts.MaxRetries = 1
+	opts.MinRetryBackoff, opts.MaxRetryBackoff = 5*time.Millisecond, 20*time.Millisecond
+	// Needs Redis Enterprise, and costs every new connection a round trip.
+	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
+	opts.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
+		// A server that does not tell its run id can be used all the same.
+		info, err := conn.Info(ctx, "server").Result()
+		if err == nil || isReply(err) {
+			runID.Store(parseRunID(info))
+			return nil
+		}
+		return fmt.Errorf("greet redis: %w", err)
+	}
+	client := redis.NewClient(opts)
+	if tel != nil {
+		client.AddHook(commandTimer{metrics: tel.Metrics})
+	}
+	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID}, nil
+}
 
 // Key joins the parts with colons behind the prefix of this deployment.
-func (c *Client) Key(parts ...string) string { return "" }
+func (c *Client) Key(parts ...string) string { return c.prefix + strings.Join(parts, ":") }
 
 // RunID is the run id of the server that the newest connection reached: it changes when the
 // server restarts or another one takes over. It is "" until a connection was made, and with
-// servers that do not tell it.
-func (c *Client) RunID() string { return "" }
+// servers that do not tell it. A connection that is made while an answer is awaited may change it:
+// read it after the answer that it is to be compared with.
+func (c *Client) RunID() string {
+	id, _ := c.runID.Load().(string)
+	return id
+}
 
 // Ready answers nil when Redis takes commands.
-func (c *Client) Ready(ctx context.Context) error { return c.Ping(ctx).Err() }
+func (c *Client) Ready(ctx context.Context) error {
+	if err := c.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("redis is not ready: %w", err)
+	}
+	return nil
+}
+
+// isReply tells an error that the server answered from a connection that failed.
+func isReply(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply)
+}
+
+func parseRunID(info string) string {
+	for line := range strings.Lines(info) {
+		if id, ok := strings.CutPrefix(line, "run_id:"); ok {
+			return strings.TrimSpace(id)
+		}
+	}
+	return ""
+}

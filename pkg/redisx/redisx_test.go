@@ -1,0 +1,101 @@
+package redisx_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+)
+
+func TestOpenRefusesABadURLWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	_, err := redisx.Open(redisx.Config{URL: "http://user:hunter2@redis"}, telemetry.Discard("test"))
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestKeyPutsThePrefixOfTheDeploymentBeforeTheParts(t *testing.T) {
+	t.Parallel()
+	client, err := redisx.Open(redisx.Config{URL: "redis://127.0.0.1:1", KeyPrefix: "blue:"}, nil)
+	require.NoError(t, err)
+	defer func() { _ = client.Close() }()
+	require.Equal(t, "blue:rate:x", client.Key("rate", "x"))
+}
+
+func TestRunIDFollowsTheServer(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := testkit.RedisServer(t)
+	client := testkit.OpenRedis(t, server.URL())
+	require.Empty(t, client.RunID(), "nothing was asked yet")
+	require.NoError(t, client.Ready(ctx))
+	first := client.RunID()
+	require.Len(t, first, 40)
+
+	server.Stop()
+	require.Error(t, client.Ready(ctx))
+	require.NoError(t, server.Restart(ctx))
+	require.Eventually(t, func() bool { return client.Ready(ctx) == nil }, 10*time.Second, 20*time.Millisecond)
+	require.Len(t, client.RunID(), 40)
+	require.NotEqual(t, first, client.RunID(), "a restarted server is another one")
+}
+
+func TestAServerThatTellsNoRunIDCanBeUsed(t *testing.T) {
+	t.Parallel()
+	server := miniredis.RunT(t)
+	client := testkit.OpenRedis(t, "redis://"+server.Addr())
+	require.NoError(t, client.Ready(context.Background()))
+	require.Empty(t, client.RunID())
+}
+
+func TestAServerThatHangsIsGivenUpWithinASecond(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of this test
+	require.NoError(t, err)
+	defer func() { _ = silent.Close() }()
+	client := testkit.OpenRedis(t, "redis://"+silent.Addr().String())
+	start := time.Now()
+	require.Error(t, client.Ready(context.Background()))
+	require.Less(t, time.Since(start), 2*time.Second)
+}
+
+func TestCommandsAndPipelinesAreTimed(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	tel := telemetry.Discard("test")
+	server := miniredis.RunT(t)
+	client, err := redisx.Open(redisx.Config{URL: config.Secret("redis://" + server.Addr()), KeyPrefix: "t:"}, tel)
+	require.NoError(t, err)
+	defer func() { _ = client.Close() }()
+
+	require.NoError(t, client.Set(ctx, client.Key("a"), 1, 0).Err())
+	pipe := client.Pipeline()
+	pipe.Get(ctx, client.Key("a"))
+	pipe.Incr(ctx, client.Key("a"))
+	_, err = pipe.Exec(ctx)
+	require.NoError(t, err)
+
+	labels := map[string]bool{}
+	families, err := tel.Metrics.Registry.Gather()
+	require.NoError(t, err)
+	for _, f := range families {
+		if f.GetName() != "agentidp_redis_command_duration_seconds" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			labels[m.GetLabel()[0].GetValue()] = true
+		}
+	}
+	require.True(t, labels["set"], "labels: %v", labels)
+	require.True(t, labels["pipeline"], "labels: %v", labels)
+	require.Positive(t, testutil.CollectAndCount(tel.Metrics.RedisCommand))
+}
