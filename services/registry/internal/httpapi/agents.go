@@ -7,6 +7,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
@@ -117,6 +118,10 @@ func (a *API) change(c *gin.Context) error {
 	if err := httpx.DecodeJSON(c, &req); err != nil {
 		return err
 	}
+	given := req.attributes()
+	if given == (agent.Attributes{}) {
+		return apperr.Validation(apperr.FieldError{Field: "body", Reason: "must name at least one field to change"})
+	}
 	if req.AllowedScopes != nil {
 		resource.AllowedScopes = *req.AllowedScopes
 		if err := a.guard.Authorize(c, &resource); err != nil {
@@ -126,7 +131,7 @@ func (a *API) change(c *gin.Context) error {
 	if found == nil {
 		return agent.ErrNotFound
 	}
-	changed, err := a.registry.Change(c.Request.Context(), id, req.attributes(), a.demand(c, resource))
+	changed, err := a.registry.Change(c.Request.Context(), id, given, a.demand(c, resource))
 	if err != nil {
 		return err
 	}

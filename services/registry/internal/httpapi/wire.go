@@ -87,18 +87,12 @@ func (r *changeRequest) Check(f *apperr.Fields) {
 		{"createdAt", r.CreatedAt},
 		{"updatedAt", r.UpdatedAt},
 	}
-	touched := false
 	for _, field := range immutable {
 		if field.value != nil {
-			touched = true
 			f.Add(field.field, "is immutable")
 		}
 	}
-	given := r.attributes()
-	if given == (agent.Attributes{}) && !touched && len(f.All()) == 0 {
-		f.Add("body", "must name at least one field to change")
-	}
-	addAll(f, given.FaultsOfChange())
+	addAll(f, r.attributes().FaultsOfChange())
 }
 
 func (r *changeRequest) attributes() agent.Attributes {
