@@ -1,0 +1,270 @@
+package secret_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
+)
+
+var start = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+
+// fixture is a domain on fakes, with one active agent.
+type fixture struct {
+	*secret.Service
+	store    *fakeStore
+	registry *fakeRegistry
+	hasher   *fakeHasher
+	clock    *testkit.Clock
+	agent    uuid.UUID
+	origin   auditevent.Origin
+}
+
+func setup(t *testing.T, maxActive int) *fixture {
+	t.Helper()
+	actor := uuid.New()
+	f := &fixture{
+		store:    newFakeStore(),
+		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
+		hasher:   &fakeHasher{},
+		clock:    testkit.NewClock(start),
+		agent:    uuid.New(),
+		origin:   auditevent.Origin{ActorID: &actor, IPAddress: "192.0.2.7", UserAgent: "test", RequestID: "req-1"},
+	}
+	f.registry.status[f.agent] = registryapi.StatusActive
+	f.Service = secret.NewService(secret.Options{
+		Store: f.store, Registry: f.registry, Hasher: f.hasher, Clock: f.clock.Now, NewID: uuid.New, MaxActive: maxActive,
+	})
+	return f
+}
+
+func (f *fixture) create(t *testing.T) secret.Issued {
+	t.Helper()
+	issued, err := f.Create(t.Context(), f.agent, nil, f.origin)
+	require.NoError(t, err)
+	return issued
+}
+
+func (f *fixture) verify(t *testing.T, s config.Secret) secret.Verdict {
+	t.Helper()
+	v, err := f.Verify(t.Context(), f.agent, s)
+	require.NoError(t, err)
+	return v
+}
+
+func requireCode(t *testing.T, code apperr.Code, err error) *apperr.Error {
+	t.Helper()
+	var typed *apperr.Error
+	require.ErrorAs(t, err, &typed)
+	require.Equal(t, code, typed.Code)
+	return typed
+}
+
+// fakeStore keeps records in memory; one lock stands for all of Postgres'.
+type fakeStore struct {
+	mu       sync.Mutex
+	agents   map[uuid.UUID]time.Time // when decommissioned, zero if not
+	records  map[uuid.UUID]secret.Record
+	uses     []secret.Use
+	outbox   []outbox.Message
+	failing  error
+	inserted func() // runs before an insert takes the lock
+}
+
+var _ secret.Store = (*fakeStore)(nil)
+
+func newFakeStore() *fakeStore {
+	return &fakeStore{agents: map[uuid.UUID]time.Time{}, records: map[uuid.UUID]secret.Record{}}
+}
+
+func (s *fakeStore) standing(agentID uuid.UUID, at time.Time) secret.Standing {
+	ended, known := s.agents[agentID]
+	st := secret.Standing{Known: known, Decommissioned: !ended.IsZero()}
+	for _, r := range s.records {
+		if r.AgentID == agentID && r.Status == secret.Active && !r.Expired(at) {
+			st.Active++
+		}
+	}
+	return st
+}
+
+func (s *fakeStore) Standing(_ context.Context, agentID uuid.UUID, at time.Time) (secret.Standing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.standing(agentID, at), s.failing
+}
+
+func (s *fakeStore) Insert(_ context.Context, agentID uuid.UUID, at time.Time, decide func(secret.Standing) (secret.Record, []outbox.Message, error)) error {
+	if s.inserted != nil {
+		s.inserted()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, msgs, err := decide(s.standing(agentID, at))
+	if err != nil {
+		return err
+	}
+	if _, ok := s.agents[agentID]; !ok {
+		s.agents[agentID] = time.Time{}
+	}
+	s.records[r.ID] = r
+	s.outbox = append(s.outbox, msgs...)
+	return nil
+}
+
+func (s *fakeStore) List(_ context.Context, agentID uuid.UUID, f secret.Filter) (secret.Listing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var l secret.Listing
+	for _, r := range s.records {
+		if r.AgentID == agentID && (f.Status == nil || *f.Status == r.Status) {
+			l.Credentials = append(l.Credentials, r.Credential)
+			l.Total++
+		}
+	}
+	return l, s.failing
+}
+
+func (s *fakeStore) Find(_ context.Context, agentID, credentialID uuid.UUID) (secret.Credential, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.records[credentialID]
+	if !ok || r.AgentID != agentID {
+		return secret.Credential{}, secret.NotFound()
+	}
+	return r.Credential, nil
+}
+
+func (s *fakeStore) Change(_ context.Context, agentID, credentialID uuid.UUID, decide func(*secret.Record) ([]outbox.Message, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r, ok := s.records[credentialID]
+	if !ok || r.AgentID != agentID {
+		return secret.NotFound()
+	}
+	msgs, err := decide(&r)
+	if err != nil {
+		return err
+	}
+	s.records[credentialID] = r
+	s.outbox = append(s.outbox, msgs...)
+	return nil
+}
+
+func (s *fakeStore) Decommission(_ context.Context, agentID uuid.UUID, at time.Time, decide func(*secret.Record) ([]outbox.Message, error)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agents[agentID] = at
+	for id, r := range s.records {
+		if r.AgentID != agentID || r.Status != secret.Active {
+			continue
+		}
+		msgs, err := decide(&r)
+		if err != nil {
+			return err
+		}
+		s.records[id] = r
+		s.outbox = append(s.outbox, msgs...)
+	}
+	return nil
+}
+
+func (s *fakeStore) Candidates(_ context.Context, agentID uuid.UUID, f secret.Fingerprint) ([]secret.Record, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []secret.Record
+	for _, r := range s.records {
+		current := r.Current != nil && r.Current.Fingerprint == f
+		previous := r.Previous != nil && r.Previous.Fingerprint == f
+		if r.AgentID == agentID && (current || previous) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b secret.Record) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
+	return found, s.failing
+}
+
+func (s *fakeStore) RecordUses(_ context.Context, uses []secret.Use) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.uses = append(s.uses, uses...)
+	return nil
+}
+
+// sent are the audit events and the subjects of all messages stored so far.
+func (s *fakeStore) sent(t *testing.T) (events []auditevent.Event, subjects []string) {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.outbox {
+		subjects = append(subjects, m.Subject)
+		if bytes.HasPrefix([]byte(m.Subject), []byte("audit.")) {
+			e, err := auditevent.Parse(m.Payload)
+			require.NoError(t, err)
+			events = append(events, e)
+		}
+	}
+	return events, subjects
+}
+
+type fakeRegistry struct {
+	mu     sync.Mutex
+	status map[uuid.UUID]string
+	down   bool
+	asked  int
+}
+
+func (r *fakeRegistry) Agent(_ context.Context, id uuid.UUID) (registryapi.Agent, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.asked++
+	if r.down {
+		return registryapi.Agent{}, apperr.Unavailable(nil)
+	}
+	status, ok := r.status[id]
+	if !ok {
+		return registryapi.Agent{}, apperr.New(apperr.AgentNotFound, "no such agent")
+	}
+	return registryapi.Agent{AgentID: id, Status: status}, nil
+}
+
+// fakeHasher is quick, and counts what would have been slow.
+type fakeHasher struct {
+	mu       sync.Mutex
+	hashed   int
+	compared int
+	during   func() // runs while a comparison computes
+	failing  error
+}
+
+func (h *fakeHasher) Hash(_ context.Context, s config.Secret) ([]byte, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.hashed++
+	return []byte("hash of " + s.Reveal()), h.failing
+}
+
+func (h *fakeHasher) Matches(_ context.Context, hash []byte, s config.Secret) (bool, error) {
+	h.mu.Lock()
+	h.compared++
+	during, failing := h.during, h.failing
+	h.mu.Unlock()
+	if during != nil {
+		during()
+	}
+	return string(hash) == "hash of "+s.Reveal(), failing
+}
