@@ -1,0 +1,157 @@
+// Package bootstrap creates the first operator of a deployment: the one agent that nobody registered,
+// with every system scope, and its credential. It only asks the services, over their internal APIs; it
+// must not decide what an operator is, and it keeps the secret nowhere.
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+)
+
+// What an operator is called when nobody says otherwise.
+const (
+	DefaultEmail = "operator@agentidp.local"
+	DefaultOwner = "operators"
+)
+
+// retryEvery is the pause between two attempts while a service is away.
+const retryEvery = 250 * time.Millisecond
+
+// Registry is the part of the registry's internal API that makes the agent.
+type Registry interface {
+	Bootstrap(ctx context.Context, req registryapi.BootstrapRequest) (agent registryapi.Agent, created bool, err error)
+}
+
+// Credentials is the part of the credentials service's internal API that makes the secret.
+type Credentials interface {
+	OperatorCredential(ctx context.Context, req credentialsapi.OperatorCredentialRequest) (credentialsapi.OperatorCredential, error)
+	Verify(ctx context.Context, req credentialsapi.VerifyRequest) (credentialsapi.VerifyResponse, error)
+}
+
+var (
+	_ Registry    = (*registryapi.Client)(nil)
+	_ Credentials = (*credentialsapi.Client)(nil)
+)
+
+// Request says what operator is wanted. It counts only where there is none yet.
+type Request struct {
+	Email         string
+	Owner         string
+	DeploymentEnv string // empty leaves the choice to the registry
+	// NewSecret issues a further credential even if the operator has one, for a secret that was lost.
+	NewSecret bool
+}
+
+// Result is the operator and, if one was issued, its new credential.
+type Result struct {
+	Agent        registryapi.Agent
+	AgentCreated bool
+	// CredentialID and ClientSecret are those of the credential this call issued; the secret cannot be
+	// had again. Both are empty when the operator had a credential already.
+	CredentialID uuid.UUID
+	ClientSecret config.Secret
+}
+
+// Issued says whether this call made a credential.
+func (r Result) Issued() bool { return r.ClientSecret != "" }
+
+// Clients are the internal APIs that a bootstrap needs.
+type Clients struct {
+	Registry    Registry
+	Credentials Credentials
+}
+
+// Run makes the operator and its credential where they are missing, and changes nothing where they are
+// not. A service that is away is asked again until ctx ends. It may be repeated after any failure.
+func (c Clients) Run(ctx context.Context, req Request) (Result, error) {
+	agent, created, err := c.Agent(ctx, req)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Agent: agent, AgentCreated: created}
+	issued, err := c.credential(ctx, agent.AgentID, !req.NewSecret)
+	if err != nil {
+		return result, err
+	}
+	if !issued.Exists {
+		result.CredentialID, result.ClientSecret = issued.CredentialID, issued.ClientSecret
+	}
+	return result, nil
+}
+
+// Agent makes the operator unless there is one; created tells which.
+func (c Clients) Agent(ctx context.Context, req Request) (agent registryapi.Agent, created bool, err error) {
+	err = whileUnavailable(ctx, func() error {
+		var failed error
+		agent, created, failed = c.Registry.Bootstrap(ctx, registryapi.BootstrapRequest{
+			Email: req.Email, Owner: req.Owner, DeploymentEnv: req.DeploymentEnv,
+		})
+		return failed
+	})
+	if err != nil {
+		return registryapi.Agent{}, false, fmt.Errorf("create the operator at the registry: %w", err)
+	}
+	return agent, created, nil
+}
+
+func (c Clients) credential(ctx context.Context, agentID uuid.UUID, onlyIfNone bool) (issued credentialsapi.OperatorCredential, err error) {
+	err = whileUnavailable(ctx, func() error {
+		var failed error
+		issued, failed = c.Credentials.OperatorCredential(ctx, credentialsapi.OperatorCredentialRequest{
+			AgentID: agentID, OnlyIfNone: onlyIfNone,
+		})
+		return failed
+	})
+	if err != nil {
+		return credentialsapi.OperatorCredential{}, fmt.Errorf("issue the operator's credential: %w", err)
+	}
+	if !issued.Exists && (issued.ClientSecret == "" || issued.ClientID != agentID) {
+		return credentialsapi.OperatorCredential{}, errors.New("issue the operator's credential: the answer holds no credential of the operator")
+	}
+	return issued, nil
+}
+
+// Valid says whether secret is a good secret of the agent.
+func (c Clients) Valid(ctx context.Context, agentID uuid.UUID, secret config.Secret) (valid bool, err error) {
+	err = whileUnavailable(ctx, func() error {
+		answer, failed := c.Credentials.Verify(ctx, credentialsapi.VerifyRequest{ClientID: agentID, Secret: secret})
+		valid = answer.Valid
+		return failed
+	})
+	if err != nil {
+		return false, fmt.Errorf("check the operator's credential: %w", err)
+	}
+	return valid, nil
+}
+
+// whileUnavailable repeats call as long as it fails with SERVICE_UNAVAILABLE and ctx lasts. A token that
+// is refused will be refused again.
+func whileUnavailable(ctx context.Context, call func() error) error {
+	unavailable := apperr.New(apperr.ServiceUnavailable, "")
+	ticker := time.NewTicker(retryEvery)
+	defer ticker.Stop()
+	for {
+		err := call()
+		if errors.Is(err, peer.ErrTokenRefused) {
+			return fmt.Errorf("INTERNAL_API_TOKEN is not the one that the services know: %w", err)
+		}
+		if err == nil || !errors.Is(err, unavailable) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-ticker.C:
+		}
+	}
+}

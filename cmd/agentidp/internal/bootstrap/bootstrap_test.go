@@ -1,0 +1,277 @@
+package bootstrap
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const token = "internal-token"
+
+// services stands for the internal APIs of registry and credentials.
+type services struct {
+	mu          sync.Mutex
+	operator    *registryapi.Agent
+	secrets     []string
+	unavailable int // how many calls are still refused
+	requests    []registryapi.BootstrapRequest
+}
+
+func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	fail := func(err *apperr.Error) {
+		w.WriteHeader(err.Code.Status())
+		_ = json.NewEncoder(w).Encode(err)
+	}
+	if r.Header.Get("Authorization") != "Bearer "+token {
+		fail(apperr.New(apperr.Unauthorized, "no"))
+		return
+	}
+	if s.unavailable > 0 {
+		s.unavailable--
+		fail(apperr.Unavailable(nil))
+		return
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "POST /internal/v1/bootstrap":
+		s.bootstrap(w, r, fail)
+	case "POST /internal/v1/operator-credential":
+		s.credential(w, r)
+	case "POST /internal/v1/secrets/verify":
+		var req struct {
+			ClientID uuid.UUID
+			Secret   string
+		}
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		valid := len(s.secrets) > 0 && req.Secret == s.secrets[len(s.secrets)-1]
+		_ = json.NewEncoder(w).Encode(credentialsapi.VerifyResponse{Valid: valid})
+	default:
+		fail(apperr.New(apperr.NotFound, "no"))
+	}
+}
+
+func (s *services) bootstrap(w http.ResponseWriter, r *http.Request, fail func(*apperr.Error)) {
+	var req registryapi.BootstrapRequest
+	_ = json.NewDecoder(r.Body).Decode(&req)
+	s.requests = append(s.requests, req)
+	if !strings.Contains(req.Email, "@") {
+		fail(apperr.Validation(apperr.FieldError{Field: "email", Reason: "must be an address"}))
+		return
+	}
+	created := s.operator == nil
+	if created {
+		s.operator = &registryapi.Agent{AgentID: uuid.New(), Email: req.Email, Owner: req.Owner, Status: registryapi.StatusActive}
+		w.WriteHeader(http.StatusCreated)
+	}
+	_ = json.NewEncoder(w).Encode(registryapi.BootstrapResponse{Agent: *s.operator, Created: created})
+}
+
+func (s *services) credential(w http.ResponseWriter, r *http.Request) {
+	var req credentialsapi.OperatorCredentialRequest
+	_ = json.NewDecoder(r.Body).Decode(&req)
+	if req.OnlyIfNone && len(s.secrets) > 0 {
+		_ = json.NewEncoder(w).Encode(credentialsapi.OperatorCredentialWire{Exists: true})
+		return
+	}
+	s.secrets = append(s.secrets, "sk_live_"+strings.ReplaceAll(uuid.NewString(), "-", ""))
+	id := uuid.New()
+	w.WriteHeader(http.StatusCreated)
+	_ = json.NewEncoder(w).Encode(credentialsapi.OperatorCredentialWire{
+		CredentialID: &id, ClientID: &req.AgentID, ClientSecret: s.secrets[len(s.secrets)-1],
+	})
+}
+
+func setup(t *testing.T, services *services, token string) Clients {
+	t.Helper()
+	server := httptest.NewServer(services)
+	t.Cleanup(server.Close)
+	settings, err := LoadSettings(environ(map[string]string{
+		"REGISTRY_INTERNAL_URL": server.URL, "CREDENTIALS_INTERNAL_URL": server.URL, "INTERNAL_API_TOKEN": token,
+	}))
+	require.NoError(t, err)
+	return NewClients(settings, telemetry.Discard("test"))
+}
+
+func environ(values map[string]string) config.Option {
+	return config.Environ(func(key string) (string, bool) {
+		value, set := values[key]
+		return value, set
+	})
+}
+
+func within(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestTheFirstRunMakesAnOperatorWithItsCredential(t *testing.T) {
+	t.Parallel()
+	fake := &services{}
+	clients := setup(t, fake, token)
+
+	result, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops", DeploymentEnv: "production"})
+
+	require.NoError(t, err)
+	require.True(t, result.AgentCreated)
+	require.True(t, result.Issued())
+	require.Equal(t, fake.secrets[0], result.ClientSecret.Reveal())
+	require.Equal(t, []registryapi.BootstrapRequest{{Email: "a@example.com", Owner: "ops", DeploymentEnv: "production"}}, fake.requests)
+	valid, err := clients.Valid(within(t, 10*time.Second), result.Agent.AgentID, result.ClientSecret)
+	require.NoError(t, err)
+	require.True(t, valid)
+	valid, err = clients.Valid(within(t, 10*time.Second), result.Agent.AgentID, "another")
+	require.NoError(t, err)
+	require.False(t, valid)
+}
+
+func TestASecondRunChangesNothing(t *testing.T) {
+	t.Parallel()
+	fake := &services{}
+	clients := setup(t, fake, token)
+	first, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.NoError(t, err)
+
+	second, err := clients.Run(within(t, 10*time.Second), Request{Email: "b@example.com", Owner: "others"})
+
+	require.NoError(t, err)
+	require.Equal(t, first.Agent, second.Agent)
+	require.False(t, second.AgentCreated)
+	require.False(t, second.Issued())
+	require.Len(t, fake.secrets, 1)
+}
+
+func TestARunThatFoundNoCredentialIssuesOne(t *testing.T) {
+	t.Parallel()
+	fake := &services{operator: &registryapi.Agent{AgentID: uuid.New(), Email: "a@example.com"}}
+
+	result, err := setup(t, fake, token).Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+
+	require.NoError(t, err, "an earlier run may have ended between the agent and its credential")
+	require.False(t, result.AgentCreated)
+	require.True(t, result.Issued())
+}
+
+func TestALostSecretIsReplacedOnDemand(t *testing.T) {
+	t.Parallel()
+	fake := &services{}
+	clients := setup(t, fake, token)
+	first, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.NoError(t, err)
+
+	again, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops", NewSecret: true})
+
+	require.NoError(t, err)
+	require.True(t, again.Issued())
+	require.NotEqual(t, first.ClientSecret, again.ClientSecret)
+	require.Equal(t, first.Agent.AgentID, again.Agent.AgentID)
+}
+
+func TestServicesThatComeUpLaterAreWaitedFor(t *testing.T) {
+	t.Parallel()
+	fake := &services{unavailable: 2}
+	result, err := setup(t, fake, token).Run(within(t, 30*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.NoError(t, err)
+	require.True(t, result.Issued())
+}
+
+func TestFailuresAreTold(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		fake  *services
+		token string
+		email string
+		want  error
+	}{
+		"services that stay away":     {&services{unavailable: 1 << 30}, token, "a@example.com", apperr.New(apperr.ServiceUnavailable, "")},
+		"an email that is not one":    {&services{}, token, "nobody", apperr.New(apperr.ValidationError, "")},
+		"a token that nobody accepts": {&services{}, "wrong", "a@example.com", peer.ErrTokenRefused},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := setup(t, test.fake, test.token).Run(within(t, time.Second), Request{Email: test.email, Owner: "ops"})
+			require.ErrorIs(t, err, test.want)
+			require.Empty(t, test.fake.secrets)
+		})
+	}
+}
+
+// brokenCredentials answers with something that is no credential.
+type brokenCredentials struct{ Credentials }
+
+func (brokenCredentials) OperatorCredential(
+	context.Context, credentialsapi.OperatorCredentialRequest,
+) (credentialsapi.OperatorCredential, error) {
+	return credentialsapi.OperatorCredential{}, nil
+}
+
+func TestAnAnswerWithoutASecretIsNotTakenForOne(t *testing.T) {
+	t.Parallel()
+	clients := setup(t, &services{}, token)
+	clients.Credentials = brokenCredentials{}
+	_, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.ErrorContains(t, err, "holds no credential")
+}
+
+func TestSettingsThatAreMissingOrWrongAreNamed(t *testing.T) {
+	t.Parallel()
+	_, err := LoadSettings(environ(nil))
+	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")
+	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL")
+	require.ErrorContains(t, err, "INTERNAL_API_TOKEN")
+
+	_, err = LoadSettings(environ(map[string]string{
+		"REGISTRY_INTERNAL_URL": "registry:9090", "CREDENTIALS_INTERNAL_URL": "ftp://credentials", "INTERNAL_API_TOKEN": token,
+	}))
+	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")
+	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL")
+}
+
+func TestTheReportShowsASecretOnceAndOnlyIfThereIsOne(t *testing.T) {
+	t.Parallel()
+	agent := registryapi.Agent{AgentID: uuid.New(), Email: "a@example.com", Owner: "ops"}
+	issued := Result{Agent: agent, AgentCreated: true, CredentialID: uuid.New(), ClientSecret: "sk_live_x"}
+	replaced := Result{Agent: agent, CredentialID: uuid.New(), ClientSecret: "sk_live_y"}
+	unchanged := Result{Agent: agent}
+	text := func(r Result) string {
+		var out bytes.Buffer
+		require.NoError(t, r.WriteText(&out))
+		return out.String()
+	}
+
+	require.Contains(t, text(issued), "The operator was created")
+	require.Contains(t, text(issued), "sk_live_x")
+	require.Contains(t, text(issued), agent.AgentID.String())
+	require.Contains(t, text(replaced), "new credential")
+	require.Contains(t, text(replaced), "sk_live_y")
+	require.Contains(t, text(unchanged), "Nothing was changed")
+	require.NotContains(t, text(unchanged), "sk_live")
+
+	var out bytes.Buffer
+	require.NoError(t, issued.WriteJSON(&out))
+	require.JSONEq(t, `{"clientId":"`+agent.AgentID.String()+`","clientSecret":"sk_live_x","credentialId":"`+
+		issued.CredentialID.String()+`","email":"a@example.com","owner":"ops","agentCreated":true,"credentialCreated":true}`, out.String())
+	out.Reset()
+	require.NoError(t, unchanged.WriteJSON(&out))
+	require.JSONEq(t, `{"clientId":"`+agent.AgentID.String()+
+		`","email":"a@example.com","owner":"ops","agentCreated":false,"credentialCreated":false}`, out.String())
+}

@@ -1,0 +1,59 @@
+package bootstrap
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+// callTimeout bounds one call; issuing a credential computes one bcrypt.
+const callTimeout = 10 * time.Second
+
+// Settings say where the internal APIs are.
+type Settings struct {
+	RegistryURL    string        `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"Base URL of the registry's internal port."`
+	CredentialsURL string        `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"Base URL of the credentials service's internal port."`
+	Token          config.Secret `env:"INTERNAL_API_TOKEN" required:"true" desc:"Token that the services ask of each other; or INTERNAL_API_TOKEN_FILE."`
+}
+
+// LoadSettings reads them from the environment and names everything that is missing or wrong.
+func LoadSettings(opts ...config.Option) (Settings, error) {
+	var s Settings
+	if err := config.Load(&s, opts...); err != nil {
+		return Settings{}, err
+	}
+	return s, nil
+}
+
+// Validate refuses what is not an http URL.
+func (s Settings) Validate() error {
+	var failures []error
+	for _, setting := range []struct{ name, value string }{
+		{"REGISTRY_INTERNAL_URL", s.RegistryURL},
+		{"CREDENTIALS_INTERNAL_URL", s.CredentialsURL},
+	} {
+		parsed, err := url.Parse(setting.value)
+		if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
+			failures = append(failures, fmt.Errorf("%s: must be an http or https URL", setting.name))
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// NewClients connects to nothing yet.
+func NewClients(s Settings, tel *telemetry.Telemetry) Clients {
+	client := func(name, baseURL string) *peer.Client {
+		return peer.New(peer.Config{BaseURL: baseURL, Token: s.Token, Name: name, Timeout: callTimeout, Telemetry: tel})
+	}
+	return Clients{
+		Registry:    registryapi.NewClient(client("registry", s.RegistryURL)),
+		Credentials: credentialsapi.NewClient(client("credentials", s.CredentialsURL)),
+	}
+}
