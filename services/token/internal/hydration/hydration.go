@@ -1,0 +1,250 @@
+// Package hydration keeps Redis, where every service looks, in step with what the
+// token schema knows of revoked tokens and cut off agents. Postgres is the truth;
+// this package must never mark Redis as whole before it is.
+package hydration
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/lifecycle"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const (
+	// checkEvery is how soon an emptied Redis is noticed.
+	checkEvery = time.Second
+	// retryEvery is the pause between attempts to announce a revocation.
+	retryEvery = 200 * time.Millisecond
+	// announceWait bounds one attempt.
+	announceWait = 500 * time.Millisecond
+	// loadWait bounds one hydration.
+	loadWait = 5 * time.Minute
+	// purgeEvery is how often what has expired is deleted, an hour after it did.
+	purgeEvery = 10 * time.Minute
+	purgeAfter = time.Hour
+
+	pageSize = 1000
+)
+
+// Store is the truth.
+type Store interface {
+	// RevocationsAfter reads revocations of tokens that expire after expiring, in
+	// the order of their ids from after the given one on.
+	RevocationsAfter(ctx context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error)
+	// CutoffsAfter reads cutoffs recorded since then, in the order of their agents
+	// from after the given one on.
+	CutoffsAfter(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error)
+	// RecordCutoff keeps the cutoff unless a newer one is kept already.
+	RecordCutoff(ctx context.Context, cutoff revocation.Cutoff, at time.Time) error
+	// Purge deletes revocations of tokens that expired before then.
+	Purge(ctx context.Context, expired time.Time) error
+}
+
+// Cache is what every service looks at; *revocation.Store is one.
+type Cache interface {
+	Load(ctx context.Context, revoked []revocation.Revoked, cutoffs []revocation.Cutoff) error
+	Hydrate(ctx context.Context, load func(ctx context.Context) error) error
+	Hydrated(ctx context.Context) (bool, error)
+}
+
+// Config is what a Hydrator needs.
+type Config struct {
+	Store Store
+	Cache Cache
+	// Following tells whether the changes of agents arrive right now. While they do
+	// not the store may lack a suspension, and Redis is not marked as whole.
+	Following func() bool
+	Clock     func() time.Time
+	Log       *slog.Logger
+}
+
+// Hydrator brings what the store knows to Redis.
+type Hydrator struct {
+	Config
+
+	mu          sync.Mutex
+	unannounced map[string]revocation.Revoked
+	wake        chan struct{}
+}
+
+var _ issue.Announcer = (*Hydrator)(nil)
+
+// New makes a Hydrator.
+func New(cfg Config) *Hydrator {
+	return &Hydrator{Config: cfg, unannounced: map[string]revocation.Revoked{}, wake: make(chan struct{}, 1)}
+}
+
+// Announce brings a stored revocation to Redis, at once if possible, and else
+// again and again in the background.
+func (h *Hydrator) Announce(ctx context.Context, revoked revocation.Revoked) {
+	attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), announceWait)
+	defer cancel()
+	err := h.Cache.Load(attempt, []revocation.Revoked{revoked}, nil)
+	if err == nil {
+		return
+	}
+	h.Log.WarnContext(ctx, "a revocation waits for redis", slog.Any("error", err))
+	h.mu.Lock()
+	h.unannounced[revoked.TokenID] = revoked
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+// retry announces what waits; done is false if something still does.
+func (h *Hydrator) retry(ctx context.Context) (done bool) {
+	h.mu.Lock()
+	waiting := make([]revocation.Revoked, 0, len(h.unannounced))
+	for id, revoked := range h.unannounced {
+		if h.Clock().After(revoked.ExpiresAt.Add(purgeAfter)) {
+			delete(h.unannounced, id)
+			continue
+		}
+		waiting = append(waiting, revoked)
+	}
+	h.mu.Unlock()
+	attempt, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	if err := h.Cache.Load(attempt, waiting, nil); err != nil {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, revoked := range waiting {
+		delete(h.unannounced, revoked.TokenID)
+	}
+	return len(h.unannounced) == 0
+}
+
+// RetryAnnouncements announces what could not be announced at once, until ctx is done.
+func (h *Hydrator) RetryAnnouncements(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.wake:
+		}
+		for !h.retry(ctx) {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(retryEvery):
+			}
+		}
+	}
+}
+
+// Agent takes a change of an agent in: it is kept if it refuses tokens. An error
+// means that it has to be handed in again.
+func (h *Hydrator) Agent(ctx context.Context, change lifecycle.AgentChanged) error {
+	cutoff := revocation.Cutoff{
+		AgentID:    change.AgentID,
+		Revision:   change.Revision,
+		Blocked:    change.Status != registryapi.StatusActive,
+		ValidAfter: change.TokensValidAfter,
+	}
+	if !cutoff.Blocked && cutoff.ValidAfter.IsZero() {
+		return nil // no token of it was ever refused
+	}
+	if err := h.Store.RecordCutoff(ctx, cutoff, h.Clock()); err != nil {
+		return err
+	}
+	return h.Cache.Load(ctx, nil, []revocation.Cutoff{cutoff})
+}
+
+// Run hydrates Redis at the start, and whenever it has lost what it was given,
+// until ctx is done.
+func (h *Hydrator) Run(ctx context.Context) error {
+	started, purged := false, time.Time{}
+	ticker := time.NewTicker(checkEvery)
+	defer ticker.Stop()
+	for {
+		hydrated, err := h.Cache.Hydrated(ctx)
+		// At the start in any case: a replica that was killed may have stored a
+		// revocation and not announced it.
+		if err == nil && (!hydrated || !started) && h.Following() {
+			if err := h.hydrate(ctx); err == nil {
+				started = true
+			} else if ctx.Err() == nil {
+				h.Log.WarnContext(ctx, "redis is not hydrated yet", slog.Any("error", err))
+			}
+		}
+		if now := h.Clock(); now.Sub(purged) >= purgeEvery {
+			if err := h.Store.Purge(ctx, now.Add(-purgeAfter)); err == nil {
+				purged = now
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (h *Hydrator) hydrate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, loadWait)
+	defer cancel()
+	var revocations, cutoffs int
+	err := h.Cache.Hydrate(ctx, func(ctx context.Context) error {
+		var err error
+		if revocations, err = h.loadRevocations(ctx); err != nil {
+			return err
+		}
+		cutoffs, err = h.loadCutoffs(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	h.Log.InfoContext(ctx, "redis is hydrated", slog.Int("revocations", revocations), slog.Int("cutoffs", cutoffs))
+	return nil
+}
+
+func (h *Hydrator) loadRevocations(ctx context.Context) (count int, err error) {
+	now := h.Clock()
+	for after := uuid.Nil; ; {
+		page, err := h.Store.RevocationsAfter(ctx, now.Add(-time.Minute), after, pageSize)
+		if err != nil {
+			return count, err
+		}
+		if err := h.Cache.Load(ctx, page, nil); err != nil {
+			return count, err
+		}
+		count += len(page)
+		if len(page) < pageSize {
+			return count, nil
+		}
+		if after, err = uuid.Parse(page[len(page)-1].TokenID); err != nil {
+			return count, fmt.Errorf("jti of a stored revocation: %w", err)
+		}
+	}
+}
+
+func (h *Hydrator) loadCutoffs(ctx context.Context) (count int, err error) {
+	since := h.Clock().Add(-revocation.KeyLifetime)
+	for after := uuid.Nil; ; {
+		page, err := h.Store.CutoffsAfter(ctx, since, after, pageSize)
+		if err != nil {
+			return count, err
+		}
+		if err := h.Cache.Load(ctx, nil, page); err != nil {
+			return count, err
+		}
+		count += len(page)
+		if len(page) < pageSize {
+			return count, nil
+		}
+		after = page[len(page)-1].AgentID
+	}
+}

@@ -1,0 +1,53 @@
+package issue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Status of an agent.
+type Status string
+
+// The statuses there are.
+const (
+	StatusActive         Status = "active"
+	StatusSuspended      Status = "suspended"
+	StatusDecommissioned Status = "decommissioned"
+)
+
+// Agent is what this service knows of an agent.
+type Agent struct {
+	ID            uuid.UUID
+	Status        Status
+	Type          string
+	Owner         string
+	DeploymentEnv string
+	AllowedScopes []string
+	Capabilities  []string
+	// TokensValidAfter is the instant up to which (inclusive) its tokens are refused; zero if there is none.
+	TokensValidAfter time.Time
+}
+
+// ErrUnknownAgent says that no agent has that id.
+var ErrUnknownAgent = errors.New("unknown agent")
+
+// Agents finds agents.
+type Agents interface {
+	// Known answers from memory, with ErrUnknownAgent for an id that is known not
+	// to exist; ok is false when the registry has to be asked.
+	Known(id uuid.UUID) (agent Agent, err error, ok bool) //nolint:revive // the error is part of what is known
+	// Agent asks the registry. It answers ErrUnknownAgent, or an error that means
+	// that the registry could not be asked.
+	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
+}
+
+// find answers from memory or asks.
+func find(ctx context.Context, agents Agents, id uuid.UUID) (Agent, error) {
+	if agent, err, ok := agents.Known(id); ok {
+		return agent, err
+	}
+	return agents.Agent(ctx, id)
+}

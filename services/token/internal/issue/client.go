@@ -1,0 +1,164 @@
+package issue
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/config"
+)
+
+// Credentials are what a client sent to prove who it is. ClientID is as it came.
+type Credentials struct {
+	ClientID string
+	Secret   config.Secret
+}
+
+// Verification is what is known of a secret.
+type Verification struct {
+	Valid bool
+	// Reason is auditevent.ReasonInvalidSecret or ReasonCredentialExpired; "" if Valid.
+	Reason string
+	// CredentialID and Previous say which secret it was; set if Valid.
+	CredentialID uuid.UUID
+	Previous     bool
+}
+
+// Secrets checks client secrets.
+type Secrets interface {
+	// Known answers from memory; ok is false when the credentials service has to be
+	// asked, which is always so for a secret that is not valid.
+	Known(clientID uuid.UUID, secret config.Secret) (v Verification, ok bool)
+	// Verify asks the credentials service. A wrong secret is an answer, an error
+	// means that nothing is known.
+	Verify(ctx context.Context, clientID uuid.UUID, secret config.Secret) (Verification, error)
+}
+
+// Failures counts failed client authentications.
+type Failures interface {
+	// Count counts one more of this client from this address. Past a limit it
+	// answers how long to wait, else 0. It never fails: without its store nothing is limited.
+	Count(ctx context.Context, clientID, ipAddress string) (retryAfter time.Duration)
+}
+
+// Uses is told which credential proved a client's identity, and when.
+type Uses interface {
+	Used(credentialID uuid.UUID, previous bool, at time.Time)
+}
+
+// AuthenticatorConfig is what an Authenticator needs.
+type AuthenticatorConfig struct {
+	Agents   Agents
+	Secrets  Secrets
+	Failures Failures
+	Uses     Uses
+	Journal  Journal
+	Events   Events
+}
+
+// Authenticator decides whether a client is who it says it is.
+type Authenticator struct{ AuthenticatorConfig }
+
+// NewAuthenticator makes an Authenticator.
+func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenticator{cfg} }
+
+// Authenticate answers the agent whose secret this is, in whatever status.
+//
+// An unknown client and a wrong secret take the same path: the credentials
+// service is asked in any case, beside the registry, and both answers are waited
+// for. Only a failure is counted and limited, so a right secret is never refused
+// because of others' wrong ones.
+func (a *Authenticator) Authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
+	// An id that is no UUID is looked up as the nil UUID, which no agent has: it
+	// costs the same and ends the same.
+	id := parseClientID(credentials.ClientID)
+	agent, verification, err := a.lookUp(ctx, id, credentials.Secret)
+	unknown := errors.Is(err, ErrUnknownAgent)
+	if err != nil && !unknown {
+		return Agent{}, unavailable(err)
+	}
+	if !unknown && verification.Valid {
+		a.Uses.Used(verification.CredentialID, verification.Previous, a.Events.Clock())
+		return agent, nil
+	}
+	if wait := a.Failures.Count(ctx, id.String(), origin.IPAddress); wait > 0 {
+		return Agent{}, tooMany("Too many failed authentications.", wait)
+	}
+	reason := verification.Reason
+	if unknown {
+		reason = auditevent.ReasonAgentNotFound
+	}
+	var about *uuid.UUID
+	if id != uuid.Nil {
+		about = &id
+	}
+	if err := a.recordFailure(ctx, about, reason, origin); err != nil {
+		return Agent{}, err
+	}
+	return Agent{}, errInvalidClient()
+}
+
+// lookUp has the agent and the secret looked up side by side, as far as they are not known.
+func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret) (Agent, Verification, error) {
+	verification, secretKnown := a.Secrets.Known(id, secret)
+	agent, agentErr, agentKnown := a.Agents.Known(id)
+	if secretKnown && agentKnown {
+		return agent, verification, agentErr
+	}
+	// A plain group, without a common context: one answer must not cut the other
+	// short, or the time would tell which of them it was.
+	var group errgroup.Group
+	if !agentKnown {
+		group.Go(func() error {
+			agent, agentErr = a.Agents.Agent(ctx, id)
+			return nil
+		})
+	}
+	var secretErr error
+	if !secretKnown {
+		verification, secretErr = a.Secrets.Verify(ctx, id, secret)
+	}
+	_ = group.Wait() // the functions answer through agentErr
+	if secretErr != nil {
+		return Agent{}, Verification{}, secretErr
+	}
+	return agent, verification, agentErr
+}
+
+// Active refuses a client that proved its identity but may not act.
+func (a *Authenticator) Active(ctx context.Context, agent Agent, origin auditevent.Origin) error {
+	var reason string
+	switch agent.Status {
+	case StatusActive:
+		return nil
+	case StatusSuspended:
+		reason = auditevent.ReasonAgentSuspended
+	default:
+		reason = auditevent.ReasonAgentDecommissioned
+	}
+	if err := a.recordFailure(ctx, &agent.ID, reason, origin); err != nil {
+		return err
+	}
+	return Refuse(UnauthorizedClient, "This client is "+string(agent.Status)+".")
+}
+
+func (a *Authenticator) recordFailure(ctx context.Context, about *uuid.UUID, reason string, origin auditevent.Origin) error {
+	event := a.Events.New(auditevent.AuthFailed, about, origin, map[string]any{"reason": reason})
+	if err := a.Journal.Publish(ctx, event)(); err != nil {
+		return unavailable(err)
+	}
+	return nil
+}
+
+// parseClientID reads a UUID in canonical lower-case form; anything else is the nil UUID.
+func parseClientID(text string) uuid.UUID {
+	id, err := uuid.Parse(text)
+	if err != nil || id.String() != text {
+		return uuid.Nil
+	}
+	return id
+}

@@ -1,0 +1,102 @@
+package issue
+
+import (
+	"context"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+)
+
+// Verifier verifies access tokens of this issuer; *authn.Verifier is one.
+type Verifier interface {
+	// Verify answers apperr.Unauthorized for what is no current token of ours, and
+	// another error when that could not be found out.
+	Verify(ctx context.Context, token string) (authn.Principal, error)
+}
+
+// Revocations knows which tokens are refused before they expire; *revocation.Checker is one.
+type Revocations interface {
+	// Revoked answers from a cache that is known to be whole, else from the truth.
+	Revoked(ctx context.Context, query revocation.Query) (bool, error)
+}
+
+// IntrospectorConfig is what an Introspector needs.
+type IntrospectorConfig struct {
+	Verifier    Verifier
+	Revocations Revocations
+	Journal     Journal
+	Events      Events
+}
+
+// Introspector says whether tokens are live (RFC 7662).
+type Introspector struct{ IntrospectorConfig }
+
+// NewIntrospector makes an Introspector.
+func NewIntrospector(cfg IntrospectorConfig) *Introspector { return &Introspector{cfg} }
+
+// Introspection is the answer about a token. Claims are set if it is active.
+type Introspection struct {
+	Active bool
+	Claims Claims
+}
+
+// Introspect answers whether the token is a live one of ours. Its event is durable
+// before the answer. An error means that it is not known.
+func (i *Introspector) Introspect(ctx context.Context, token string, origin auditevent.Origin) (Introspection, error) {
+	principal, genuine, err := verified(ctx, i.Verifier, token)
+	if err != nil {
+		return Introspection{}, err
+	}
+	var about *uuid.UUID
+	answer := Introspection{}
+	metadata := map[string]any{"active": false}
+	if genuine {
+		about = &principal.AgentID
+		metadata["jti"] = principal.TokenID
+		answer, err = i.look(ctx, principal, token)
+		if err != nil {
+			return Introspection{}, err
+		}
+		metadata["active"] = answer.Active
+	}
+	event := i.Events.New(auditevent.TokenIntrospected, about, origin, metadata)
+	if err := i.Journal.Publish(ctx, event)(); err != nil {
+		return Introspection{}, unavailable(err)
+	}
+	return answer, nil
+}
+
+func (i *Introspector) look(ctx context.Context, principal authn.Principal, token string) (Introspection, error) {
+	revoked, err := i.Revocations.Revoked(ctx, queryOf(principal))
+	if err != nil {
+		return Introspection{}, unavailable(err)
+	}
+	if revoked {
+		return Introspection{}, nil
+	}
+	claims, err := readClaims(token)
+	if err != nil {
+		return Introspection{}, apperr.Internal(err)
+	}
+	return Introspection{Active: true, Claims: claims}, nil
+}
+
+// verified answers whose token it is; genuine is false for what is no current token of ours.
+func verified(ctx context.Context, verifier Verifier, token string) (principal authn.Principal, genuine bool, err error) {
+	principal, err = verifier.Verify(ctx, token)
+	if err == nil {
+		return principal, true, nil
+	}
+	if apperr.From(err).Code == apperr.Unauthorized {
+		return authn.Principal{}, false, nil
+	}
+	return authn.Principal{}, false, unavailable(err)
+}
+
+func queryOf(principal authn.Principal) revocation.Query {
+	return revocation.Query{TokenID: principal.TokenID, AgentID: principal.AgentID, IssuedAt: principal.IssuedAt}
+}

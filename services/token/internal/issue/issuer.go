@@ -1,0 +1,211 @@
+package issue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+)
+
+// Charge is what became of a request at the budget of its client.
+type Charge struct {
+	// Window is the client's rate window after the request.
+	Window ratelimit.Window
+	// QuotaExceeded tells that the month's tokens are used up. Then, and when the
+	// window does not allow the request, nothing was taken from the quota.
+	QuotaExceeded bool
+}
+
+// Budget is what a client may spend: requests per minute, tokens per calendar month (UTC).
+type Budget interface {
+	// Spend charges the rate window with a request and, if that is allowed, the
+	// quota with a token, in one step. An error means that the quota is not known.
+	Spend(ctx context.Context, clientID uuid.UUID) (Charge, error)
+	// Request charges the rate window alone.
+	Request(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error)
+	// Refund gives a token back that was charged and not issued.
+	Refund(ctx context.Context, clientID uuid.UUID)
+	// Untouched is the window of a client that is not known.
+	Untouched() ratelimit.Window
+	// MonthlyLimit is the quota, 0 for none.
+	MonthlyLimit() int64
+}
+
+// Sign answers the compact JWS of the claims.
+type Sign func(claims []byte) (string, error)
+
+// Keys has the key that is active now.
+type Keys interface {
+	// Signer answers apperr.ServiceUnavailable while no key is loaded.
+	Signer() (Sign, error)
+}
+
+// IssuerConfig is what an Issuer needs.
+type IssuerConfig struct {
+	Authenticator *Authenticator
+	Budget        Budget
+	Keys          Keys
+	Journal       Journal
+	Events        Events
+	URL           string        // the issuer, iss and aud of every token
+	TTL           time.Duration // lifetime of a token, whole seconds
+	Outcomes      Outcomes
+}
+
+// Outcomes counts what became of requests for a token.
+type Outcomes interface{ Count(outcome string) }
+
+// Issuer issues access tokens by the client credentials grant (RFC 6749 §4.4).
+type Issuer struct{ IssuerConfig }
+
+// NewIssuer makes an Issuer.
+func NewIssuer(cfg IssuerConfig) *Issuer { return &Issuer{cfg} }
+
+// Request asks for a token. Scope is as it came, "" if there was none.
+type Request struct {
+	Credentials Credentials
+	Scope       string
+	Origin      auditevent.Origin
+}
+
+// Token is an issued token.
+type Token struct {
+	Access    string
+	ExpiresIn time.Duration
+	Scope     string
+}
+
+// Issue answers a token or a Refusal, and in either case the client's rate window
+// for the response. Its event is durable before the token is returned.
+func (i *Issuer) Issue(ctx context.Context, request Request) (Token, ratelimit.Window, error) {
+	token, window, err := i.issue(ctx, request)
+	i.Outcomes.Count(outcome(err))
+	return token, window, err
+}
+
+// Refused counts a request that was refused before it came to Issue.
+func (i *Issuer) Refused(err error) { i.Outcomes.Count(outcome(err)) }
+
+func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.Window, error) {
+	agent, err := i.Authenticator.Authenticate(ctx, request.Credentials, request.Origin)
+	if err != nil {
+		return Token{}, i.Budget.Untouched(), err
+	}
+	origin := request.Origin
+	origin.ActorID = &agent.ID
+	granted, err := resolveScope(agent, request.Scope)
+	if agent.Status != StatusActive || err != nil {
+		window, refusal := i.refuse(ctx, agent, origin, err)
+		return Token{}, window, refusal
+	}
+	sign, err := i.Keys.Signer() // before anything is spent or recorded
+	if err != nil {
+		return Token{}, i.Budget.Untouched(), unavailable(err)
+	}
+	charge, err := i.Budget.Spend(ctx, agent.ID)
+	switch {
+	case err != nil:
+		return Token{}, i.Budget.Untouched(), unavailable(err)
+	case !charge.Window.Allowed:
+		return Token{}, charge.Window, rateLimited(charge.Window)
+	case charge.QuotaExceeded:
+		return Token{}, charge.Window, i.overQuota(ctx, agent, origin)
+	}
+	token, err := i.make(ctx, grant{agent, granted, origin, sign})
+	if err != nil {
+		i.Budget.Refund(context.WithoutCancel(ctx), agent.ID)
+		return Token{}, charge.Window, unavailable(err)
+	}
+	return token, charge.Window, nil
+}
+
+// refuse answers a known client that gets no token because of its status, which
+// comes first, or of the scope it asked for. It is charged for the request all the
+// same: who holds a secret must not ask without limit, nor fill the audit trail.
+func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Origin, scopeErr error) (ratelimit.Window, error) {
+	window, err := i.Budget.Request(ctx, agent.ID)
+	if err != nil {
+		return i.Budget.Untouched(), unavailable(err)
+	}
+	if !window.Allowed {
+		return window, rateLimited(window)
+	}
+	if err := i.Authenticator.Active(ctx, agent, origin); err != nil {
+		return window, err
+	}
+	return window, scopeErr
+}
+
+func rateLimited(window ratelimit.Window) error {
+	return tooMany("Too many requests from this client.", window.RetryAfter)
+}
+
+func (i *Issuer) overQuota(ctx context.Context, agent Agent, origin auditevent.Origin) error {
+	if err := i.Authenticator.recordFailure(ctx, &agent.ID, auditevent.ReasonQuotaExceeded, origin); err != nil {
+		return err
+	}
+	return Refuse(UnauthorizedClient,
+		fmt.Sprintf("The limit of %d tokens in a calendar month is reached.", i.Budget.MonthlyLimit()))
+}
+
+// grant is what was decided about a request before its token is made.
+type grant struct {
+	agent  Agent
+	scopes []string
+	origin auditevent.Origin
+	sign   Sign
+}
+
+// make signs the token while its event is on the way, and returns it once that is durable.
+func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
+	agent := granted.agent
+	at := issueTime(i.Events.Clock(), agent.TokensValidAfter)
+	id := tokenID(i.Events.NewID(), at).String()
+	subject, scope := agent.ID.String(), strings.Join(granted.scopes, " ")
+	claims, err := json.Marshal(Claims{
+		Issuer: i.URL, Subject: subject, ClientID: subject, Audience: i.URL,
+		IssuedAt: at.Unix(), NotBefore: at.Unix(), ExpiresAt: at.Add(i.TTL).Unix(),
+		ID: id, Scope: scope,
+		AgentType: agent.Type, Owner: agent.Owner, DeploymentEnv: agent.DeploymentEnv,
+	})
+	if err != nil {
+		return Token{}, fmt.Errorf("write the claims: %w", err)
+	}
+	durable := i.Journal.Publish(ctx, i.Events.New(auditevent.TokenIssued, &agent.ID, granted.origin, map[string]any{
+		"jti": id, "scope": scope, "expiresAt": at.Add(i.TTL).Truncate(time.Second),
+	}))
+	access, signErr := granted.sign(claims)
+	if err := durable(); err != nil {
+		return Token{}, err
+	}
+	if signErr != nil {
+		return Token{}, signErr
+	}
+	return Token{Access: access, ExpiresIn: i.TTL, Scope: scope}, nil
+}
+
+// outcome is the label of agentidp_tokens_issued_total.
+func outcome(err error) string {
+	if err == nil {
+		return "success"
+	}
+	for kind := InvalidRequest; kind <= Unavailable; kind++ {
+		if IsKind(err, kind) {
+			if kind == TooManyRequests {
+				return "rate_limited"
+			}
+			return kind.OAuth()
+		}
+	}
+	if apperr.From(err).Code == apperr.ServiceUnavailable {
+		return Unavailable.OAuth()
+	}
+	return "error"
+}

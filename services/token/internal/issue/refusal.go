@@ -1,0 +1,131 @@
+package issue
+
+import (
+	"errors"
+	"time"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+)
+
+// Kind says why a request is refused.
+type Kind int
+
+// The kinds of refusal.
+const (
+	InvalidRequest Kind = iota
+	UnsupportedMediaType
+	TooLarge
+	UnsupportedGrantType
+	InvalidScope
+	InvalidClient
+	UnauthorizedClient
+	TooManyRequests
+	Unavailable
+)
+
+// OAuth is the error code of RFC 6749 §5.2. The RFC has none for a rate limit;
+// temporarily_unavailable (§4.1.2.1: "temporary overloading") says it best.
+func (k Kind) OAuth() string {
+	switch k {
+	case UnsupportedGrantType:
+		return "unsupported_grant_type"
+	case InvalidScope:
+		return "invalid_scope"
+	case InvalidClient:
+		return "invalid_client"
+	case UnauthorizedClient:
+		return "unauthorized_client"
+	case TooManyRequests, Unavailable:
+		return "temporarily_unavailable"
+	default:
+		return "invalid_request"
+	}
+}
+
+// Code is the same in the words of the other endpoints.
+func (k Kind) Code() apperr.Code {
+	switch k {
+	case UnsupportedMediaType:
+		return apperr.UnsupportedMediaType
+	case TooLarge:
+		return apperr.PayloadTooLarge
+	case InvalidClient:
+		return apperr.Unauthorized
+	case UnauthorizedClient:
+		return apperr.Forbidden
+	case TooManyRequests:
+		return apperr.RateLimitExceeded
+	case Unavailable:
+		return apperr.ServiceUnavailable
+	default:
+		return apperr.ValidationError
+	}
+}
+
+// Refusal is an answer that is not a token. Description is public, in the
+// characters that RFC 6749 §5.2 allows; the cause is for the log.
+type Refusal struct {
+	Kind        Kind
+	Description string
+	// Field is the parameter at fault, where one is.
+	Field string
+	// RetryAfter is set for TooManyRequests and Unavailable.
+	RetryAfter time.Duration
+
+	cause error
+}
+
+// Error is the text for the log.
+func (r *Refusal) Error() string {
+	text := r.Kind.OAuth() + ": " + r.Description
+	if r.cause != nil {
+		text += ": " + r.cause.Error()
+	}
+	return text
+}
+
+// Unwrap returns the cause, nil if there is none.
+func (r *Refusal) Unwrap() error { return r.cause }
+
+// Refuse makes a refusal.
+func Refuse(kind Kind, description string) *Refusal {
+	return &Refusal{Kind: kind, Description: description}
+}
+
+// RefuseField makes a refusal that names the parameter at fault.
+func RefuseField(kind Kind, field, description string) *Refusal {
+	return &Refusal{Kind: kind, Field: field, Description: description}
+}
+
+// errInvalidClient is one text for every way in which client authentication
+// fails, so that the answer does not tell which client ids exist.
+func errInvalidClient() *Refusal { return Refuse(InvalidClient, "Client authentication failed.") }
+
+func tooMany(description string, retryAfter time.Duration) *Refusal {
+	return &Refusal{Kind: TooManyRequests, Description: description, RetryAfter: retryAfter}
+}
+
+// unavailable wraps what could not be looked up or stored. A failure that is our
+// own fault keeps its kind, so that it is reported and not retried.
+func unavailable(err error) error {
+	known := apperr.From(err)
+	if known.Code == apperr.InternalServerError {
+		return known
+	}
+	retry := known.RetryAfter
+	if retry == 0 {
+		retry = time.Second
+	}
+	return &Refusal{
+		Kind:        Unavailable,
+		Description: "The service is temporarily unavailable.",
+		RetryAfter:  retry,
+		cause:       err,
+	}
+}
+
+// IsKind tells whether err is a refusal of that kind.
+func IsKind(err error, kind Kind) bool {
+	var refusal *Refusal
+	return errors.As(err, &refusal) && refusal.Kind == kind
+}

@@ -1,0 +1,64 @@
+package issue
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Claims of an access token (RFC 9068 §2.2), in the order they are written.
+type Claims struct {
+	Issuer        string `json:"iss"`
+	Subject       string `json:"sub"`
+	ClientID      string `json:"client_id"`
+	Audience      string `json:"aud"`
+	IssuedAt      int64  `json:"iat"`
+	NotBefore     int64  `json:"nbf"`
+	ExpiresAt     int64  `json:"exp"`
+	ID            string `json:"jti"`
+	Scope         string `json:"scope"`
+	AgentType     string `json:"agent_type"`
+	Owner         string `json:"owner"`
+	DeploymentEnv string `json:"deployment_env"`
+}
+
+// issueTime is the time a token of the agent is issued at, to the millisecond: now,
+// but after the instant up to which the agent's tokens are refused. Without that a
+// token made right after a reactivation, by a clock that is behind, would be born dead.
+func issueTime(now, validAfter time.Time) time.Time {
+	at := now.UTC().Truncate(time.Millisecond)
+	earliest := validAfter.UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	if !validAfter.IsZero() && at.Before(earliest) {
+		return earliest
+	}
+	return at
+}
+
+// tokenID puts the time of issue into a fresh UUIDv7 (RFC 9562 §5.7: the first 48
+// bits are milliseconds since the epoch).
+func tokenID(fresh uuid.UUID, at time.Time) uuid.UUID {
+	var octets [8]byte
+	binary.BigEndian.PutUint64(octets[:], uint64(at.UnixMilli())) // #nosec G115 -- after 1970
+	copy(fresh[:6], octets[2:])
+	return fresh
+}
+
+// readClaims reads the claims of a token that was verified before.
+func readClaims(token string) (Claims, error) {
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return Claims{}, fmt.Errorf("decode the claims of a verified token: %w", err)
+	}
+	var claims Claims
+	if err := json.Unmarshal(raw, &claims); err != nil {
+		return Claims{}, fmt.Errorf("read the claims of a verified token: %w", err)
+	}
+	return claims, nil
+}

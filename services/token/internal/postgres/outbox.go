@@ -1,0 +1,46 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/services/token/internal/journal"
+)
+
+// Schema of this service.
+const Schema = "token"
+
+// sqlReady names the tables of the schema, so that it fails before they are made.
+const sqlReady = "-- name: schema_ready\n" + `
+SELECT EXISTS (SELECT FROM token.signing_keys) OR EXISTS (SELECT FROM token.quota_usage)`
+
+// Outbox stores events that could not be published directly.
+type Outbox struct {
+	db     *pgdb.DB
+	outbox *outbox.Outbox
+}
+
+var _ journal.Store = (*Outbox)(nil)
+
+// NewOutbox makes the store over the outbox of the schema.
+func NewOutbox(db *pgdb.DB, box *outbox.Outbox) *Outbox { return &Outbox{db: db, outbox: box} }
+
+// Append stores the messages in one transaction.
+func (s *Outbox) Append(ctx context.Context, messages []outbox.Message) error {
+	return pgdb.Fault(s.db.WithTx(ctx, func(tx pgx.Tx) error {
+		return s.outbox.Append(ctx, tx, messages...)
+	}))
+}
+
+// Ready answers nil when the database answers and the schema is there.
+func Ready(ctx context.Context, db *pgdb.DB) error {
+	var used bool
+	if err := db.QueryRow(ctx, sqlReady).Scan(&used); err != nil {
+		return fmt.Errorf("token schema is not ready: %w", err)
+	}
+	return nil
+}

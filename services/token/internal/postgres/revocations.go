@@ -1,0 +1,139 @@
+package postgres
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/token/internal/hydration"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const (
+	sqlRevocationInsert = "-- name: revocation_insert\n" + `
+INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (jti) DO NOTHING`
+
+	sqlRefused = "-- name: revocation_check\n" + `
+SELECT EXISTS (SELECT FROM token.revocations WHERE jti = $1), cutoff.revision, cutoff.blocked, cutoff.valid_after
+FROM (SELECT) AS token LEFT JOIN token.agent_cutoffs AS cutoff ON cutoff.agent_id = $2`
+
+	sqlRevocationsPage = "-- name: revocations_page\n" + `
+SELECT jti, expires_at FROM token.revocations
+WHERE expires_at > $1 AND jti > $2 ORDER BY jti LIMIT $3`
+
+	sqlRevocationsPurge = "-- name: revocations_purge\n" + `DELETE FROM token.revocations WHERE expires_at < $1`
+
+	sqlCutoffsPage = "-- name: agent_cutoffs_page\n" + `
+SELECT agent_id, revision, blocked, valid_after FROM token.agent_cutoffs
+WHERE recorded_at > $1 AND agent_id > $2 ORDER BY agent_id LIMIT $3`
+
+	sqlCutoffUpsert = "-- name: agent_cutoff_upsert\n" + `
+INSERT INTO token.agent_cutoffs AS old (agent_id, revision, blocked, valid_after, recorded_at)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (agent_id) DO UPDATE
+SET revision = excluded.revision, blocked = excluded.blocked,
+    valid_after = GREATEST(old.valid_after, excluded.valid_after), recorded_at = excluded.recorded_at
+WHERE old.revision < excluded.revision`
+)
+
+// Revocations is the truth about which tokens are refused before they expire.
+type Revocations struct {
+	db     *pgdb.DB
+	outbox *outbox.Outbox
+}
+
+var (
+	_ issue.RevocationStore = (*Revocations)(nil)
+	_ hydration.Store       = (*Revocations)(nil)
+)
+
+// NewRevocations makes the store; events of revocations leave through box.
+func NewRevocations(db *pgdb.DB, box *outbox.Outbox) *Revocations {
+	return &Revocations{db: db, outbox: box}
+}
+
+// Revoke stores the revocation and its event together, once per token.
+func (s *Revocations) Revoke(ctx context.Context, revoked issue.Revocation, event auditevent.Event) error {
+	message, err := event.Message()
+	if err != nil {
+		return err
+	}
+	return pgdb.Fault(s.db.WithTx(ctx, func(tx pgx.Tx) error {
+		tag, err := tx.Exec(ctx, sqlRevocationInsert,
+			revoked.TokenID, revoked.AgentID, revoked.ExpiresAt, revoked.RevokedAt)
+		if err != nil || tag.RowsAffected() == 0 {
+			return err
+		}
+		return s.outbox.Append(ctx, tx, message)
+	}))
+}
+
+// Refused reads whether the token is revoked, or its agent cut off.
+func (s *Revocations) Refused(ctx context.Context, tokenID, agentID uuid.UUID, issuedAt time.Time) (bool, error) {
+	var (
+		revoked    bool
+		revision   *int64
+		blocked    *bool
+		validAfter *time.Time
+	)
+	err := s.db.QueryRow(ctx, sqlRefused, tokenID, agentID).Scan(&revoked, &revision, &blocked, &validAfter)
+	if err != nil {
+		return false, pgdb.Fault(err)
+	}
+	if revoked || revision == nil {
+		return revoked, nil
+	}
+	cutoff := revocation.Cutoff{AgentID: agentID, Revision: *revision, Blocked: *blocked, ValidAfter: *validAfter}
+	return cutoff.Refuses(issuedAt), nil
+}
+
+// RevocationsAfter reads revocations of tokens that expire after the given time, in
+// the order of their ids, from after the given id on.
+func (s *Revocations) RevocationsAfter(ctx context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
+	rows, err := s.db.Query(ctx, sqlRevocationsPage, expiring, after, limit)
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (revocation.Revoked, error) {
+		var jti uuid.UUID
+		var revoked revocation.Revoked
+		err := row.Scan(&jti, &revoked.ExpiresAt)
+		revoked.TokenID = jti.String()
+		return revoked, err
+	})
+	return page, pgdb.Fault(err)
+}
+
+// CutoffsAfter reads cutoffs recorded since the given time, in the order of their
+// agents, from after the given agent on.
+func (s *Revocations) CutoffsAfter(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error) {
+	rows, err := s.db.Query(ctx, sqlCutoffsPage, since, after, limit)
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (revocation.Cutoff, error) {
+		var cutoff revocation.Cutoff
+		err := row.Scan(&cutoff.AgentID, &cutoff.Revision, &cutoff.Blocked, &cutoff.ValidAfter)
+		return cutoff, err
+	})
+	return page, pgdb.Fault(err)
+}
+
+// RecordCutoff keeps the cutoff, unless one with the same or a higher revision is kept already.
+func (s *Revocations) RecordCutoff(ctx context.Context, cutoff revocation.Cutoff, at time.Time) error {
+	_, err := s.db.Exec(ctx, sqlCutoffUpsert, cutoff.AgentID, cutoff.Revision, cutoff.Blocked, cutoff.ValidAfter, at)
+	return pgdb.Fault(err)
+}
+
+// Purge deletes revocations of tokens that expired before the given time.
+func (s *Revocations) Purge(ctx context.Context, expired time.Time) error {
+	_, err := s.db.Exec(ctx, sqlRevocationsPurge, expired)
+	return pgdb.Fault(err)
+}

@@ -1,0 +1,348 @@
+package quota
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const (
+	// writeEvery is how far Postgres is behind Redis at most while both answer.
+	writeEvery = 100 * time.Millisecond
+	// settle is long enough for every replica to have written what it saw.
+	settle = 3 * writeEvery
+	// settlePoll is how often it is looked whether another replica was faster.
+	settlePoll = 25 * time.Millisecond
+	// writeChunk bounds one statement.
+	writeChunk = 1000
+	// afterwards bounds what goes on without the caller.
+	afterwards = 3 * time.Second
+	// attempts bounds how often a counter that is missing is loaded for one request.
+	attempts = 3
+)
+
+// Count is how many tokens an agent got in a month.
+type Count struct {
+	AgentID uuid.UUID
+	Month   time.Time // the first of the month, UTC
+	Used    int64
+}
+
+func (c Count) account() account { return account{agentID: c.AgentID, month: c.Month.UTC()} }
+
+// Store keeps the counts for good.
+type Store interface {
+	// Open makes the count of the month, 0; first is false if it was there.
+	Open(ctx context.Context, agentID uuid.UUID, month time.Time) (first bool, err error)
+	// Used reads the count.
+	Used(ctx context.Context, agentID uuid.UUID, month time.Time) (int64, error)
+	// Raise makes each count at least what was seen, and answers what they are now.
+	Raise(ctx context.Context, seen []Count) ([]Count, error)
+	// Take counts one more, from at least seen on, unless that goes past the limit.
+	Take(ctx context.Context, seen Count, limit int64) (used int64, taken bool, err error)
+	// GiveBack counts one less.
+	GiveBack(ctx context.Context, agentID uuid.UUID, month time.Time) error
+}
+
+// Config is what a Budget needs. A limit of 0 is none.
+type Config struct {
+	Redis          *redisx.Client
+	Limiter        *ratelimit.Limiter
+	Store          Store
+	Clock          func() time.Time
+	Log            *slog.Logger
+	RatePerMinute  int
+	TokensPerMonth int64
+}
+
+// Budget charges clients. It is safe for concurrent use.
+type Budget struct {
+	Config
+
+	spend, raise, refund *redis.Script
+	ledger               *ledger
+	loads                singleflight.Group
+	writing              sync.Mutex
+}
+
+var _ issue.Budget = (*Budget)(nil)
+
+// New makes a Budget; Run writes behind.
+func New(cfg Config) *Budget {
+	return &Budget{
+		Config: cfg,
+		spend:  redis.NewScript(ratelimit.Lua + spendLua),
+		raise:  redis.NewScript(raiseLua),
+		refund: redis.NewScript(refundLua),
+		ledger: newLedger(),
+	}
+}
+
+// What spendLua answers first.
+const (
+	spendRefused = iota // by the rate window
+	spendTaken
+	spendExceeded // the quota
+	spendCold     // the counter is missing; nothing was charged
+)
+
+// KEYS: rate window, counter. ARGV: rate limit, quota.
+const spendLua = `
+local rate, quota = tonumber(ARGV[1]), tonumber(ARGV[2])
+local used = redis.call('GET', KEYS[2])
+if not used then
+  return {3, 0, {}}
+end
+used = tonumber(used)
+local window = {}
+if rate > 0 then
+  window = take(KEYS[1], rate)
+  if window[1] == 0 then
+    return {0, used, window}
+  end
+end
+if used >= quota then
+  return {2, used, window}
+end
+return {1, redis.call('INCR', KEYS[2]), window}
+`
+
+// KEYS: counter. ARGV: the count it is to have at least.
+const raiseLua = `
+local used = redis.call('GET', KEYS[1])
+if used and tonumber(used) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
+end
+return 1
+`
+
+// KEYS: counter.
+const refundLua = `
+local used = redis.call('GET', KEYS[1])
+if used and tonumber(used) > 0 then
+  return redis.call('DECR', KEYS[1])
+end
+return -1
+`
+
+// Untouched is the window of a client that is not known.
+func (b *Budget) Untouched() ratelimit.Window { return ratelimit.Untouched(b.RatePerMinute, b.Clock()) }
+
+// MonthlyLimit is the quota, 0 for none.
+func (b *Budget) MonthlyLimit() int64 { return b.TokensPerMonth }
+
+// Request charges the rate window alone.
+func (b *Budget) Request(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error) {
+	return b.Limiter.Take(ctx, ratelimit.ClientKey(clientID), b.RatePerMinute)
+}
+
+// Spend charges the rate window and the quota.
+func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, error) {
+	if b.TokensPerMonth == 0 {
+		window, err := b.Request(ctx, clientID)
+		return issue.Charge{Window: window}, err
+	}
+	acc := account{agentID: clientID, month: monthOf(b.Clock())}
+	ahead, changing := b.ledger.state(acc)
+	if changing {
+		return b.withoutRedis(ctx, acc, errChanging)
+	}
+	if ahead {
+		if err := b.catchUp(ctx, acc); err != nil {
+			return b.withoutRedis(ctx, acc, err)
+		}
+	}
+	for range attempts {
+		answer, err := b.spend.Run(ctx, b.Redis, []string{
+			b.Limiter.RedisKey(ratelimit.ClientKey(clientID)), b.counter(acc),
+		}, b.RatePerMinute, b.TokensPerMonth).Slice()
+		if err != nil {
+			return b.withoutRedis(ctx, acc, err)
+		}
+		status, used, window, err := readSpend(answer)
+		if err != nil {
+			return issue.Charge{}, err
+		}
+		if status != spendCold {
+			return b.charged(ctx, acc, status, used, window)
+		}
+		if err := b.load(ctx, acc); errors.Is(err, errRedis) {
+			return b.withoutRedis(ctx, acc, err)
+		} else if err != nil {
+			return issue.Charge{}, err
+		}
+	}
+	return b.withoutRedis(ctx, acc, errVanishing)
+}
+
+var (
+	errRedis     = errors.New("redis does not answer")
+	errChanging  = errors.New("the count is being charged in postgres")
+	errVanishing = errors.New("redis does not keep the counter")
+)
+
+func readSpend(answer []any) (status, used int64, window any, err error) {
+	if len(answer) == 3 {
+		var known, counted bool
+		status, known = answer[0].(int64)
+		used, counted = answer[1].(int64)
+		if known && counted {
+			return status, used, answer[2], nil
+		}
+	}
+	return 0, 0, nil, fmt.Errorf("quota script answered %v", answer)
+}
+
+func (b *Budget) charged(ctx context.Context, acc account, status, used int64, reply any) (issue.Charge, error) {
+	if status == spendTaken {
+		b.ledger.saw(acc, used)
+	}
+	window := ratelimit.Window{Allowed: true}
+	if b.RatePerMinute > 0 {
+		var err error
+		window, err = b.Limiter.Read(ctx, b.RatePerMinute, reply, nil)
+		if err != nil {
+			return issue.Charge{}, err
+		}
+	}
+	return issue.Charge{Window: window, QuotaExceeded: status == spendExceeded}, nil
+}
+
+// withoutRedis leaves the rate window open and counts the token in Postgres.
+func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (issue.Charge, error) {
+	if ctx.Err() != nil {
+		return issue.Charge{}, ctx.Err()
+	}
+	window := ratelimit.Window{Allowed: true}
+	if b.RatePerMinute > 0 {
+		var err error
+		if window, err = b.Limiter.Read(ctx, b.RatePerMinute, nil, cause); err != nil {
+			return issue.Charge{}, err
+		}
+	}
+	seen := b.ledger.charge(acc)
+	defer b.ledger.charged(acc)
+	_, taken, err := b.Store.Take(ctx, Count{AgentID: acc.agentID, Month: acc.month, Used: seen}, b.TokensPerMonth)
+	if err != nil {
+		return issue.Charge{}, err
+	}
+	return issue.Charge{Window: window, QuotaExceeded: !taken}, nil
+}
+
+// load puts a missing counter into Redis, once for all who miss it at the same time.
+func (b *Budget) load(ctx context.Context, acc account) error {
+	result := b.loads.DoChan(b.counter(acc), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
+		defer cancel()
+		return nil, b.loadOnce(ctx, acc)
+	})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case answer := <-result:
+		return answer.Err
+	}
+}
+
+func (b *Budget) loadOnce(ctx context.Context, acc account) error {
+	first, err := b.Store.Open(ctx, acc.agentID, acc.month)
+	if err != nil {
+		return err
+	}
+	if !first {
+		there, err := b.settled(ctx, acc)
+		if there || err != nil {
+			return err
+		}
+		if err := b.write(ctx); err != nil {
+			return err
+		}
+	}
+	used, err := b.Store.Used(ctx, acc.agentID, acc.month)
+	if err != nil {
+		return err
+	}
+	// A day longer than the month, for clocks that differ.
+	lifetime := acc.month.AddDate(0, 1, 1).Sub(b.Clock())
+	if err := b.Redis.SetNX(ctx, b.counter(acc), used, lifetime).Err(); err != nil {
+		return fmt.Errorf("%w: %w", errRedis, err)
+	}
+	return nil
+}
+
+// settled waits until every replica has written what it saw, or another one has
+// loaded the counter.
+func (b *Budget) settled(ctx context.Context, acc account) (there bool, err error) {
+	enough := time.After(settle)
+	poll := time.NewTicker(settlePoll)
+	defer poll.Stop()
+	for {
+		n, err := b.Redis.Exists(ctx, b.counter(acc)).Result()
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", errRedis, err)
+		}
+		if n == 1 {
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-enough:
+			return false, nil
+		case <-poll.C:
+		}
+	}
+}
+
+// catchUp raises the counter in Redis to what was charged in Postgres.
+func (b *Budget) catchUp(ctx context.Context, acc account) error {
+	used, err := b.Store.Used(ctx, acc.agentID, acc.month)
+	if err != nil {
+		return err
+	}
+	if err := b.raise.Run(ctx, b.Redis, []string{b.counter(acc)}, used).Err(); err != nil {
+		return fmt.Errorf("%w: %w", errRedis, err)
+	}
+	b.ledger.raised(acc)
+	return nil
+}
+
+// Refund gives a token back. It does its best: where Redis and Postgres are both
+// away a token may stay counted that nobody got, which refuses one too early and
+// never one too late.
+func (b *Budget) Refund(ctx context.Context, clientID uuid.UUID) {
+	if b.TokensPerMonth == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, afterwards)
+	defer cancel()
+	acc := account{agentID: clientID, month: monthOf(b.Clock())}
+	used, err := b.refund.Run(ctx, b.Redis, []string{b.counter(acc)}).Int64()
+	if err == nil && used >= 0 {
+		b.ledger.lower(acc, used)
+	}
+	if giveErr := b.Store.GiveBack(ctx, acc.agentID, acc.month); giveErr != nil || err != nil {
+		b.Log.WarnContext(ctx, "a token that was not issued may stay counted",
+			slog.String("client_id", clientID.String()), slog.Any("error", errors.Join(err, giveErr)))
+	}
+}
+
+func (b *Budget) counter(acc account) string {
+	return b.Redis.Key("quota", acc.agentID.String(), acc.month.Format("2006-01"))
+}
+
+func monthOf(now time.Time) time.Time {
+	now = now.UTC()
+	return time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC)
+}

@@ -1,0 +1,20 @@
+// Package quota counts what clients spend: requests in a sliding minute, tokens in
+// a calendar month (UTC), failed authentications. It must not decide what a
+// client is told.
+//
+// The count of the month is exact. It lives in Redis, where it is charged in the
+// same round trip as the rate window, and is written behind to Postgres within
+// writeEvery. Without Redis every token is counted in Postgres by a conditional
+// update. The ways from one to the other never lose a count:
+//
+//   - A counter that is missing in Redis is loaded from Postgres. If the month was
+//     counted before, then Redis lost it, and other replicas may still hold counts
+//     they have not written: settle is waited for first.
+//   - A counter that Postgres was charged for meanwhile is raised in Redis before
+//     this replica uses it again; and every write-behind that finds a higher count
+//     in Postgres raises the one in Redis.
+//
+// What stays open is a Redis that some replicas reach and others do not: until
+// they agree again, at most what was issued within writeEvery may go past the
+// limit. A command whose answer was lost may have counted a token that nobody got.
+package quota

@@ -1,0 +1,154 @@
+package quota
+
+import (
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// account names a client's month.
+type account struct {
+	agentID uuid.UUID
+	month   time.Time // the first of the month, UTC
+}
+
+// page is what this replica has to remember of an account.
+type page struct {
+	// seen is the highest count this replica saw in Redis and has not written yet; 0 if none.
+	seen int64
+	// ahead tells that Postgres was charged while Redis was away, so that the counter
+	// in Redis is too low.
+	ahead bool
+	// charging counts the charges to Postgres under way.
+	charging int
+}
+
+func (p *page) blank() bool { return p.seen == 0 && !p.ahead && p.charging == 0 }
+
+// ledger is this replica's memory between Redis and Postgres. It holds only
+// accounts of which something is still to be done.
+type ledger struct {
+	mu    sync.Mutex
+	pages map[account]*page
+}
+
+func newLedger() *ledger { return &ledger{pages: map[account]*page{}} }
+
+func (l *ledger) page(acc account) *page {
+	p, ok := l.pages[acc]
+	if !ok {
+		p = &page{}
+		l.pages[acc] = p
+	}
+	return p
+}
+
+func (l *ledger) tidy(acc account, p *page) {
+	if p.blank() {
+		delete(l.pages, acc)
+	}
+}
+
+// saw remembers a count of Redis until it is written.
+func (l *ledger) saw(acc account, used int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.page(acc)
+	p.seen = max(p.seen, used)
+}
+
+// lower replaces what was seen by the count after a refund.
+func (l *ledger) lower(acc account, used int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, ok := l.pages[acc]; ok && p.seen > used {
+		p.seen = max(used, 0)
+		l.tidy(acc, p)
+	}
+}
+
+// state answers whether Redis has to be raised before it is used, and whether it
+// must not be used at all, because the count to raise it to is still changing.
+func (l *ledger) state(acc account) (ahead, changing bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pages[acc]
+	if !ok {
+		return false, false
+	}
+	return p.ahead, p.charging > 0
+}
+
+// charge begins a charge to Postgres, and answers what was seen in Redis.
+func (l *ledger) charge(acc account) (seen int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.page(acc)
+	p.charging++
+	p.ahead = true
+	return p.seen
+}
+
+// charged ends a charge to Postgres.
+func (l *ledger) charged(acc account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.page(acc).charging--
+}
+
+// raised notes that Redis has the count of Postgres, unless that changes again.
+func (l *ledger) raised(acc account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, ok := l.pages[acc]; ok && p.charging == 0 {
+		p.ahead = false
+		l.tidy(acc, p)
+	}
+}
+
+// fellBehind notes that Redis has a lower count than Postgres.
+func (l *ledger) fellBehind(acc account) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.page(acc).ahead = true
+}
+
+// unwritten answers the counts to write.
+func (l *ledger) unwritten() []Count {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var counts []Count
+	for acc, p := range l.pages {
+		if p.seen > 0 {
+			counts = append(counts, Count{AgentID: acc.agentID, Month: acc.month, Used: p.seen})
+		}
+	}
+	return counts
+}
+
+// written forgets counts that are stored, unless higher ones were seen since.
+func (l *ledger) written(counts []Count) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, count := range counts {
+		acc := count.account()
+		if p, ok := l.pages[acc]; ok && p.seen <= count.Used {
+			p.seen = 0
+			l.tidy(acc, p)
+		}
+	}
+}
+
+// behind answers the accounts whose counter in Redis is to be raised.
+func (l *ledger) behind() []account {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var accounts []account
+	for acc, p := range l.pages {
+		if p.ahead && p.charging == 0 {
+			accounts = append(accounts, acc)
+		}
+	}
+	return accounts
+}
