@@ -50,11 +50,14 @@ func (s *Store) record(ctx context.Context, batch []trail.Delivery, write insert
 	return verdicts, err
 }
 
+// In the order of the ids, so that replicas that were given the same events wait
+// for each other and never in a circle.
 const sqlInsert = `-- name: event_insert
 INSERT INTO audit.events (event_id, timestamp, agent_id, actor_id, action, outcome, service, payload)
 SELECT event_id, at, agent_id, actor_id, action, outcome, service, payload::json
 FROM unnest($1::uuid[], $2::timestamptz[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::text[])
   AS e(event_id, at, agent_id, actor_id, action, outcome, service, payload)
+ORDER BY event_id
 ON CONFLICT (event_id) DO NOTHING
 RETURNING event_id`
 

@@ -1,0 +1,207 @@
+package intake
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// note is a message that remembers how it was settled. Other methods of a message
+// are not called.
+type note struct {
+	jetstream.Msg
+	data      []byte
+	delivered uint64
+	settled   string
+	away      time.Duration
+	lost      error // what settling answers
+}
+
+func (n *note) Subject() string { return "audit.token.token.issued" }
+func (n *note) Data() []byte    { return n.data }
+func (n *note) Ack() error      { n.settled = "ack"; return n.lost }
+func (n *note) Nak() error      { n.settled = "nak"; return n.lost }
+
+func (n *note) Metadata() (*jetstream.MsgMetadata, error) {
+	return &jetstream.MsgMetadata{
+		Sequence:     jetstream.SequencePair{Stream: 42},
+		NumDelivered: n.delivered,
+		Timestamp:    time.Unix(1, 0),
+	}, nil
+}
+
+func (n *note) NakWithDelay(d time.Duration) error {
+	n.settled, n.away = "nak", d
+	return n.lost
+}
+
+func (n *note) TermWithReason(string) error { n.settled = "term"; return n.lost }
+
+// clerk is a recorder that answers what it was told to.
+type clerk struct {
+	verdicts []trail.Verdict
+	err      error
+	given    []trail.Delivery
+	ctx      error // of the context it was called with
+}
+
+func (c *clerk) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
+	c.given, c.ctx = batch, ctx.Err()
+	return c.verdicts, c.err
+}
+
+func eventPayload(t testing.TB) []byte {
+	t.Helper()
+	event := auditevent.New(uuid.Must(uuid.NewV7()), time.Now(), "token", auditevent.TokenIssued, nil, auditevent.Origin{}, nil)
+	message, err := event.Message()
+	require.NoError(t, err)
+	return message.Payload
+}
+
+func newIntake(t testing.TB, recorder trail.Recorder) *Intake {
+	t.Helper()
+	in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: time.Now})
+	require.NoError(t, err)
+	return in
+}
+
+func TestEachVerdictSettlesItsMessage(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		verdict trail.Verdict
+		settled string
+		result  string
+		lost    error
+	}{
+		"stored is acknowledged":         {trail.Stored, "ack", "stored", nil},
+		"a duplicate is acknowledged":    {trail.Duplicate, "ack", "duplicate", nil},
+		"a dead letter is terminated":    {trail.Dead, "term", "dead_letter", nil},
+		"what may pass is given back":    {trail.Retry, "nak", "retry", nil},
+		"an unheard ack is not an error": {trail.Stored, "ack", "stored", errors.New("connection closed")},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			in := newIntake(t, &clerk{verdicts: []trail.Verdict{test.verdict}})
+			message := &note{data: eventPayload(t), delivered: 1, lost: test.lost}
+
+			require.NoError(t, in.record(t.Context(), []jetstream.Msg{message}))
+
+			require.Equal(t, test.settled, message.settled)
+			require.InDelta(t, 1, testutil.ToFloat64(in.events.WithLabelValues(test.result)), 0)
+		})
+	}
+}
+
+func TestNothingIsAcknowledgedThatWasNotRecorded(t *testing.T) {
+	t.Parallel()
+	away := errors.New("postgres is away")
+	in := newIntake(t, &clerk{err: away})
+	first, again := &note{data: eventPayload(t), delivered: 1}, &note{data: []byte("no event"), delivered: 9}
+
+	err := in.record(t.Context(), []jetstream.Msg{first, again})
+
+	require.ErrorIs(t, err, away)
+	require.Equal(t, "nak", first.settled)
+	require.Equal(t, "nak", again.settled, "not even what would be a dead letter")
+	require.Equal(t, firstRetry, first.away)
+	require.Equal(t, lastRetry, again.away, "the delay grows with the deliveries")
+	require.InDelta(t, 2, testutil.ToFloat64(in.events.WithLabelValues("retry")), 0)
+}
+
+func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {
+	t.Parallel()
+	recorder := &clerk{verdicts: []trail.Verdict{trail.Stored, trail.Dead}}
+	in := newIntake(t, recorder)
+	good := eventPayload(t)
+
+	require.NoError(t, in.record(t.Context(), []jetstream.Msg{&note{data: good}, &note{data: []byte("{")}}))
+
+	origin := trail.Origin{Sequence: 42, PublishedAt: time.Unix(1, 0), Subject: "audit.token.token.issued"}
+	event, err := trail.Decode(good)
+	require.NoError(t, err)
+	require.Equal(t, []trail.Delivery{
+		{Origin: origin, Event: event, Payload: good},
+		{Origin: origin, Reject: "not an event: invalid JSON at byte 1", Payload: []byte("{")},
+	}, recorder.given)
+}
+
+func TestABatchThatWasBegunIsRecordedThoughTheServiceStops(t *testing.T) {
+	t.Parallel()
+	recorder := &clerk{verdicts: []trail.Verdict{trail.Stored}}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	require.NoError(t, newIntake(t, recorder).record(ctx, []jetstream.Msg{&note{data: eventPayload(t)}}))
+	require.NoError(t, recorder.ctx)
+}
+
+func TestGatherTakesWhatComesSoonAndNoMoreThanABatch(t *testing.T) {
+	t.Parallel()
+	messages := make(chan jetstream.Msg, 2*maxBatch)
+	for range maxBatch + 7 {
+		messages <- &note{}
+	}
+	require.Len(t, gather(t.Context(), messages), maxBatch)
+	begun := time.Now()
+	require.Len(t, gather(t.Context(), messages), 7)
+	require.GreaterOrEqual(t, time.Since(begun), gatherFor, "it waited for company")
+
+	close(messages)
+	require.Empty(t, gather(t.Context(), messages), "a pull that is over gives nothing")
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	require.Empty(t, gather(ctx, make(chan jetstream.Msg)), "a service that stops waits for nothing")
+}
+
+func TestAStoppingServiceGivesBackWhatItHasNotBegun(t *testing.T) {
+	t.Parallel()
+	messages := make(chan jetstream.Msg, 2)
+	first, second := &note{}, &note{lost: errors.New("not heard")}
+	messages <- first
+	messages <- second
+	close(messages)
+	giveBack(messages)
+	require.Equal(t, "nak", first.settled)
+	require.Equal(t, "nak", second.settled)
+}
+
+func TestDelayDoublesUpToItsBound(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, 100*time.Millisecond, delay(1))
+	require.Equal(t, 200*time.Millisecond, delay(2))
+	require.Equal(t, 3200*time.Millisecond, delay(6))
+	require.Equal(t, 5*time.Second, delay(7))
+	require.Equal(t, 5*time.Second, delay(1<<40))
+}
+
+func TestLagIsTheAgeOfTheOldestWaitingEvent(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	require.InDelta(t, 0, lag(time.Time{}, now), 0, "nothing waits")
+	require.InDelta(t, 90, lag(now.Add(-90*time.Second), now), 0)
+	require.InDelta(t, 0, lag(now.Add(time.Second), now), 0, "clocks differ")
+}
+
+func TestMetricsAreThereBeforeTheFirstEvent(t *testing.T) {
+	t.Parallel()
+	tel := telemetry.Discard("audit")
+	_, err := New(Config{Telemetry: tel, Clock: time.Now})
+	require.NoError(t, err)
+	found, err := testutil.GatherAndCount(tel.Metrics.Registry, "agentidp_audit_lag_seconds", "agentidp_audit_events_total")
+	require.NoError(t, err)
+	require.Equal(t, 5, found)
+
+	_, err = New(Config{Telemetry: &telemetry.Telemetry{Log: slog.Default(), Metrics: tel.Metrics}, Clock: time.Now})
+	require.Error(t, err, "two intakes in one registry would count each other's events")
+}

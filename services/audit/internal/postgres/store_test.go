@@ -1,0 +1,242 @@
+package postgres_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// published is the delivery of a good event; change edits its published form.
+func published(t testing.TB, sequence uint64, change func(fields map[string]any)) trail.Delivery {
+	t.Helper()
+	fields := map[string]any{
+		"schemaVersion": 1,
+		"eventId":       uuid.Must(uuid.NewV7()),
+		"timestamp":     now.Add(time.Duration(sequence) * time.Second),
+		"agentId":       nil,
+		"actorId":       nil,
+		"action":        "agent.created",
+		"outcome":       "success",
+		"ipAddress":     "203.0.113.7",
+		"userAgent":     "test",
+		"service":       "registry",
+		"requestId":     "r",
+		"metadata":      map[string]any{"n": sequence},
+	}
+	if change != nil {
+		change(fields)
+	}
+	payload, err := json.Marshal(fields)
+	require.NoError(t, err)
+	event, err := trail.Decode(payload)
+	require.NoError(t, err)
+	return trail.Delivery{Origin: origin(sequence), Event: event, Payload: payload}
+}
+
+func origin(sequence uint64) trail.Origin {
+	return trail.Origin{Sequence: sequence, PublishedAt: now, Subject: "audit.registry.agent.created"}
+}
+
+// record stores deliveries and returns the events, newest first.
+func record(t testing.TB, store *postgres.Store, deliveries ...trail.Delivery) []trail.Event {
+	t.Helper()
+	verdicts, err := store.Record(t.Context(), deliveries)
+	require.NoError(t, err)
+	events := make([]trail.Event, len(deliveries))
+	for i, d := range deliveries {
+		require.Equal(t, trail.Stored, verdicts[i])
+		events[i] = d.Event
+	}
+	slices.Reverse(events)
+	return events
+}
+
+func TestGetReturnsTheEventAsPublished(t *testing.T) {
+	t.Parallel()
+	store := postgres.New(testkit.DB(t, "audit"))
+	agent, actor := uuid.New(), uuid.New()
+	want := published(t, 1, func(fields map[string]any) {
+		fields["agentId"], fields["actorId"] = agent, actor
+		fields["futureField"] = map[string]any{"kept": true}
+		fields["userAgent"] = "nul \x00 and \u2028 and <b>"
+		fields["metadata"] = map[string]any{"nul": "a\x00b", "big": json.Number("123456789012345678901234567890")}
+	})
+	record(t, store, want)
+
+	got, err := store.Get(t.Context(), want.Event.ID)
+
+	require.NoError(t, err)
+	require.Equal(t, want.Event, got, "byte for byte, what jsonb could not hold included")
+	_, err = store.Get(t.Context(), uuid.New())
+	require.ErrorIs(t, err, trail.ErrNotFound)
+}
+
+func TestListFilters(t *testing.T) {
+	t.Parallel()
+	store := postgres.New(testkit.DB(t, "audit"))
+	agents, actors := []uuid.UUID{uuid.New(), uuid.New()}, []uuid.UUID{uuid.New(), uuid.New()}
+	actions, outcomes := []string{"token.issued", "auth.failed"}, []string{"success", "failure"}
+	var deliveries []trail.Delivery
+	for i := range uint64(32) {
+		deliveries = append(deliveries, published(t, i, func(fields map[string]any) {
+			fields["agentId"], fields["actorId"] = agents[i&1], actors[i>>1&1]
+			fields["action"], fields["outcome"] = actions[i>>2&1], outcomes[i>>3&1]
+		}))
+	}
+	deliveries = append(deliveries, published(t, 32, nil)) // about no agent, by nobody
+	all := record(t, store, deliveries...)
+
+	from, to := now.Add(5*time.Second), now.Add(25*time.Second)
+	// Every combination of the six filters: from is always given by the reader.
+	for mask := range 1 << 6 {
+		filter := trail.Filter{From: &now}
+		meets := []func(trail.Event) bool{}
+		restrict := func(bit int, set func(), meet func(trail.Event) bool) {
+			if mask&(1<<bit) != 0 {
+				set()
+				meets = append(meets, meet)
+			}
+		}
+		restrict(0, func() { filter.AgentID = &agents[1] }, func(e trail.Event) bool { return e.AgentID != nil && *e.AgentID == agents[1] })
+		restrict(1, func() { filter.ActorID = &actors[0] }, func(e trail.Event) bool { return e.ActorID != nil && *e.ActorID == actors[0] })
+		restrict(2, func() { filter.Action = &actions[1] }, func(e trail.Event) bool { return e.Action == actions[1] })
+		restrict(3, func() { filter.Outcome = &outcomes[0] }, func(e trail.Event) bool { return e.Outcome == outcomes[0] })
+		restrict(4, func() { filter.From = &from }, func(e trail.Event) bool { return !e.Timestamp.Before(from) })
+		restrict(5, func() { filter.To = &to }, func(e trail.Event) bool { return !e.Timestamp.After(to) })
+		want := slices.DeleteFunc(slices.Clone(all), func(e trail.Event) bool {
+			return slices.ContainsFunc(meets, func(meet func(trail.Event) bool) bool { return !meet(e) })
+		})
+
+		got, total, err := store.List(t.Context(), filter, trail.Slice{Limit: 100})
+
+		require.NoError(t, err)
+		require.Equal(t, ids(want), ids(got), "filters %06b", mask)
+		require.EqualValues(t, len(want), total, "filters %06b", mask)
+	}
+}
+
+func TestListPagesNeitherSkipNorRepeat(t *testing.T) {
+	t.Parallel()
+	store := postgres.New(testkit.DB(t, "audit"))
+	var deliveries []trail.Delivery
+	for i := range uint64(25) { // five instants with five events each
+		deliveries = append(deliveries, published(t, i, func(fields map[string]any) {
+			fields["timestamp"] = now.Add(time.Duration(i/5) * time.Microsecond)
+		}))
+	}
+	all := record(t, store, deliveries...)
+	slices.SortFunc(all, func(a, b trail.Event) int {
+		if order := b.Timestamp.Compare(a.Timestamp); order != 0 {
+			return order
+		}
+		return slices.Compare(b.ID[:], a.ID[:])
+	})
+
+	for _, limit := range []int{1, 3, 7, 25} {
+		var byOffset, byCursor []trail.Event
+		var after *trail.Position
+		for offset := 0; offset < len(all); offset += limit {
+			events, total, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Offset: int64(offset), Limit: limit})
+			require.NoError(t, err)
+			require.EqualValues(t, 25, total)
+			byOffset = append(byOffset, events[:min(limit, len(events))]...)
+
+			events, total, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{After: after, Limit: limit})
+			require.NoError(t, err)
+			require.EqualValues(t, 25, total, "the total is that of the filter, not of what is left")
+			events = events[:min(limit, len(events))]
+			byCursor = append(byCursor, events...)
+			last := events[len(events)-1]
+			after = &trail.Position{Time: last.Timestamp, ID: last.ID}
+		}
+		require.Equal(t, ids(all), ids(byOffset), "limit %d", limit)
+		require.Equal(t, ids(all), ids(byCursor), "limit %d", limit)
+	}
+}
+
+func TestListPastTheEndIsEmpty(t *testing.T) {
+	t.Parallel()
+	store := postgres.New(testkit.DB(t, "audit"))
+	record(t, store, published(t, 1, nil))
+	events, total, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Offset: 100_000_000_000, Limit: 100})
+	require.NoError(t, err)
+	require.Empty(t, events)
+	require.EqualValues(t, 1, total)
+}
+
+func TestEveryFilterIsServedByAnIndexInOrder(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	for _, column := range []string{"agent_id", "actor_id", "action", "outcome"} {
+		var plan string
+		err := db.WithTx(t.Context(), func(tx pgx.Tx) error {
+			// The table is small, so without this a sequential scan is cheapest.
+			if _, err := tx.Exec(t.Context(), "SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"); err != nil {
+				return err
+			}
+			// A row that exists in no other place gives the parameter its type.
+			rows, err := tx.Query(t.Context(), fmt.Sprintf(`EXPLAIN SELECT payload FROM audit.events
+				WHERE timestamp >= now() AND %s = (SELECT %[1]s FROM audit.events LIMIT 1)
+				ORDER BY timestamp DESC, event_id DESC LIMIT 21`, column))
+			if err != nil {
+				return err
+			}
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			plan = fmt.Sprint(lines)
+			return err
+		})
+		require.NoError(t, err)
+		require.Contains(t, plan, "Index Scan using events_"+column[:5], column)
+		require.NotContains(t, plan, "Sort", column)
+	}
+}
+
+func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
+	t.Parallel()
+	db, err := pgdb.Open(t.Context(), pgdb.Config{URL: config.Secret("postgres://x:y@127.0.0.1:1/none"), MaxConns: 1}, telemetry.Discard("audit"))
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	store := postgres.New(db)
+	away := apperr.Unavailable(nil)
+
+	_, err = store.Get(t.Context(), uuid.New())
+	require.ErrorIs(t, err, away)
+	_, _, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Limit: 1})
+	require.ErrorIs(t, err, away)
+	_, err = store.Record(t.Context(), []trail.Delivery{published(t, 1, nil)})
+	require.ErrorIs(t, err, away)
+	require.ErrorIs(t, store.Ready(t.Context()), away)
+}
+
+func TestReadyNeedsTheSchema(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	require.NoError(t, postgres.New(db).Ready(t.Context()))
+
+	other := testkit.DB(t, "registry")
+	require.Error(t, postgres.New(other).Ready(t.Context()))
+}
+
+func ids(events []trail.Event) []uuid.UUID {
+	out := make([]uuid.UUID, len(events))
+	for i, e := range events {
+		out[i] = e.ID
+	}
+	return out
+}
