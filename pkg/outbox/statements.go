@@ -1,0 +1,109 @@
+package outbox
+
+import (
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// lifecyclePattern are the subjects whose order counts.
+const lifecyclePattern = "lifecycle.%"
+
+// statements are the SQL of one outbox, its schema put in.
+type statements struct {
+	listen         string
+	insert         string
+	claimOrdered   string
+	claimUnordered string
+	remove         string
+	release        string
+	postpone       string
+	count          string
+}
+
+func newStatements(schema, channel string) statements {
+	fill := strings.NewReplacer(
+		"{table}", pgx.Identifier{schema, "outbox"}.Sanitize(),
+		"{channel}", channel,
+		"{listen}", pgx.Identifier{channel}.Sanitize(),
+		"{lifecycle}", lifecyclePattern,
+	).Replace
+	return statements{
+		listen:         fill(sqlListen),
+		insert:         fill(sqlInsert),
+		claimOrdered:   fill(sqlClaimOrdered),
+		claimUnordered: fill(sqlClaimUnordered),
+		remove:         fill(sqlRemove),
+		release:        fill(sqlRelease),
+		postpone:       fill(sqlPostpone),
+		count:          fill(sqlCount),
+	}
+}
+
+const sqlListen = "LISTEN {listen}"
+
+// clock_timestamp and not the start of the transaction: the later of two changes of one row may be
+// in the transaction that began first.
+const sqlInsert = `-- name: outbox_append
+WITH added AS (
+    INSERT INTO {table} (event_id, subject, payload, created_at)
+    SELECT event_id, subject, payload, clock_timestamp()
+    FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS m (event_id, subject, payload)
+)
+SELECT pg_notify('{channel}', '')`
+
+// Of each lifecycle subject only the oldest row can be claimed: the next one follows once it is
+// deleted, so that an older state can never be published over a newer one, by whatever replica.
+const sqlClaimOrdered = `-- name: outbox_claim_ordered
+WITH next AS (
+    SELECT o.event_id
+    FROM {table} o
+    WHERE o.subject LIKE '{lifecycle}'
+      AND (o.claimed_until IS NULL OR o.claimed_until < clock_timestamp())
+      AND NOT EXISTS (
+          SELECT FROM {table} e
+          WHERE e.subject LIKE '{lifecycle}' AND e.subject = o.subject
+            AND (e.created_at, e.event_id) < (o.created_at, o.event_id))
+    ORDER BY o.created_at
+    LIMIT $1
+    FOR UPDATE OF o SKIP LOCKED
+)
+UPDATE {table} o
+SET claimed_until = clock_timestamp() + $2::interval
+FROM next
+WHERE o.event_id = next.event_id
+RETURNING o.event_id, o.subject, o.payload, o.claimed_until`
+
+const sqlClaimUnordered = `-- name: outbox_claim
+WITH next AS (
+    SELECT event_id
+    FROM {table}
+    WHERE subject NOT LIKE '{lifecycle}'
+      AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+    ORDER BY created_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE {table} o
+SET claimed_until = clock_timestamp() + $2::interval
+FROM next
+WHERE o.event_id = next.event_id
+RETURNING o.event_id, o.subject, o.payload, o.claimed_until`
+
+// A row that was acknowledged goes whoever holds it now: it is in the stream.
+const sqlRemove = `-- name: outbox_remove
+DELETE FROM {table} WHERE event_id = ANY($1::uuid[])`
+
+// A claim that ran out may be another relay's by now, and is left alone then.
+const sqlRelease = `-- name: outbox_release
+UPDATE {table} o SET claimed_until = NULL
+FROM unnest($1::uuid[], $2::timestamptz[]) AS m (event_id, claimed_until)
+WHERE o.event_id = m.event_id AND o.claimed_until = m.claimed_until`
+
+const sqlPostpone = `-- name: outbox_postpone
+UPDATE {table} o SET claimed_until = clock_timestamp() + $3::interval
+FROM unnest($1::uuid[], $2::timestamptz[]) AS m (event_id, claimed_until)
+WHERE o.event_id = m.event_id AND o.claimed_until = m.claimed_until`
+
+const sqlCount = `-- name: outbox_count
+SELECT count(*) FROM {table}`
