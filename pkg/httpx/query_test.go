@@ -1,0 +1,232 @@
+package httpx_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+)
+
+const someID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+
+func queryOf(raw string, known ...string) *httpx.Query {
+	c, _ := gin.CreateTestContext(httptest.NewRecorder())
+	c.Request = httptest.NewRequest(http.MethodGet, "/", nil)
+	c.Request.URL.RawQuery = raw
+	return httpx.NewQuery(c, known...)
+}
+
+func reasons(t *testing.T, err error) map[string]string {
+	t.Helper()
+	if err == nil {
+		return nil
+	}
+	e := apperr.From(err)
+	require.Equal(t, apperr.ValidationError, e.Code)
+	fields := map[string]string{}
+	for _, f := range e.Details["errors"].([]apperr.FieldError) {
+		require.NotContains(t, fields, f.Field)
+		fields[f.Field] = f.Reason
+	}
+	return fields
+}
+
+func TestAGoodQuery(t *testing.T) {
+	t.Parallel()
+	q := queryOf("owner=team%20a&status=active&id=" + someID + "&from=2026-01-31&to=2026-01-31&at=2026-01-31T12:00:00%2B02:00&limit=7&page=3")
+	require.Equal(t, "team a", *q.Text("owner", 128))
+	require.Equal(t, "active", *q.Enum("status", "active", "suspended"))
+	require.Equal(t, someID, q.UUID("id").String())
+	require.Equal(t, time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC), *q.Time("from", false))
+	require.Equal(t, time.Date(2026, 1, 31, 23, 59, 59, 999999000, time.UTC), *q.Time("to", true))
+	require.Equal(t, time.Date(2026, 1, 31, 10, 0, 0, 0, time.UTC), *q.Time("at", false))
+	page := q.Page()
+	require.Equal(t, httpx.Page{Number: 3, Limit: 7}, page)
+	require.Equal(t, int64(14), page.Offset())
+	require.NoError(t, q.Err())
+}
+
+func TestAnAbsentParameterIsNil(t *testing.T) {
+	t.Parallel()
+	q := queryOf("")
+	require.Nil(t, q.Text("a", 1))
+	require.Nil(t, q.Enum("b", "x"))
+	require.Nil(t, q.UUID("c"))
+	require.Nil(t, q.Time("d", true))
+	require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page())
+	require.NoError(t, q.Err())
+}
+
+func TestAPlusThatWasNotEscapedIsUnderstood(t *testing.T) {
+	t.Parallel()
+	q := queryOf("at=2026-01-31T12:00:00+02:00")
+	require.Equal(t, time.Date(2026, 1, 31, 10, 0, 0, 0, time.UTC), *q.Time("at", false))
+	require.NoError(t, q.Err())
+}
+
+func TestEverythingWrongWithAQueryIsListed(t *testing.T) {
+	t.Parallel()
+	q := queryOf("owner=&status=asleep&id=" + strings.ToUpper(someID) + "&from=yesterday&page=0&limit=101&foo=1&" +
+		strings.Repeat("x", 200) + "=1&%ff=1&twice=1&twice=2&text=a%00b&latin=%e9&declared=1")
+	require.Nil(t, q.Text("owner", 128))
+	require.Nil(t, q.Enum("status", "active", "suspended"))
+	require.Nil(t, q.UUID("id"))
+	require.Nil(t, q.Time("from", false))
+	require.Nil(t, q.Text("twice", 10))
+	require.Nil(t, q.Text("text", 10))
+	require.Nil(t, q.Text("latin", 10))
+	require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page())
+	q.Fail("toDate", "must not be before fromDate")
+	require.Equal(t, map[string]string{
+		"owner": "must not be empty", "status": "must be one of active, suspended",
+		"id": "must be a UUID in lower case", "from": "must be an RFC 3339 time or a date such as 2026-01-31",
+		"page": "must be a whole number from 1 to 1000000000", "limit": "must be a whole number from 1 to 100",
+		"foo": "is not a known parameter", strings.Repeat("x", 64) + "…": "is not a known parameter", "\ufffd": "is not a known parameter",
+		"twice": "must not be repeated", "text": "must not contain control characters", "latin": "must be valid Unicode text",
+		"toDate": "must not be before fromDate", "declared": "is not a known parameter",
+	}, reasons(t, q.Err()))
+	require.Equal(t, reasons(t, q.Err()), reasons(t, q.Err()), "asking twice is harmless")
+}
+
+func TestADeclaredParameterIsKnown(t *testing.T) {
+	t.Parallel()
+	require.NoError(t, queryOf("a=1", "a").Err())
+	require.Contains(t, reasons(t, queryOf("a=1&a=2", "a").Err()), "a")
+}
+
+func TestMalformedQueryStrings(t *testing.T) {
+	t.Parallel()
+	for _, raw := range []string{"a=%", "a=%zz", "a;b"} {
+		q := queryOf(raw, "a")
+		require.Contains(t, reasons(t, q.Err()), "query", raw)
+	}
+}
+
+func TestPageNumbers(t *testing.T) {
+	t.Parallel()
+	for _, good := range []string{"1", "2", "1000000000"} {
+		require.NoError(t, pageErr(queryOf("page="+good)), good)
+	}
+	for _, bad := range []string{"", "0", "-1", "+1", "01", "1.0", "1e3", "x", "%201", "1000000001", "9223372036854775808", strings.Repeat("9", 400), "٣"} {
+		require.Contains(t, reasons(t, pageErr(queryOf("page="+bad))), "page", bad)
+		require.Contains(t, reasons(t, pageErr(queryOf("limit="+bad))), "limit", bad)
+	}
+	last := httpx.Page{Number: 1_000_000_000, Limit: 100}
+	require.Equal(t, int64(99_999_999_900), last.Offset())
+	require.Zero(t, httpx.Page{}.Offset())
+}
+
+func pageErr(q *httpx.Query) error {
+	q.Page()
+	return q.Err()
+}
+
+func TestACursorLeadsToTheNextPage(t *testing.T) {
+	t.Parallel()
+	last := httpx.Position{Time: time.Date(2026, 11, 22, 1, 2, 3, 456789000, time.UTC), ID: uuid.MustParse(someID)}
+	list := httpx.NewList([]int{1, 2}, 5, httpx.Page{Number: 1, Limit: 2}, &last)
+	require.NotEmpty(t, list.NextCursor)
+	require.Equal(t, list.NextCursor, url.QueryEscape(list.NextCursor), "it can be pasted")
+
+	q := queryOf("limit=2&cursor=" + list.NextCursor)
+	page := q.Page()
+	require.NoError(t, q.Err())
+	require.Equal(t, httpx.Page{Number: 2, Limit: 2, After: &last}, page)
+	require.Zero(t, page.Offset())
+
+	third := httpx.NewList([]int{3}, 5, page, &last)
+	q = queryOf("cursor=" + third.NextCursor)
+	require.Equal(t, 3, q.Page().Number)
+	require.Empty(t, httpx.NewList([]int{5}, 5, page, nil).NextCursor, "the last page has none")
+}
+
+func TestAListIsNeverNull(t *testing.T) {
+	t.Parallel()
+	body, err := json.Marshal(httpx.NewList[int](nil, 0, httpx.Page{Number: 1, Limit: 20}, nil))
+	require.NoError(t, err)
+	require.JSONEq(t, `{"data":[],"total":0,"page":1,"limit":20}`, string(body))
+}
+
+func TestCursorsThatAreNotOurs(t *testing.T) {
+	t.Parallel()
+	at := httpx.Position{Time: time.UnixMicro(1), ID: uuid.MustParse(someID)}
+	good := httpx.NewList([]int{1}, 9, httpx.Page{Number: 1, Limit: 1}, &at).NextCursor
+	bytes, err := base64.RawURLEncoding.DecodeString(good)
+	require.NoError(t, err)
+	changed := func(i int, value byte) string {
+		b := append([]byte(nil), bytes...)
+		b[i] = value
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	for name, bad := range map[string]string{
+		"empty": "", "text": "nonsense", "cut": good[:len(good)-1], "longer": good + "A", "padded": good + "=",
+		"with line breaks": good[:10] + "\n" + good[10:], "line break for a character": good[:10] + "\n" + good[11:],
+		"version": changed(0, 2), "negative time": changed(1, 0x80), "far future": changed(1, 0x7f),
+		"page 1": changed(28, 1), "page 0": changed(28, 0), "huge page": changed(25, 0xff),
+		"SQL": "'; DROP TABLE agents;--", "huge": strings.Repeat("A", 10000),
+	} {
+		q := queryOf("cursor=" + url.QueryEscape(bad))
+		require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page(), name)
+		require.Contains(t, reasons(t, q.Err()), "cursor", name)
+	}
+	require.Contains(t, reasons(t, pageErr(queryOf("page=1&cursor="+good))), "cursor")
+	require.NoError(t, pageErr(queryOf("cursor="+good)))
+}
+
+func TestPathUUID(t *testing.T) {
+	t.Parallel()
+	parse := func(value string) (uuid.UUID, error) {
+		c, _ := gin.CreateTestContext(httptest.NewRecorder())
+		c.Params = gin.Params{{Key: "agentId", Value: value}}
+		return httpx.PathUUID(c, "agentId")
+	}
+	id, err := parse(someID)
+	require.NoError(t, err)
+	require.Equal(t, someID, id.String())
+	for _, bad := range []string{
+		"", "x", strings.ToUpper(someID), "{" + someID + "}", "urn:uuid:" + someID, strings.ReplaceAll(someID, "-", ""),
+		someID + " ", "' OR 1=1", someID[:35] + "g", "..",
+	} {
+		_, err := parse(bad)
+		require.Contains(t, reasons(t, err), "agentId", bad)
+	}
+}
+
+func TestCheckText(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		value  string
+		reason string
+	}{
+		{"ok", ""},
+		{"日本語日本", ""},
+		{"a b", ""},
+		{"'; DROP TABLE agents;--", "must have at most 5 characters"},
+		{"", "must not be empty"},
+		{"   ", "must not consist of spaces only"},
+		{"\u00a0\u2003", "must not consist of spaces only"},
+		{"x", "must have at least 2 characters"},
+		{"sixsix", "must have at most 5 characters"},
+		{"a\nb", "must not contain control characters"},
+		{"a\x00b", "must not contain control characters"},
+		{"a\x7fb", "must not contain control characters"},
+		{"a\u0085b", "must not contain control characters"},
+		{"a\xffb", "must be valid Unicode text"},
+		{"a\ufffdb", "must be valid Unicode text"},
+	}
+	for _, tt := range tests {
+		require.Equal(t, tt.reason, httpx.CheckText(tt.value, 2, 5), "%q", tt.value)
+	}
+	require.Empty(t, httpx.CheckText("", 0, 5))
+}

@@ -1,0 +1,237 @@
+package httpx_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/httpx"
+)
+
+// running is a server with sockets.
+type running struct {
+	*bundle
+	stop   context.CancelFunc
+	result chan error
+	client *http.Client
+}
+
+func run(t *testing.T, prepare func(*bundle), change ...func(*httpx.Config, *httpx.Options)) *running {
+	t.Helper()
+	b := setup(t, change...)
+	if prepare != nil {
+		prepare(b)
+	}
+	require.Empty(t, b.PublicAddr())
+	require.NoError(t, b.Listen())
+	require.NoError(t, b.Listen(), "a second call does nothing")
+	ctx, stop := context.WithCancel(t.Context())
+	r := &running{bundle: b, stop: stop, result: make(chan error, 1), client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 32}}}
+	go func() { r.result <- b.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		r.client.CloseIdleConnections()
+	})
+	return r
+}
+
+func (r *running) do(t *testing.T, method, url string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader("{}"))
+	if err != nil {
+		return nil, err
+	}
+	return r.client.Do(req)
+}
+
+func (r *running) fetch(t *testing.T, url string) (*http.Response, string) {
+	t.Helper()
+	res, err := r.do(t, http.MethodGet, url)
+	require.NoError(t, err)
+	defer func() { _ = res.Body.Close() }()
+	return res, readAll(t, res.Body)
+}
+
+func (r *running) wait(t *testing.T) error {
+	t.Helper()
+	select {
+	case err := <-r.result:
+		return err
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "the server did not stop")
+		return nil
+	}
+}
+
+func TestAStoppedServerFinishesWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	started, release := make(chan struct{}), make(chan struct{})
+	r := run(t, func(b *bundle) {
+		b.Public().GET("/slow", func(c *gin.Context) {
+			close(started)
+			<-release
+			require.NoError(t, c.Request.Context().Err(), "the request is not cancelled by the shutdown")
+			c.String(http.StatusOK, "done")
+		})
+	}, func(c *httpx.Config, _ *httpx.Options) { c.DrainDelay = 500 * time.Millisecond })
+	public, internal := "http://"+r.PublicAddr(), "http://"+r.InternalAddr()
+
+	res, _ := r.fetch(t, internal+"/readyz")
+	require.Equal(t, http.StatusOK, res.StatusCode)
+
+	slow := make(chan string, 1)
+	go func() {
+		_, body := r.fetch(t, public+"/slow")
+		slow <- body
+	}()
+	<-started
+	r.stop()
+
+	require.Eventually(t, func() bool {
+		res, _ := r.fetch(t, internal+"/readyz")
+		return res.StatusCode == http.StatusServiceUnavailable
+	}, 5*time.Second, 5*time.Millisecond, "not ready at once")
+	res, _ = r.fetch(t, public+"/healthz")
+	require.Equal(t, http.StatusOK, res.StatusCode, "still serving, until load balancers have noticed")
+	require.True(t, res.Close, "but not for long")
+
+	require.Eventually(t, func() bool {
+		conn, err := net.DialTimeout("tcp", r.PublicAddr(), time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	}, 5*time.Second, 10*time.Millisecond, "then no new connections")
+	select {
+	case err := <-r.result:
+		require.Fail(t, "the server stopped with a request under way", "%v", err)
+	default:
+	}
+	close(release)
+	require.Equal(t, "done", <-slow)
+	require.NoError(t, r.wait(t))
+}
+
+func TestNoRequestFailsDuringAStop(t *testing.T) {
+	t.Parallel()
+	r := run(t, func(b *bundle) {
+		b.Public().POST("/", func(c *gin.Context) { c.Status(http.StatusNoContent) })
+	}, func(c *httpx.Config, _ *httpx.Options) { c.DrainDelay = time.Second })
+
+	var clients sync.WaitGroup
+	served := make([]int, 8)
+	for i := range served {
+		clients.Go(func() {
+			for {
+				res, err := r.do(t, http.MethodPost, "http://"+r.PublicAddr()+"/")
+				if errors.Is(err, syscall.ECONNREFUSED) {
+					return // the server is gone, and says so
+				}
+				if err != nil {
+					t.Errorf("a request was lost: %v", err)
+					return
+				}
+				_ = res.Body.Close()
+				if served[i]++; i == 0 && served[i] == 20 {
+					r.stop()
+				}
+			}
+		})
+	}
+	clients.Wait()
+	require.NoError(t, r.wait(t))
+	require.Greater(t, served[0], 20, "requests went on after the stop")
+}
+
+func TestARequestThatNeverEndsIsCut(t *testing.T) {
+	t.Parallel()
+	started := make(chan struct{})
+	r := run(t, func(b *bundle) {
+		b.Public().GET("/stuck", func(c *gin.Context) {
+			close(started)
+			<-c.Request.Context().Done()
+		})
+	}, func(c *httpx.Config, _ *httpx.Options) { c.ShutdownTimeout = 100 * time.Millisecond })
+	failed := make(chan error, 1)
+	go func() {
+		res, err := r.do(t, http.MethodGet, "http://"+r.PublicAddr()+"/stuck")
+		if err == nil {
+			_ = res.Body.Close()
+		}
+		failed <- err
+	}()
+	<-started
+	r.stop()
+	require.ErrorContains(t, r.wait(t), "requests were cut")
+	require.Error(t, <-failed)
+}
+
+func TestAClientThatLeavesIsNoFailureOfOurs(t *testing.T) {
+	t.Parallel()
+	started := make(chan struct{})
+	r := run(t, func(b *bundle) {
+		b.Public().GET("/wait", handler(func(c *gin.Context) error {
+			close(started)
+			<-c.Request.Context().Done()
+			return c.Request.Context().Err()
+		}))
+	})
+	ctx, leave := context.WithCancel(t.Context())
+	go func() {
+		<-started
+		leave()
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+r.PublicAddr()+"/wait", nil)
+	require.NoError(t, err)
+	res, err := r.client.Do(req)
+	if err == nil {
+		_ = res.Body.Close()
+	}
+	require.Error(t, err)
+	require.Eventually(t, func() bool { return len(r.logs.lines(t, "request")) == 1 }, 5*time.Second, 10*time.Millisecond)
+	line := r.logs.lines(t, "request")[0]
+	require.InDelta(t, 499, line["status"], 0)
+	require.Equal(t, "INFO", line["level"])
+}
+
+func TestAnAddressThatIsTakenIsAnError(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	for name, change := range map[string]func(*httpx.Config, *httpx.Options){
+		"public":   func(c *httpx.Config, _ *httpx.Options) { c.PublicAddr = r.PublicAddr() },
+		"internal": func(c *httpx.Config, _ *httpx.Options) { c.InternalAddr = r.PublicAddr() },
+	} {
+		b := setup(t, change)
+		require.ErrorContains(t, b.Run(t.Context()), name)
+		require.Empty(t, b.PublicAddr(), "no socket is left open")
+		require.NoError(t, b.Close())
+	}
+}
+
+func TestClose(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.NoError(t, b.Listen())
+	addr := b.PublicAddr()
+	require.NoError(t, b.Close())
+	_, err := net.DialTimeout("tcp", addr, time.Second)
+	require.Error(t, err, "a server that never ran leaves no socket")
+}
+
+func TestASocketThatFailsEndsTheServer(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	r.fetch(t, "http://"+r.PublicAddr()+"/healthz")
+	require.NoError(t, r.Close())
+	require.NoError(t, r.bundle.Close(), "closing twice is harmless")
+	r.stop()
+	require.NoError(t, r.wait(t))
+}

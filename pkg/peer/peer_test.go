@@ -1,0 +1,289 @@
+package peer_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/propagation"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const (
+	token       = "hunter2-internal-token"
+	traceID     = "4bf92f3577b34da6a3ce929d0e0e4736"
+	traceparent = "00-" + traceID + "-00f067aa0ba902b7-01"
+)
+
+type message struct {
+	Text string `json:"text"`
+}
+
+func serve(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func client(url string, change ...func(*peer.Config)) *peer.Client {
+	cfg := peer.Config{BaseURL: url, Token: token, Name: "registry", Telemetry: telemetry.Discard("test")}
+	for _, f := range change {
+		f(&cfg)
+	}
+	return peer.New(cfg)
+}
+
+func timeout(d time.Duration) func(*peer.Config) { return func(c *peer.Config) { c.Timeout = d } }
+
+func TestARequestCarriesWhoAndWhy(t *testing.T) {
+	t.Parallel()
+	for _, tracing := range []bool{false, true} {
+		url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			if r.Header.Get("Authorization") != "Bearer "+token || r.Header.Get("X-Request-ID") != "req-1" ||
+				!strings.HasPrefix(r.Header.Get("Traceparent"), "00-"+traceID) || r.Header.Get("Content-Type") != "application/json" ||
+				r.Method != http.MethodPost || r.URL.String() != "/internal/v1/echo?a=1" || string(body) != `{"text":"ping"}` {
+				w.WriteHeader(http.StatusTeapot)
+				return
+			}
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, `{"text":"pong","newer":"field"}`)
+		})
+		ctx := telemetry.WithRequestID(t.Context(), "req-1")
+		ctx = telemetry.Propagator().Extract(ctx, propagation.MapCarrier{"traceparent": traceparent})
+		c := client(url+"/", func(cfg *peer.Config) {
+			if tracing {
+				cfg.Telemetry.Tracer, cfg.Telemetry.Tracing = sdktrace.NewTracerProvider(), true
+			}
+		})
+		var out message
+		status, err := c.DoStatus(ctx, http.MethodPost, "/internal/v1/echo?a=1", message{"ping"}, &out)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusCreated, status)
+		require.Equal(t, "pong", out.Text)
+	}
+}
+
+func TestAnAnswerMayBeIgnoredOrTakenAsItIs(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/empty" {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		_, _ = io.WriteString(w, `{"keys":[]}`)
+	})
+	c := client(url)
+	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/jwks", nil, nil))
+	var raw json.RawMessage
+	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/jwks", nil, &raw))
+	require.JSONEq(t, `{"keys":[]}`, string(raw))
+	var out message
+	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/empty", nil, &out))
+	require.Equal(t, apperr.InternalServerError, code(c.Do(t.Context(), http.MethodGet, "/jwks", nil, new(int))))
+	require.Equal(t, apperr.InternalServerError, code(c.Do(t.Context(), http.MethodPost, "/jwks", make(chan int), nil)))
+}
+
+func code(err error) apperr.Code {
+	var e *apperr.Error
+	if !errors.As(err, &e) {
+		return ""
+	}
+	return e.Code
+}
+
+func TestErrorsTravelAcrossServices(t *testing.T) {
+	t.Parallel()
+	errNoAgent := apperr.New(apperr.AgentNotFound, "Agent with the specified ID was not found.")
+	tests := []struct {
+		name   string
+		status int
+		body   string
+		retry  string
+		want   apperr.Code
+		after  time.Duration
+	}{
+		{"an error of ours stays what it is", 404, `{"code":"AGENT_NOT_FOUND","message":"gone","details":{"agentId":"x"}}`, "", apperr.AgentNotFound, 0},
+		{"a conflict too", 409, `{"code":"CREDENTIAL_LIMIT_EXCEEDED","message":"many"}`, "", apperr.CredentialLimitExceeded, 0},
+		{"and a limit, with its wait", 429, `{"code":"RATE_LIMIT_EXCEEDED","message":"slow"}`, "7", apperr.RateLimitExceeded, 7 * time.Second},
+		{"a refused token is our misconfiguration", 401, `{"code":"UNAUTHORIZED","message":"no"}`, "", apperr.ServiceUnavailable, time.Second},
+		{"a missing route too", 404, `{"code":"NOT_FOUND","message":"no"}`, "", apperr.ServiceUnavailable, time.Second},
+		{"a 404 of something else is no answer", 404, `<html>`, "", apperr.InternalServerError, 0},
+		{"a peer that failed", 500, `{"code":"INTERNAL_SERVER_ERROR","message":"x"}`, "", apperr.ServiceUnavailable, time.Second},
+		{"a peer that lacks something, with its wait", 503, `{"code":"SERVICE_UNAVAILABLE","message":"x"}`, "5", apperr.ServiceUnavailable, 5 * time.Second},
+		{"a proxy that failed", 502, `<html>bad gateway at 10.0.0.1</html>`, "soon", apperr.ServiceUnavailable, time.Second},
+		{"a status that does not exist", 700, `{}`, "", apperr.ServiceUnavailable, time.Second},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				if tt.retry != "" {
+					w.Header().Set("Retry-After", tt.retry)
+				}
+				w.WriteHeader(tt.status)
+				_, _ = io.WriteString(w, tt.body)
+			})
+			err := client(url).Do(t.Context(), http.MethodGet, "/", nil, nil)
+			var e *apperr.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, tt.want, e.Code)
+			require.Equal(t, tt.after, e.RetryAfter)
+			require.Equal(t, tt.want == apperr.AgentNotFound, errors.Is(err, errNoAgent))
+			require.NotErrorIs(t, err, apperr.New(apperr.NotFound, ""), "a peer's missing route is not the caller's")
+			public, err := json.Marshal(e)
+			require.NoError(t, err)
+			require.NotContains(t, string(public), "10.0.0.1")
+		})
+	}
+}
+
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	t.Parallel()
+	var followed atomic.Bool
+	other := serve(t, func(http.ResponseWriter, *http.Request) { followed.Store(true) })
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, other, http.StatusFound) })
+	require.Equal(t, apperr.ServiceUnavailable, code(client(url).Do(t.Context(), http.MethodGet, "/", nil, nil)))
+	require.False(t, followed.Load(), "the token must not reach another host")
+}
+
+// cutting closes the connection of the first n requests without an answer.
+func cutting(t *testing.T, n int32) (url string, seen *atomic.Int32) {
+	t.Helper()
+	seen = &atomic.Int32{}
+	return serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		if seen.Add(1) <= n {
+			panic(http.ErrAbortHandler)
+		}
+		_, _ = io.WriteString(w, `{}`)
+	}), seen
+}
+
+func TestOnlyAGetIsSentASecondTime(t *testing.T) {
+	t.Parallel()
+	url, seen := cutting(t, 1)
+	require.NoError(t, client(url).Do(t.Context(), http.MethodGet, "/", nil, nil))
+	require.Equal(t, int32(2), seen.Load())
+
+	url, seen = cutting(t, 100)
+	err := client(url).Do(t.Context(), http.MethodGet, "/", nil, nil)
+	require.Equal(t, apperr.ServiceUnavailable, code(err))
+	require.NotContains(t, err.Error(), token)
+	require.Equal(t, int32(2), seen.Load(), "once more, and no more")
+
+	for _, method := range []string{http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		url, seen = cutting(t, 1)
+		require.Equal(t, apperr.ServiceUnavailable, code(client(url).Do(t.Context(), method, "/", message{"x"}, nil)))
+		require.Equal(t, int32(1), seen.Load(), method)
+	}
+}
+
+func TestAPeerThatDoesNotAnswerIsUnavailableInTime(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	url := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case <-release:
+		case <-r.Context().Done():
+		}
+	})
+	defer close(release)
+	start := time.Now()
+	err := client(url, timeout(50*time.Millisecond)).Do(t.Context(), http.MethodGet, "/", nil, nil)
+	require.Equal(t, apperr.ServiceUnavailable, code(err))
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), 2*time.Second)
+}
+
+func TestAResponseIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusOK, http.StatusConflict} {
+		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, `"`+strings.Repeat("x", 5<<20)+`"`)
+		})
+		var out string
+		err := client(url).Do(t.Context(), http.MethodPost, "/", nil, &out)
+		require.Equal(t, apperr.ServiceUnavailable, code(err))
+		require.ErrorContains(t, err, "larger than")
+		require.Empty(t, out)
+	}
+}
+
+func TestAPeerThatKeepsFailingIsLeftAloneForAWhile(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int32
+	var healthy atomic.Bool
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		seen.Add(1)
+		if !healthy.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	c := client(url)
+	for range 20 {
+		require.Equal(t, apperr.ServiceUnavailable, code(c.Do(t.Context(), http.MethodPost, "/", nil, nil)))
+	}
+	require.Equal(t, int32(5), seen.Load(), "after five failures in a row it is not asked")
+
+	healthy.Store(true)
+	require.Eventually(t, func() bool {
+		return c.Do(t.Context(), http.MethodPost, "/", nil, nil) == nil
+	}, 10*time.Second, 50*time.Millisecond, "it is asked again, and found well")
+	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/", nil, nil))
+}
+
+func TestRefusalsDoNotOpenTheBreaker(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int32
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		seen.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = io.WriteString(w, `{"code":"AGENT_NOT_FOUND","message":"no"}`)
+	})
+	c := client(url)
+	for range 20 {
+		require.Equal(t, apperr.AgentNotFound, code(c.Do(t.Context(), http.MethodGet, "/", nil, nil)))
+	}
+	require.Equal(t, int32(20), seen.Load())
+}
+
+func TestCallersThatLeaveDoNotOpenTheBreaker(t *testing.T) {
+	t.Parallel()
+	url := serve(t, func(http.ResponseWriter, *http.Request) {})
+	c := client(url)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 20 {
+		err := c.Do(gone, http.MethodGet, "/", nil, nil)
+		require.ErrorIs(t, err, context.Canceled)
+		require.Equal(t, apperr.ServiceUnavailable, code(err))
+	}
+	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/", nil, nil))
+}
+
+func TestAPeerThatIsNotUpIsUnavailable(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	for _, url := range []string{"http://" + l.Addr().String(), "http://%zz", ""} {
+		err := client(url).Do(t.Context(), http.MethodGet, "/x", nil, nil)
+		require.Equal(t, apperr.ServiceUnavailable, code(err), url)
+		require.ErrorContains(t, err, "registry")
+	}
+}
