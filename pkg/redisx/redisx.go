@@ -49,6 +49,8 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	runID.Store("")
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
 	opts.PoolTimeout = poolTimeout
+	// The pool's default, five dials 100 ms apart, would hold up every request while Redis is away.
+	opts.DialerRetries = 1
 	opts.ContextTimeoutEnabled = true
 	opts.MaxRetries = 1
 	opts.MinRetryBackoff, opts.MaxRetryBackoff = 5*time.Millisecond, 20*time.Millisecond
