@@ -100,7 +100,7 @@ func (s *Store) Load(ctx context.Context, revoked []Revoked, cutoffs []Cutoff) e
 	for some := range slices.Chunk(cutoffs, batch) {
 		if err := s.write(ctx, func(pipe redis.Pipeliner) {
 			// In the same pipeline as its uses, so that they find it also on a server that was just restarted.
-			s.setCutoff.Load(ctx, pipe)
+			pipe.ScriptLoad(ctx, setCutoff)
 			for _, c := range some {
 				blocked := "0"
 				if c.Blocked {
