@@ -3,13 +3,14 @@ package issue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
-	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 )
@@ -191,21 +192,40 @@ func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	return Token{Access: access, ExpiresIn: i.TTL, Scope: scope}, nil
 }
 
-// outcome is the label of agentidp_tokens_issued_total.
-func outcome(err error) string {
-	if err == nil {
-		return "success"
+// What agentidp_tokens_issued_total tells of a request; other outcomes are the
+// error codes of the kinds of refusal.
+const (
+	outcomeSuccess     = "success"
+	outcomeRateLimited = "rate_limited"
+	outcomeError       = "error"
+)
+
+func (k Kind) outcome() string {
+	if k == TooManyRequests {
+		return outcomeRateLimited
 	}
+	return k.OAuth()
+}
+
+// AllOutcomes lists what Outcomes may be told.
+func AllOutcomes() []string {
+	all := []string{outcomeSuccess, outcomeError}
 	for kind := InvalidRequest; kind <= Unavailable; kind++ {
-		if IsKind(err, kind) {
-			if kind == TooManyRequests {
-				return "rate_limited"
-			}
-			return kind.OAuth()
+		if name := kind.outcome(); !slices.Contains(all, name) {
+			all = append(all, name)
 		}
 	}
-	if apperr.From(err).Code == apperr.ServiceUnavailable {
-		return Unavailable.OAuth()
+	return all
+}
+
+func outcome(err error) string {
+	var refusal *Refusal
+	switch {
+	case err == nil:
+		return outcomeSuccess
+	case errors.As(err, &refusal):
+		return refusal.Kind.outcome()
+	default:
+		return outcomeError
 	}
-	return "error"
 }

@@ -1,7 +1,6 @@
 package issue
 
 import (
-	"errors"
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -122,10 +121,4 @@ func unavailable(err error) error {
 		RetryAfter:  retry,
 		cause:       err,
 	}
-}
-
-// IsKind tells whether err is a refusal of that kind.
-func IsKind(err error, kind Kind) bool {
-	var refusal *Refusal
-	return errors.As(err, &refusal) && refusal.Kind == kind
 }

@@ -1,6 +1,6 @@
 // Package usage tells the credentials service when credentials were used, in
-// batches and after the fact. It must not delay a request, nor fail one: when it
-// cannot tell for long, the oldest news are dropped.
+// batches and after the fact. It must not delay a request, nor fail one: what is too
+// much to remember is dropped.
 package usage
 
 import (

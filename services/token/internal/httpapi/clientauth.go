@@ -1,0 +1,91 @@
+package httpapi
+
+import (
+	"encoding/base64"
+	"net/http"
+	"strings"
+
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+// authentication is how a request says who sends it.
+type authentication struct {
+	// scheme of the Authorization header in lower case, "" if there is none.
+	scheme string
+	// value is what follows the scheme.
+	value string
+}
+
+// readAuthorization splits the Authorization header (RFC 9110 §11.6.2). Several
+// headers are several methods of authentication.
+func readAuthorization(header http.Header) (authentication, error) {
+	values := header.Values("Authorization")
+	switch len(values) {
+	case 0:
+		return authentication{}, nil
+	case 1:
+		scheme, value, _ := strings.Cut(values[0], " ")
+		return authentication{scheme: strings.ToLower(scheme), value: strings.Trim(value, " ")}, nil
+	default:
+		return authentication{}, issue.Refuse(issue.InvalidRequest, "The Authorization header is repeated.")
+	}
+}
+
+// basic tells whether the client used, or should have used, HTTP Basic.
+func (a authentication) basic() bool { return a.scheme != "" && a.scheme != "bearer" }
+
+// clientCredentials reads client authentication (RFC 6749 §2.3.1), by
+// client_secret_basic or client_secret_post, but not both.
+func clientCredentials(auth authentication, body form) (issue.Credentials, error) {
+	if auth.scheme == "" {
+		return postCredentials(body)
+	}
+	if body["client_secret"] != "" {
+		return issue.Credentials{}, issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
+	}
+	credentials, ok := basicCredentials(auth)
+	if !ok {
+		return issue.Credentials{}, issue.Refuse(issue.InvalidClient, "Client authentication failed.")
+	}
+	// A client that repeats its id in the body does no harm; another id is another client.
+	if id := body["client_id"]; id != "" && id != credentials.ClientID {
+		return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, "client_id",
+			"The parameter client_id differs from the client in the Authorization header.")
+	}
+	return credentials, nil
+}
+
+func postCredentials(body form) (issue.Credentials, error) {
+	for _, name := range []string{"client_id", "client_secret"} {
+		if body[name] == "" {
+			return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, name, "The parameter "+name+" is missing.")
+		}
+	}
+	return issue.Credentials{ClientID: body["client_id"], Secret: config.Secret(body["client_secret"])}, nil
+}
+
+// basicCredentials reads HTTP Basic (RFC 7617). Id and secret are form-encoded
+// inside of it, which sets OAuth apart from other uses of Basic.
+func basicCredentials(auth authentication) (issue.Credentials, bool) {
+	if auth.scheme != "basic" {
+		return issue.Credentials{}, false
+	}
+	raw, err := base64.StdEncoding.DecodeString(auth.value)
+	if err != nil {
+		return issue.Credentials{}, false
+	}
+	rawID, rawSecret, found := strings.Cut(string(raw), ":")
+	if !found {
+		return issue.Credentials{}, false
+	}
+	id, err := formDecode(rawID)
+	if err != nil || id == "" {
+		return issue.Credentials{}, false
+	}
+	secret, err := formDecode(rawSecret)
+	if err != nil || secret == "" {
+		return issue.Credentials{}, false
+	}
+	return issue.Credentials{ClientID: id, Secret: config.Secret(secret)}, true
+}

@@ -1,0 +1,91 @@
+package httpapi
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+// inactive is all that is said about what is not a live token (RFC 7662 §2.2).
+type inactive struct {
+	Active bool `json:"active"`
+}
+
+// active describes a live token (RFC 7662 §2.2).
+type active struct {
+	Active bool `json:"active"`
+	issue.Claims
+	TokenType string `json:"token_type"`
+}
+
+// introspect is POST /token/introspect.
+func (a *api) introspect(c *gin.Context) {
+	httpx.NoStore(c)
+	who, err := a.admit(c)
+	if err != nil {
+		writeProblem(c, err, who.dialect)
+		return
+	}
+	answer, err := a.introspection(c, who)
+	switch {
+	case err != nil:
+		writeProblem(c, err, who.dialect)
+	case answer.Active:
+		httpx.JSON(c, http.StatusOK, active{Active: true, Claims: answer.Claims, TokenType: "Bearer"})
+	default:
+		httpx.JSON(c, http.StatusOK, inactive{})
+	}
+}
+
+func (a *api) introspection(c *gin.Context, who caller) (issue.Introspection, error) {
+	if err := who.authorize(nil); err != nil {
+		return issue.Introspection{}, err
+	}
+	token, err := a.tokenParameter(c)
+	if err != nil {
+		return issue.Introspection{}, err
+	}
+	return a.Introspector.Introspect(c.Request.Context(), token, who.origin)
+}
+
+// revoke is POST /token/revoke. It answers 200 also for what is no token of ours,
+// or not any more (RFC 7009 §2.2).
+func (a *api) revoke(c *gin.Context) {
+	httpx.NoStore(c)
+	who, err := a.admit(c)
+	if err == nil {
+		err = a.revocation(c, who)
+	}
+	if err != nil {
+		writeProblem(c, err, who.dialect)
+		return
+	}
+	c.Status(http.StatusOK)
+	c.Writer.WriteHeaderNow()
+}
+
+func (a *api) revocation(c *gin.Context, who caller) error {
+	token, err := a.tokenParameter(c)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request.Context()
+	holder, live, err := a.Revoker.Holder(ctx, token)
+	if err != nil {
+		return err
+	}
+	// The policy is asked in any case: with nothing to protect, whether the caller
+	// may come at all.
+	var resource *authz.Resource
+	if live {
+		resource = &authz.Resource{AgentID: holder.AgentID.String(), Owner: holder.Owner}
+	}
+	if err := who.authorize(resource); err != nil || !live {
+		return err
+	}
+	return a.Revoker.Revoke(ctx, holder, who.origin)
+}

@@ -1,0 +1,47 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+)
+
+// publicJWKS is GET /.well-known/jwks.json.
+func (a *api) publicJWKS(c *gin.Context) error {
+	document, err := a.Keys.JWKS()
+	if err != nil {
+		return err
+	}
+	c.Header("Cache-Control", cachePublic)
+	c.Header("ETag", document.ETag)
+	if matches(c.Request.Header, document.ETag) {
+		c.Status(http.StatusNotModified)
+		c.Writer.WriteHeaderNow()
+		return nil
+	}
+	c.Data(http.StatusOK, mediaJSON, document.Body)
+	return nil
+}
+
+// internalJWKS is the same document for the other services, which ask when they
+// must know, so nothing caches it.
+func (a *api) internalJWKS(c *gin.Context) error {
+	document, err := a.Keys.JWKS()
+	if err != nil {
+		return err
+	}
+	c.Data(http.StatusOK, mediaJSON, document.Body)
+	return nil
+}
+
+// matches is If-None-Match (RFC 9110 §13.1.2), which compares weakly.
+func matches(header http.Header, etag string) bool {
+	for candidate := range strings.SplitSeq(strings.Join(header.Values("If-None-Match"), ","), ",") {
+		candidate = strings.TrimSpace(candidate)
+		if candidate == "*" || strings.TrimPrefix(candidate, "W/") == etag {
+			return true
+		}
+	}
+	return false
+}

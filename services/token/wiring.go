@@ -1,0 +1,173 @@
+package token
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/guard"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/token/internal/credentials"
+	"github.com/sentryagent/agentidp/services/token/internal/httpapi"
+	"github.com/sentryagent/agentidp/services/token/internal/hydration"
+	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/journal"
+	"github.com/sentryagent/agentidp/services/token/internal/keys"
+	"github.com/sentryagent/agentidp/services/token/internal/postgres"
+	"github.com/sentryagent/agentidp/services/token/internal/quota"
+	"github.com/sentryagent/agentidp/services/token/internal/registry"
+	"github.com/sentryagent/agentidp/services/token/internal/usage"
+)
+
+// wire makes the parts and ties them together.
+func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) {
+	box := outbox.New(postgres.Schema)
+	s.relay = box.NewRelay(outbox.RelayConfig{DB: s.db, Conn: s.nats, Telemetry: s.tel, Clock: time.Now})
+	s.journal = journal.New(stream{s.nats}, postgres.NewOutbox(s.db, box), s.tel.Log)
+	s.epochs = invalidation.New(s.nats.Connected)
+
+	if err := s.wireKeys(cfg); err != nil {
+		return httpapi.Config{}, err
+	}
+	agents, secrets, err := s.wirePeers(cfg)
+	if err != nil {
+		return httpapi.Config{}, err
+	}
+
+	revocations := postgres.NewRevocations(s.db, box)
+	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents, Following: s.nats.Connected})
+	checker := revocation.NewChecker(s.redis, truth.Revoked)
+	s.hydrator = hydration.New(hydration.Config{
+		Store: revocations, Cache: revocation.NewStore(s.redis), Following: s.nats.Connected,
+		Clock: time.Now, Log: s.tel.Log,
+	})
+
+	limiter := ratelimit.New(s.redis, s.tel)
+	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring})
+	authorizer, err := authz.New(ctx, cfg.Guard.Policy, s.tel.Log)
+	if err != nil {
+		return httpapi.Config{}, fmt.Errorf("policy: %w", err)
+	}
+	s.guard = guard.New(guard.Options{
+		Verifier: verifier, Redis: s.redis, Limiter: limiter, Revocations: checker,
+		Authorizer: authorizer, Config: cfg.Guard, Telemetry: s.tel,
+	})
+	s.budget = quota.New(quota.Config{
+		Redis: s.redis, Limiter: limiter, Store: postgres.NewQuota(s.db), Clock: time.Now, Log: s.tel.Log,
+		RatePerMinute: cfg.Guard.RateLimitPerMinute, TokensPerMonth: cfg.MonthlyTokens,
+	})
+
+	events := issue.Events{Clock: time.Now, NewID: newID}
+	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
+		Agents: agents, Secrets: secrets, Uses: s.uses, Journal: s.journal, Events: events,
+		Failures: quota.NewFailures(s.redis, limiter, cfg.AuthFailuresPerMinute),
+	})
+	return httpapi.Config{
+		Issuer: issue.NewIssuer(issue.IssuerConfig{
+			Authenticator: clients, Budget: s.budget, Keys: signing{s.ring}, Journal: s.journal, Events: events,
+			URL: cfg.Guard.Issuer, TTL: cfg.TokenTTL, Outcomes: countTokens(s.tel.Metrics.Registry),
+		}),
+		Clients: clients,
+		Budget:  s.budget,
+		Introspector: issue.NewIntrospector(issue.IntrospectorConfig{
+			Verifier: verifier, Revocations: checker, Journal: s.journal, Events: events,
+		}),
+		Revoker: issue.NewRevoker(issue.RevokerConfig{
+			Verifier: verifier, Store: revocations, Announcer: s.hydrator, Events: events,
+		}),
+		Guard: s.guard,
+		Keys:  s.ring,
+		Truth: truth.Revoked,
+		URL:   cfg.Guard.Issuer,
+	}, nil
+}
+
+func (s *Service) wireKeys(cfg Config) error {
+	sealer, err := keys.NewSealer(cfg.KeyEncryptionKey.Reveal())
+	if err != nil {
+		return fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err)
+	}
+	algorithm, err := keys.ParseAlgorithm(cfg.SigningAlg)
+	if err != nil {
+		return fmt.Errorf("SIGNING_ALG: %w", err)
+	}
+	s.ring = keys.NewRing(keys.RingConfig{
+		Store: postgres.NewKeys(s.db), Sealer: sealer, Algorithm: algorithm,
+		TokenTTL: cfg.TokenTTL, Propagation: cfg.KeyPropagation, Clock: time.Now, Log: s.tel.Log,
+	})
+	return nil
+}
+
+func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets, error) {
+	call := func(name, url string) *peer.Client {
+		return peer.New(peer.Config{BaseURL: url, Token: cfg.HTTP.InternalAPIToken, Name: name, Telemetry: s.tel})
+	}
+	agents := registry.New(registry.Config{
+		Client: registryapi.NewClient(call("registry", cfg.RegistryURL)),
+		Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
+	})
+	client := credentialsapi.NewClient(call("credentials", cfg.CredentialsURL))
+	secrets, err := credentials.New(credentials.Config{
+		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.uses = usage.New(client, s.tel.Log)
+	return agents, secrets, nil
+}
+
+// stream is JetStream as the journal uses it.
+type stream struct{ *natsx.Conn }
+
+// PublishMsgAsync sends without waiting.
+func (s stream) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+	return s.JS().PublishMsgAsync(msg, opts...)
+}
+
+// signing is the key ring as the issuer uses it.
+type signing struct{ ring *keys.Ring }
+
+// Signer answers the signature of the key that is active now.
+func (s signing) Signer() (issue.Sign, error) {
+	key, err := s.ring.Signer()
+	if err != nil {
+		return nil, err
+	}
+	return key.Sign, nil
+}
+
+// newID makes time-ordered ids (UUIDv7): neighbours in time are neighbours in the index.
+func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+type outcomes struct{ counter *prometheus.CounterVec }
+
+// Count counts one request for a token.
+func (o outcomes) Count(outcome string) { o.counter.WithLabelValues(outcome).Inc() }
+
+// countTokens registers the metric of tokens, with every outcome there is at zero.
+func countTokens(metrics prometheus.Registerer) issue.Outcomes {
+	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "agentidp_tokens_issued_total",
+		Help: "Requests for a token, by outcome: success, or why there was none.",
+	}, []string{"outcome"})
+	for _, outcome := range issue.AllOutcomes() {
+		counter.WithLabelValues(outcome)
+	}
+	metrics.MustRegister(counter)
+	return outcomes{counter}
+}
