@@ -4,17 +4,16 @@
 package lifecycle
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
 const (
@@ -60,25 +59,27 @@ func message(id uuid.UUID, subject string, change any) (outbox.Message, error) {
 	return outbox.Message{ID: id, Subject: subject, Payload: payload}, nil
 }
 
-// Watcher is told of changes, one at a time. Gap means that changes may have been missed: all that
-// is cached must go. Funcs that are nil are left out; none may block for long.
-type Watcher struct {
-	Agent      func(AgentChanged)
-	Credential func(CredentialChanged)
-	Gap        func()
+func parseAgent(subject string, payload []byte) (AgentChanged, error) {
+	var change AgentChanged
+	if err := json.Unmarshal(payload, &change); err != nil {
+		return AgentChanged{}, fmt.Errorf("decode change of an agent: %w", err)
+	}
+	if subject != agentPrefix+change.AgentID.String() || change.Status == "" {
+		return AgentChanged{}, errors.New("change of an agent does not fit its subject or has no status")
+	}
+	return change, nil
 }
 
-// Watch tells w of every change from now on, in every replica that calls it, until ctx ends; then
-// it returns nil. It waits for a NATS server that is away.
-func Watch(ctx context.Context, _ *natsx.Conn, _ *telemetry.Telemetry, _ Watcher) error {
-	<-ctx.Done()
-	return nil
+func parseCredential(subject string, payload []byte) (CredentialChanged, error) {
+	var change CredentialChanged
+	if err := json.Unmarshal(payload, &change); err != nil {
+		return CredentialChanged{}, fmt.Errorf("decode change of a credential: %w", err)
+	}
+	if subject != credentialPrefix+change.AgentID.String() {
+		return CredentialChanged{}, errors.New("change of a credential does not fit its subject")
+	}
+	return change, nil
 }
 
-// ConsumeAgents hands every agent's newest state to handle, from the beginning of the stream on, in
-// one of the replicas that share the durable name; again after a delay when handle failed. It
-// declares the stream, waits for a NATS server that is away, and returns nil once ctx has ended.
-func ConsumeAgents(ctx context.Context, _ *natsx.Conn, _ *telemetry.Telemetry, _ string, _ func(context.Context, AgentChanged) error) error {
-	<-ctx.Done()
-	return nil
-}
+func isAgent(subject string) bool      { return strings.HasPrefix(subject, agentPrefix) }
+func isCredential(subject string) bool { return strings.HasPrefix(subject, credentialPrefix) }
