@@ -22,13 +22,13 @@ const (
 // Resource is what a request is about, as far as it is known when the policy is asked.
 type Resource struct {
 	// AgentID is the agent the request is about; for a revocation the agent that the token belongs to.
-	AgentID      string `json:"agentId,omitempty"`
-	Owner        string `json:"owner,omitempty"`
-	RegisteredBy string `json:"registeredBy,omitempty"`
+	AgentID      string
+	Owner        string
+	RegisteredBy string
 	// Exists is false when the resource was looked for and there is none: it protects nothing then.
-	Exists *bool `json:"exists,omitempty"`
+	Exists *bool
 	// AllowedScopes are the scopes that a registration or change wants to give; nil if the request names none.
-	AllowedScopes []string `json:"allowedScopes,omitempty"`
+	AllowedScopes []string
 }
 
 // Input is what the policy sees. Path is the request's path with its prefix /api/v1.
