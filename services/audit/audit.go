@@ -8,13 +8,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sentryagent/agentidp/migrations"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/natsx"
@@ -32,49 +29,8 @@ import (
 
 const name = "audit"
 
-// maxRetentionDays is a hundred years: beyond it, times leave what Postgres and
-// time.Duration can hold.
-const maxRetentionDays = 36500
-
 // flushFor bounds what a stopping service spends on its last traces.
 const flushFor = 2 * time.Second
-
-// Config is everything the service can be told.
-type Config struct {
-	HTTP          httpx.Config
-	Telemetry     telemetry.Config
-	Database      pgdb.Config
-	Redis         redisx.Config
-	NATS          natsx.Config
-	Guard         guard.Config
-	TokenURL      string `env:"TOKEN_INTERNAL_URL" required:"true" desc:"internal URL of the token service: signing keys and revocations"`
-	RetentionDays int    `env:"AUDIT_RETENTION_DAYS" default:"90" desc:"days an audit event is shown, 1 to 36500"`
-}
-
-// Validate refuses a retention window that shows nothing or has no end.
-func (c Config) Validate() error {
-	if c.RetentionDays < 1 || c.RetentionDays > maxRetentionDays {
-		return fmt.Errorf("AUDIT_RETENTION_DAYS must be 1 to %d", maxRetentionDays)
-	}
-	return nil
-}
-
-// LoadConfig reads the configuration. A variable with the prefix AUDIT_ beats the
-// one without.
-func LoadConfig(opts ...config.Option) (Config, error) {
-	var cfg Config
-	err := config.Load(&cfg, append([]config.Option{config.Prefix(name)}, opts...)...)
-	return cfg, err
-}
-
-// Migrate brings the schema up to date, as the role that owns it.
-func Migrate(ctx context.Context, cfg Config) error {
-	owner := cfg.Database.MigrateURL.Reveal()
-	if owner == "" {
-		return errors.New("MIGRATE_DATABASE_URL is not set")
-	}
-	return migrations.Apply(ctx, name, owner, telemetry.NewLogger(os.Stderr, name, cfg.Telemetry.LogLevel))
-}
 
 // Service is one replica.
 type Service struct {
@@ -131,7 +87,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{
+	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{ //nolint:contextcheck // a request brings its own context
 		Service: name, Telemetry: tel, OpenAPI: api.Spec, Ready: s.ready(store),
 	})
 	if err != nil {
@@ -156,6 +112,19 @@ func (s *Service) release() {
 	for i := len(s.close) - 1; i >= 0; i-- {
 		s.close[i]()
 	}
+}
+
+// Serve runs a replica with the settings of the environment.
+func Serve(ctx context.Context) error {
+	cfg, err := LoadConfig()
+	if err != nil {
+		return err
+	}
+	s, err := New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
 }
 
 // Listen opens both listeners, so that Addresses are known before Run.

@@ -7,7 +7,6 @@ package intake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -169,7 +168,7 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 			failures = 0
 		}
 		giveBack(pull.Messages())
-		if err := pull.Error(); err != nil && ctx.Err() == nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err := pull.Error(); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("pull: %w", err)
 		}
 	}

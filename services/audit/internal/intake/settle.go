@@ -88,5 +88,5 @@ func redelivery(message jetstream.Msg) time.Duration {
 	if err != nil {
 		return lastRetry
 	}
-	return delay(int(min(meta.NumDelivered, 100))) //nolint:gosec // bounded on this line
+	return delay(int(min(meta.NumDelivered, 100)))
 }

@@ -61,7 +61,7 @@ func (c *clerk) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Ver
 	return c.verdicts, c.err
 }
 
-func eventPayload(t testing.TB) []byte {
+func eventPayload(t *testing.T) []byte {
 	t.Helper()
 	event := auditevent.New(uuid.Must(uuid.NewV7()), time.Now(), "token", auditevent.TokenIssued, nil, auditevent.Origin{}, nil)
 	message, err := event.Message()
@@ -69,7 +69,7 @@ func eventPayload(t testing.TB) []byte {
 	return message.Payload
 }
 
-func newIntake(t testing.TB, recorder trail.Recorder) *Intake {
+func newIntake(t *testing.T, recorder trail.Recorder) *Intake {
 	t.Helper()
 	in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: time.Now})
 	require.NoError(t, err)
@@ -202,6 +202,6 @@ func TestMetricsAreThereBeforeTheFirstEvent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 5, found)
 
-	_, err = New(Config{Telemetry: &telemetry.Telemetry{Log: slog.Default(), Metrics: tel.Metrics}, Clock: time.Now})
+	_, err = New(Config{Telemetry: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler), Metrics: tel.Metrics}, Clock: time.Now})
 	require.Error(t, err, "two intakes in one registry would count each other's events")
 }

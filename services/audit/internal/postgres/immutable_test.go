@@ -11,7 +11,7 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 )
 
-func connect(t testing.TB, url string) *pgx.Conn {
+func connect(t *testing.T, url string) *pgx.Conn {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
 	require.NoError(t, err)

@@ -26,7 +26,7 @@ type letter struct {
 	Size     int64  `db:"payload_bytes"`
 }
 
-func letters(t testing.TB, db *pgdb.DB) []letter {
+func letters(t *testing.T, db *pgdb.DB) []letter {
 	t.Helper()
 	rows, err := db.Query(t.Context(), `SELECT stream_sequence, subject, reason, payload, payload_bytes
 		FROM audit.dead_letters ORDER BY stream_sequence`)
@@ -36,7 +36,7 @@ func letters(t testing.TB, db *pgdb.DB) []letter {
 	return found
 }
 
-func count(t testing.TB, db *pgdb.DB) (events int) {
+func count(t *testing.T, db *pgdb.DB) (events int) {
 	t.Helper()
 	require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM audit.events").Scan(&events))
 	return events

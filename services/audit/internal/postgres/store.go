@@ -37,8 +37,8 @@ SELECT EXISTS (SELECT FROM audit.events)`
 
 // Ready answers nil when Postgres is reachable and the schema is there.
 func (s *Store) Ready(ctx context.Context) error {
-	var any bool
-	return pgdb.Fault(s.db.QueryRow(ctx, sqlReady).Scan(&any))
+	var recorded bool
+	return pgdb.Fault(s.db.QueryRow(ctx, sqlReady).Scan(&recorded))
 }
 
 const sqlGet = `-- name: event_get

@@ -23,7 +23,7 @@ import (
 var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 // published is the delivery of a good event; change edits its published form.
-func published(t testing.TB, sequence uint64, change func(fields map[string]any)) trail.Delivery {
+func published(t *testing.T, sequence uint64, change func(fields map[string]any)) trail.Delivery {
 	t.Helper()
 	fields := map[string]any{
 		"schemaVersion": 1,
@@ -54,7 +54,7 @@ func origin(sequence uint64) trail.Origin {
 }
 
 // record stores deliveries and returns the events, newest first.
-func record(t testing.TB, store *postgres.Store, deliveries ...trail.Delivery) []trail.Event {
+func record(t *testing.T, store *postgres.Store, deliveries ...trail.Delivery) []trail.Event {
 	t.Helper()
 	verdicts, err := store.Record(t.Context(), deliveries)
 	require.NoError(t, err)

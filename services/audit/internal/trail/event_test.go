@@ -20,8 +20,8 @@ const (
 )
 
 // payload is a published event with fields replaced; nil takes one away.
-func payload(t testing.TB, replace map[string]any) []byte {
-	t.Helper()
+func payload(tb testing.TB, replace map[string]any) []byte {
+	tb.Helper()
 	fields := map[string]any{
 		"schemaVersion": 1,
 		"eventId":       eventID,
@@ -43,7 +43,7 @@ func payload(t testing.TB, replace map[string]any) []byte {
 		}
 	}
 	encoded, err := json.Marshal(fields)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return encoded
 }
 

@@ -1,0 +1,257 @@
+package audit_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/pkg/tokenapi"
+	"github.com/sentryagent/agentidp/services/audit"
+)
+
+const (
+	issuer        = "https://idp.example.com"
+	internalToken = "internal-token-of-a-test"
+	patience      = 30 * time.Second
+)
+
+// tokenService stands for the token service: it publishes a key, signs with it,
+// and knows of no revocation.
+type tokenService struct {
+	*httptest.Server
+	key *rsa.PrivateKey
+}
+
+func startTokenService(t *testing.T) *tokenService {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	set, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "RS256", Public: key.Public()}})
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /internal/v1"+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
+	mux.HandleFunc("POST /internal/v1"+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(tokenapi.CheckResponse{})
+	})
+	s := &tokenService{Server: httptest.NewServer(mux), key: key}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *tokenService) sign(t *testing.T, scope string) string {
+	t.Helper()
+	agent, now := uuid.NewString(), time.Now()
+	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
+		"iss": issuer, "aud": issuer, "sub": agent, "client_id": agent, "jti": uuid.Must(uuid.NewV7()).String(),
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "scope": scope, "owner": "test",
+	})
+	token.Header["typ"], token.Header["kid"] = "at+jwt", "k1"
+	signed, err := token.SignedString(s.key)
+	require.NoError(t, err)
+	return signed
+}
+
+// environment is the settings of a replica, and nothing of the machine's.
+func environment(values map[string]string) []config.Option {
+	return []config.Option{
+		config.Environ(func(string) (string, bool) { return "", false }),
+		config.Values(values),
+	}
+}
+
+type bundle struct {
+	tokens           *tokenService
+	conn             *natsx.Conn
+	public, internal string
+	stop             func()
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	b := &bundle{tokens: startTokenService(t)}
+	nats := testkit.NATSServer(t)
+	b.conn = testkit.ConnectNATS(t, nats.URL())
+	cfg, err := audit.LoadConfig(environment(map[string]string{
+		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
+		"DATABASE_URL": testkit.Postgres(t, "audit").AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(),
+		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": b.tokens.URL,
+	})...)
+	require.NoError(t, err)
+	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
+	require.NoError(t, err)
+	require.NoError(t, service.Listen())
+	public, internal := service.Addresses()
+	b.public, b.internal = "http://"+public, "http://"+internal
+
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+	b.stop = func() {
+		cancel()
+		select {
+		case err := <-done:
+			require.NoError(t, err)
+			done <- nil
+		case <-time.After(patience):
+			require.Fail(t, "the service does not stop")
+		}
+	}
+	t.Cleanup(b.stop)
+	require.Eventually(t, func() bool { return b.get(t, b.internal+"/readyz", "").status == http.StatusOK },
+		patience, 20*time.Millisecond, "the service does not get ready")
+	return b
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+func (b *bundle) get(t *testing.T, url, token string) answer {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	require.NoError(t, err)
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return answer{response.StatusCode, response.Header, body}
+}
+
+func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	agent, id := uuid.New(), uuid.Must(uuid.NewV7())
+	event := auditevent.New(id, time.Now(), "registry", auditevent.AgentCreated, &agent, auditevent.Origin{IPAddress: "203.0.113.7"}, nil)
+	message, err := event.Message()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { // the service declares the stream when it can
+		_, err := b.conn.JS().Publish(t.Context(), message.Subject, message.Payload)
+		return err == nil
+	}, patience, 50*time.Millisecond)
+
+	reader := b.tokens.sign(t, "audit:read")
+	one := b.public + "/api/v1/audit/" + id.String()
+	require.Eventually(t, func() bool { return b.get(t, one, reader).status == http.StatusOK }, patience, 50*time.Millisecond)
+
+	list := b.get(t, b.public+"/api/v1/audit?agentId="+agent.String(), reader)
+	require.Equal(t, http.StatusOK, list.status, string(list.body))
+	require.Equal(t, "100", list.header.Get("X-RateLimit-Limit"))
+	var body struct {
+		Data  []map[string]any `json:"data"`
+		Total int              `json:"total"`
+	}
+	require.NoError(t, json.Unmarshal(list.body, &body))
+	require.Equal(t, 1, body.Total)
+	require.Equal(t, id.String(), body.Data[0]["eventId"])
+	require.Equal(t, "203.0.113.7", body.Data[0]["ipAddress"])
+
+	for _, url := range []string{one, b.public + "/api/v1/audit"} {
+		refused := b.get(t, url, "")
+		require.Equal(t, http.StatusUnauthorized, refused.status)
+		require.Contains(t, refused.header.Get("WWW-Authenticate"), "Bearer")
+		refused = b.get(t, url, b.tokens.sign(t, "agents:read agents:write tokens:read"))
+		require.Equal(t, http.StatusForbidden, refused.status)
+		require.Contains(t, refused.header.Get("WWW-Authenticate"), `scope="audit:read"`)
+		require.Equal(t, http.StatusOK, b.get(t, url, b.tokens.sign(t, "agents:admin")).status)
+	}
+}
+
+func TestTheInternalListenerHasTheMetricsAndThePublicOneHasNot(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	metrics := b.get(t, b.internal+"/metrics", "")
+	require.Equal(t, http.StatusOK, metrics.status)
+	require.Contains(t, string(metrics.body), "agentidp_audit_lag_seconds 0")
+	require.Equal(t, http.StatusNotFound, b.get(t, b.public+"/metrics", "").status)
+	require.Equal(t, http.StatusOK, b.get(t, b.public+"/healthz", "").status)
+	b.stop()
+}
+
+func TestTheServiceStartsBeforeWhatItNeeds(t *testing.T) {
+	t.Parallel()
+	cfg, err := audit.LoadConfig(environment(map[string]string{
+		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
+		"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "NATS_URL": "nats://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1",
+		"ISSUER": issuer, "TOKEN_INTERNAL_URL": "http://127.0.0.1:1",
+	})...)
+	require.NoError(t, err)
+	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
+	require.NoError(t, err)
+	require.NoError(t, service.Listen())
+	public, internal := service.Addresses()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- service.Run(ctx) }()
+
+	b := &bundle{}
+	require.Equal(t, http.StatusOK, b.get(t, "http://"+public+"/healthz", "").status)
+	require.Equal(t, http.StatusServiceUnavailable, b.get(t, "http://"+internal+"/readyz", "").status)
+	cancel()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(patience):
+		require.Fail(t, "the service does not stop")
+	}
+}
+
+func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
+	t.Parallel()
+	_, err := audit.LoadConfig(environment(nil)...)
+	for _, name := range []string{"DATABASE_URL", "NATS_URL", "REDIS_URL", "ISSUER", "INTERNAL_API_TOKEN", "TOKEN_INTERNAL_URL"} {
+		require.ErrorContains(t, err, name)
+	}
+	good := map[string]string{
+		"DATABASE_URL": "postgres://x", "NATS_URL": "nats://x", "REDIS_URL": "redis://x", "ISSUER": issuer,
+		"INTERNAL_API_TOKEN": internalToken, "TOKEN_INTERNAL_URL": "http://token:9090",
+	}
+	cfg, err := audit.LoadConfig(environment(good)...)
+	require.NoError(t, err)
+	require.Equal(t, 90, cfg.RetentionDays)
+	for name, values := range map[string][]string{
+		"AUDIT_RETENTION_DAYS": {"0", "-1", "36501", "many"},
+		"TOKEN_INTERNAL_URL":   {"token:9090", "http://", "ftp://token"},
+	} {
+		for _, value := range values {
+			wrong := map[string]string{name: value}
+			for other, good := range good {
+				if other != name {
+					wrong[other] = good
+				}
+			}
+			_, err := audit.LoadConfig(environment(wrong)...)
+			require.ErrorContains(t, err, name, fmt.Sprint(value))
+		}
+	}
+}
+
+func TestMigrateNeedsTheOwnersURLAndNothingElse(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, audit.Migrate(t.Context(), environment(nil)...), "MIGRATE_DATABASE_URL")
+	owner := testkit.Postgres(t, "audit").OwnerURL
+	require.NoError(t, audit.Migrate(t.Context(), environment(map[string]string{"MIGRATE_DATABASE_URL": owner})...), "again changes nothing")
+}
