@@ -13,8 +13,8 @@ import (
 // serviceName stands in the events of this service.
 const serviceName = "credentials"
 
-// events are what one change sends out: its audit event, and the note that
-// makes caches forget what they know of the agent's credentials.
+// events are what one change sends out: first its audit event, then the note
+// that makes caches forget what they know of the agent's credentials.
 func (s *Service) events(action auditevent.Action, c Credential, at time.Time, origin auditevent.Origin, metadata map[string]any) ([]outbox.Message, error) {
 	metadata["credentialId"] = c.ID
 	audit, err := auditevent.New(s.newID(), at, serviceName, action, &c.AgentID, origin, metadata).Message()
@@ -37,7 +37,13 @@ func (s *Service) AgentChanged(ctx context.Context, change lifecycle.AgentChange
 	if change.Status != registryapi.StatusDecommissioned {
 		return nil
 	}
+	cachesTold := false
 	return s.store.Decommission(ctx, change.AgentID, s.now(), func(r *Record) ([]outbox.Message, error) {
-		return s.revoke(r, change.Origin, "agent_decommissioned")
+		msgs, err := s.revoke(r, change.Origin, "agent_decommissioned")
+		if err == nil && cachesTold {
+			msgs = msgs[:1] // one note makes caches forget all of the agent's credentials
+		}
+		cachesTold = true
+		return msgs, err
 	})
 }

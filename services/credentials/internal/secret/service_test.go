@@ -282,9 +282,10 @@ func TestADecommissionRevokesEverythingInTheNameOfWhoOrderedIt(t *testing.T) {
 		require.NoError(t, f.AgentChanged(t.Context(), change))
 	}
 
-	events, _ := f.store.sent(t)
+	events, subjects := f.store.sent(t)
 	events = events[len(before):]
 	require.Len(t, events, 2)
+	require.Len(t, subjects, 2*len(before)+3, "caches need to be told once")
 	var about []any
 	for _, e := range events {
 		require.Equal(t, auditevent.CredentialRevoked, e.Action)

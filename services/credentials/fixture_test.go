@@ -1,0 +1,258 @@
+package credentials_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/credentials"
+)
+
+const (
+	internalToken = "internal-token-of-the-tests"
+	issuer        = "http://idp.test"
+	eventually    = 20 * time.Second
+	often         = 20 * time.Millisecond
+)
+
+// fixture is one replica on real servers, between a registry and a token service
+// that a test commands.
+type fixture struct {
+	registry *fakeRegistry
+	key      *ecdsa.PrivateKey
+	nats     *natsx.Conn
+	db       *pgdb.DB
+	log      *lockedBuffer
+	internal *credentialsapi.Client
+	public   string
+	private  string
+	stop     func()
+	stopped  chan error
+}
+
+func setup(t *testing.T) *fixture {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	natsServer, redisServer := testkit.NATSServer(t), testkit.RedisServer(t)
+	database := testkit.Postgres(t, "credentials")
+	f := &fixture{
+		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
+		key:      key, nats: testkit.ConnectNATS(t, natsServer.URL()), db: testkit.Open(t, database.AppURL),
+		log: &lockedBuffer{}, stopped: make(chan error, 1),
+	}
+	require.NoError(t, f.nats.DeclareAudit(t.Context()))
+	registry, token := httptest.NewServer(f.registry), httptest.NewServer(f.tokenService(t))
+	t.Cleanup(registry.Close)
+	t.Cleanup(token.Close)
+
+	cfg, err := credentials.LoadConfig(config.Environ(environment(map[string]string{
+		"DATABASE_URL": database.AppURL, "REDIS_URL": redisServer.URL(), "NATS_URL": natsServer.URL(),
+		"REGISTRY_INTERNAL_URL": registry.URL, "TOKEN_INTERNAL_URL": token.URL,
+		"ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s", "LOG_LEVEL": "debug",
+		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0",
+		"MAX_ACTIVE_CREDENTIALS": "50", "CREDENTIALS_MAX_ACTIVE_CREDENTIALS": "3",
+	})))
+	require.NoError(t, err)
+	f.start(t, cfg)
+	require.Eventually(t, func() bool { return f.get(t, f.private+"/readyz").status == http.StatusOK }, eventually, often)
+	return f
+}
+
+// start a replica, and stop it at the end of the test at the latest.
+func (f *fixture) start(t *testing.T, cfg credentials.Config) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(telemetry.WithOutput(context.Background(), f.log))
+	service, err := credentials.New(ctx, cfg)
+	require.NoError(t, err)
+	require.NoError(t, service.Listen())
+	public, internal := service.Addresses()
+	f.public, f.private = "http://"+public, "http://"+internal
+	f.internal = credentialsapi.NewClient(peer.New(peer.Config{
+		BaseURL: f.private, Token: internalToken, Name: "credentials", Telemetry: telemetry.Discard("test"),
+	}))
+	go func() { f.stopped <- service.Run(ctx) }()
+	var once sync.Once
+	f.stop = func() {
+		once.Do(func() {
+			cancel()
+			require.NoError(t, <-f.stopped)
+		})
+	}
+	t.Cleanup(f.stop)
+}
+
+func environment(values map[string]string) func(string) (string, bool) {
+	return func(key string) (string, bool) {
+		value, ok := values[key]
+		return value, ok
+	}
+}
+
+// tokenService publishes the key and knows of no revocation.
+func (f *fixture) tokenService(t *testing.T) http.Handler {
+	t.Helper()
+	keys, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "ES256", Public: f.key.Public()}})
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /internal/v1/jwks", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(keys)
+	})
+	mux.HandleFunc("POST /internal/v1/revocations/check", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"revoked":false}`)
+	})
+	return mux
+}
+
+// token for an agent, as the token service would sign it.
+func (f *fixture) token(t *testing.T, agent uuid.UUID, scope string) string {
+	t.Helper()
+	now := time.Now()
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
+		"iss": issuer, "aud": issuer, "sub": agent.String(), "client_id": agent.String(),
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(),
+		"jti": uuid.Must(uuid.NewV7()).String(), "scope": scope, "owner": "tests",
+	})
+	token.Header["typ"], token.Header["kid"] = "at+jwt", "k1"
+	signed, err := token.SignedString(f.key)
+	require.NoError(t, err)
+	return signed
+}
+
+type answer struct {
+	status int
+	header http.Header
+	body   map[string]any
+}
+
+func (f *fixture) get(t *testing.T, url string, token ...string) answer {
+	t.Helper()
+	return f.do(t, http.MethodGet, url, strings.Join(token, ""), "")
+}
+
+func (f *fixture) do(t *testing.T, method, url, token, body string) answer {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	require.NoError(t, err)
+	if body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := http.DefaultClient.Do(req)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, res.Body.Close()) }()
+	raw, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	a := answer{status: res.StatusCode, header: res.Header}
+	_ = json.Unmarshal(raw, &a.body) // metrics are no JSON
+	return a
+}
+
+// auditTrail takes events out of the stream until there are as many as wanted.
+func (f *fixture) auditTrail(t *testing.T, want int) []auditevent.Event {
+	t.Helper()
+	consumer, err := f.nats.JS().CreateOrUpdateConsumer(t.Context(), natsx.AuditStream, jetstream.ConsumerConfig{
+		Durable: "test", AckPolicy: jetstream.AckExplicitPolicy,
+	})
+	require.NoError(t, err)
+	var events []auditevent.Event
+	deadline := time.Now().Add(eventually)
+	for len(events) < want && time.Now().Before(deadline) {
+		batch, err := consumer.Fetch(want+1, jetstream.FetchMaxWait(time.Second))
+		require.NoError(t, err)
+		for msg := range batch.Messages() {
+			e, err := auditevent.Parse(msg.Data())
+			require.NoError(t, err)
+			events = append(events, e)
+			require.NoError(t, msg.Ack())
+		}
+	}
+	require.Len(t, events, want)
+	return events
+}
+
+// fakeRegistry is the registry's internal API over a map.
+type fakeRegistry struct {
+	mu     sync.Mutex
+	status map[uuid.UUID]string
+	down   bool
+}
+
+func (r *fakeRegistry) set(agent uuid.UUID, status string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.status[agent] = status
+}
+
+func (r *fakeRegistry) goAway() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.down = true
+}
+
+func (r *fakeRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	id, err := uuid.Parse(strings.TrimPrefix(req.URL.Path, "/internal/v1/agents/"))
+	status, known := r.status[id]
+	switch {
+	case r.down:
+		w.WriteHeader(http.StatusInternalServerError)
+	case req.Header.Get("Authorization") != "Bearer "+internalToken:
+		w.WriteHeader(http.StatusUnauthorized)
+	case err != nil || !known:
+		w.WriteHeader(http.StatusNotFound)
+		_ = json.NewEncoder(w).Encode(apperr.New(apperr.AgentNotFound, "no such agent"))
+	default:
+		_ = json.NewEncoder(w).Encode(registryapi.Agent{AgentID: id, Status: status})
+	}
+}
+
+// lockedBuffer keeps the log.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
