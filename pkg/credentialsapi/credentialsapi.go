@@ -4,11 +4,13 @@ package credentialsapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
 
@@ -107,6 +109,10 @@ func (c *Client) Verify(ctx context.Context, req VerifyRequest) (VerifyResponse,
 	var res VerifyResponse
 	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+VerifyPath, wire, &res); err != nil {
 		return VerifyResponse{}, err
+	}
+	if !res.Valid && res.Reason == "" {
+		// A body that lacks the answer must not be read as a false one.
+		return VerifyResponse{}, apperr.Unavailable(errors.New("credentials service gave no answer about a secret"))
 	}
 	return res, nil
 }

@@ -5,10 +5,13 @@ package registryapi
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
 // The values of Agent.Status. A decommissioned agent never becomes anything else again.
@@ -77,6 +80,9 @@ func (c *Client) Agent(ctx context.Context, id uuid.UUID) (Agent, error) {
 	var agent Agent
 	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1/agents/"+id.String(), nil, &agent); err != nil {
 		return Agent{}, err
+	}
+	if agent.AgentID != id {
+		return Agent{}, apperr.Unavailable(errors.New("registry answered with another agent"))
 	}
 	return agent, nil
 }

@@ -5,11 +5,13 @@ package tokenapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/revocation"
 )
 
@@ -54,10 +56,15 @@ func (c *Client) JWKS(ctx context.Context) ([]byte, error) {
 
 // Revoked answers as a revocation.Fallback. An error means that nothing is known about the token.
 func (c *Client) Revoked(ctx context.Context, q revocation.Query) (bool, error) {
-	var res CheckResponse
-	req := CheckRequest(q)
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+CheckRevocationsPath, req, &res); err != nil {
+	// A body that lacks the answer must not be read as a false one.
+	var res struct {
+		Revoked *bool `json:"revoked"`
+	}
+	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+CheckRevocationsPath, CheckRequest(q), &res); err != nil {
 		return false, err
 	}
-	return res.Revoked, nil
+	if res.Revoked == nil {
+		return false, apperr.Unavailable(errors.New("token service gave no answer about a revocation"))
+	}
+	return *res.Revoked, nil
 }

@@ -1,0 +1,94 @@
+package registryapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+)
+
+var id = uuid.MustParse("0190a7c0-0000-4000-8000-00000000000a")
+
+// caller answers one call and remembers what was sent.
+type caller struct {
+	answer string
+	err    error
+
+	method, path, sent string
+}
+
+func (c *caller) Do(_ context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	c.method, c.path, c.sent = method, path, string(body)
+	if c.err != nil {
+		return c.err
+	}
+	return json.Unmarshal([]byte(c.answer), out)
+}
+
+const agentJSON = `"agentId":"0190a7c0-0000-4000-8000-00000000000a","email":"a@example.com","agentType":"custom","version":"1.0.0",
+	"capabilities":["operator:*"],"owner":"team-a","deploymentEnv":"production","allowedScopes":["agents:admin"],"status":"suspended",
+	"registeredBy":null,"createdAt":"2026-11-22T12:00:00Z","updatedAt":"2026-11-22T12:00:01Z","revision":7,
+	"tokensValidAfter":"2026-11-22T12:00:00.123Z"`
+
+func agent() registryapi.Agent {
+	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	return registryapi.Agent{
+		AgentID: id, Email: "a@example.com", AgentType: "custom", Version: "1.0.0", Capabilities: []string{"operator:*"},
+		Owner: "team-a", DeploymentEnv: "production", AllowedScopes: []string{"agents:admin"}, Status: registryapi.StatusSuspended,
+		CreatedAt: at, UpdatedAt: at.Add(time.Second), Revision: 7, TokensValidAfter: at.Add(123 * time.Millisecond),
+	}
+}
+
+func TestAgent(t *testing.T) {
+	t.Parallel()
+	c := &caller{answer: "{" + agentJSON + "}"}
+	got, err := registryapi.NewClient(c).Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, agent(), got)
+	require.Equal(t, "GET /internal/v1/agents/"+id.String(), c.method+" "+c.path)
+	require.Equal(t, "null", c.sent)
+
+	data, err := json.Marshal(got)
+	require.NoError(t, err)
+	require.JSONEq(t, c.answer, string(data), "both sides write the same")
+}
+
+func TestAgentPassesTheErrorOn(t *testing.T) {
+	t.Parallel()
+	notFound := apperr.New(apperr.AgentNotFound, "none")
+	got, err := registryapi.NewClient(&caller{err: notFound}).Agent(t.Context(), id)
+	require.ErrorIs(t, err, notFound)
+	require.Zero(t, got)
+
+	_, err = registryapi.NewClient(&caller{answer: "{}"}).Agent(t.Context(), id)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+}
+
+func TestBootstrap(t *testing.T) {
+	t.Parallel()
+	for _, created := range []string{"true", "false"} {
+		c := &caller{answer: `{"created":` + created + "," + agentJSON + "}"}
+		got, isNew, err := registryapi.NewClient(c).Bootstrap(t.Context(), registryapi.BootstrapRequest{Email: "a@example.com", Owner: "team-a"})
+		require.NoError(t, err)
+		require.Equal(t, agent(), got)
+		require.Equal(t, created == "true", isNew)
+		require.Equal(t, "POST /internal/v1/bootstrap", c.method+" "+c.path)
+		require.JSONEq(t, `{"email":"a@example.com","owner":"team-a"}`, c.sent)
+
+		data, err := json.Marshal(registryapi.BootstrapResponse{Agent: got, Created: isNew})
+		require.NoError(t, err)
+		require.JSONEq(t, c.answer, string(data), "both sides write the same")
+	}
+	_, _, err := registryapi.NewClient(&caller{err: apperr.Unavailable(nil)}).Bootstrap(t.Context(), registryapi.BootstrapRequest{})
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+}
