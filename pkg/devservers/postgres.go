@@ -212,6 +212,9 @@ func (c *cluster) start(ctx context.Context, cfg PostgresConfig) (*Postgres, err
 		}
 		port = free
 	}
+	if err := requireFree(port); err != nil {
+		return nil, fmt.Errorf("postgres: %w", err)
+	}
 	cmd := exec.Command(filepath.Join(c.bin, "postgres"), c.arguments(port, cfg.Fsync)...) //nolint:gosec,noctx // found by findPostgres; outlives ctx
 	cmd.Dir, cmd.Env = "/", serverEnviron()
 	cmd.SysProcAttr = c.who.attributes(syscall.SIGINT, c.caps)
@@ -256,7 +259,15 @@ func (p *Postgres) answers(ctx context.Context) error {
 		}
 		return err
 	}
-	return conn.Close(ctx)
+	defer func() { _ = conn.Close(ctx) }()
+	var dir string
+	if err := conn.QueryRow(ctx, "SHOW data_directory").Scan(&dir); err != nil {
+		return err
+	}
+	if dir != p.dir {
+		return errors.New("another server holds the port")
+	}
+	return nil
 }
 
 // majorOf is the major version of the data in dir, "" when there is none.

@@ -137,6 +137,15 @@ func freePort() (int, error) {
 	return l.Addr().(*net.TCPAddr).Port, nil
 }
 
+// requireFree fails when somebody listens on the port, before a server is started that could not.
+func requireFree(port int) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port))) //nolint:noctx // returns at once
+	if err != nil {
+		return fmt.Errorf("port %d cannot be used: %w", port, err)
+	}
+	return l.Close()
+}
+
 // stopLeftover ends the server that an earlier run left on a data directory: the process of the
 // pid file, if it works in that directory and is such a program. Anything else is not touched.
 func stopLeftover(pidFile, dir, program string, polite syscall.Signal) error {

@@ -95,6 +95,9 @@ func (r *Redis) start(ctx context.Context) error {
 	if err := stopLeftover(pidFile, r.cfg.Dir, "redis-server", syscall.SIGTERM); err != nil {
 		return err
 	}
+	if err := requireFree(r.port); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
 	cmd := exec.Command(r.bin, "-") //nolint:gosec,noctx // found by findRedis; outlives ctx
 	cmd.Stdin = strings.NewReader(r.settings(pidFile))
 	cmd.Dir, cmd.Env = r.cfg.Dir, serverEnviron()
@@ -106,7 +109,7 @@ func (r *Redis) start(ctx context.Context) error {
 	r.mu.Lock()
 	r.proc = proc
 	r.mu.Unlock()
-	if err := proc.waitReady(ctx.Done(), func() error { return r.answers(ctx) }); err != nil {
+	if err := proc.waitReady(ctx.Done(), func() error { return r.answers(ctx, cmd.Process.Pid) }); err != nil {
 		r.Stop()
 		return err
 	}
@@ -130,9 +133,9 @@ func (r *Redis) settings(pidFile string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// answers sends one PING, and makes sure that it is this server that answers and not another one
-// that holds the port.
-func (r *Redis) answers(ctx context.Context) error {
+// answers asks once, and makes sure that it is the server with that process id that answers and not
+// another one that took the port.
+func (r *Redis) answers(ctx context.Context, pid int) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	opts, err := redis.ParseURL(r.URL())
@@ -142,7 +145,14 @@ func (r *Redis) answers(ctx context.Context) error {
 	opts.MaxRetries = -1
 	client := redis.NewClient(opts)
 	defer func() { _ = client.Close() }()
-	return client.Ping(ctx).Err()
+	info, err := client.Info(ctx, "server").Result()
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(info, "process_id:"+strconv.Itoa(pid)+"\r\n") {
+		return errors.New("another server holds the port")
+	}
+	return nil
 }
 
 func findRedis() (string, error) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -45,6 +46,9 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	if err != nil {
 		return nil, errors.New("REDIS_URL is not a valid Redis URL")
 	}
+	// The library writes lines of its own to standard error for what it also returns as an error;
+	// its switch for that is one for the whole process.
+	logging.Disable()
 	runID := new(atomic.Value)
 	runID.Store("")
 	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout = dialTimeout, ioTimeout, ioTimeout
@@ -52,7 +56,7 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	// The pool's default, five dials 100 ms apart, would hold up every request while Redis is away.
 	opts.DialerRetries = 1
 	opts.ContextTimeoutEnabled = true
-	opts.MaxRetries = 1
+	opts.MaxRetries, opts.DialerRetries = 1, 1
 	opts.MinRetryBackoff, opts.MaxRetryBackoff = 5*time.Millisecond, 20*time.Millisecond
 	// Needs Redis Enterprise, and costs every new connection a round trip.
 	opts.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
