@@ -125,10 +125,10 @@ func (s *Server) report(c *gin.Context, took time.Duration) {
 	switch {
 	case status >= http.StatusInternalServerError && clientGone(c, err):
 		status = statusClientGone
+	case operational(c.Request.URL.Path) && status != http.StatusInternalServerError:
+		level = slog.LevelDebug // a probe that finds the service not ready is no failed request
 	case status >= http.StatusInternalServerError:
 		level = slog.LevelError
-	case operational(c.Request.URL.Path):
-		level = slog.LevelDebug
 	}
 
 	ctx, tel := c.Request.Context(), s.opts.Telemetry

@@ -84,12 +84,13 @@ func addHealth(e *gin.Engine) {
 
 func (s *Server) readyz(c *gin.Context) {
 	err := s.readiness(c.Request.Context())
-	if was := s.ready.Swap(err == nil); was != (err == nil) {
-		attrs := []slog.Attr{slog.Bool("ready", err == nil)}
-		if err != nil {
-			attrs = append(attrs, slog.String("reason", err.Error()))
-		}
-		s.opts.Telemetry.Log.LogAttrs(c.Request.Context(), slog.LevelInfo, "readiness changed", attrs...)
+	reason := ""
+	if err != nil {
+		reason = err.Error()
+	}
+	if was := s.notReady.Swap(&reason); was == nil || *was != reason {
+		s.opts.Telemetry.Log.InfoContext(c.Request.Context(), "readiness changed",
+			slog.Bool("ready", err == nil), slog.String("reason", reason))
 	}
 	if err == nil {
 		JSON(c, http.StatusOK, map[string]string{"status": "ready"})

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// settleTime is how long a connection that was accepted last has to bring its request.
+const settleTime = 250 * time.Millisecond
+
 // Listen opens both sockets, so that their addresses are known before Run. A
 // second call does nothing.
 func (s *Server) Listen() error {
@@ -57,9 +60,11 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	failed := make(chan error, 2)
 	serve := func(srv *http.Server, l net.Listener) {
-		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
+		err := srv.Serve(l)
+		if errors.Is(err, http.ErrServerClosed) || (s.draining.Load() && errors.Is(err, net.ErrClosed)) {
+			return
 		}
+		failed <- fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	go serve(s.publicServer, s.publicSocket)
 	go serve(s.internalServer, s.internalSocket)
@@ -82,27 +87,41 @@ func (s *Server) drain(ctx context.Context, failed <-chan error) error {
 
 	// Idle connections are not closed yet: a client may be sending its next
 	// request on one right now. Each gets "Connection: close" with its next response.
-	delay := time.NewTimer(s.cfg.DrainDelay)
-	defer delay.Stop()
-	select {
-	case <-delay.C:
-	case err := <-failed:
+	if err := pause(ctx, s.cfg.DrainDelay, failed); err != nil {
 		return errors.Join(err, s.publicServer.Close(), s.internalServer.Close())
-	case <-ctx.Done():
 	}
-	errPublic := shutdown(ctx, s.publicServer)
-	errInternal := shutdown(ctx, s.internalServer)
+	errPublic := s.shutdown(ctx, s.publicServer, s.publicSocket)
+	errInternal := s.shutdown(ctx, s.internalServer, s.internalSocket)
 	if err := errors.Join(errPublic, errInternal); err != nil {
 		return fmt.Errorf("requests were cut: %w", err)
 	}
 	return nil
 }
 
-func shutdown(ctx context.Context, srv *http.Server) error {
-	err := srv.Shutdown(ctx)
-	if err != nil {
-		_ = srv.Close()
+// pause waits for d, for ctx, or for a failure, which it returns.
+func pause(ctx context.Context, d time.Duration, failed <-chan error) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case err := <-failed:
+		return err
+	case <-timer.C:
+	case <-ctx.Done():
 	}
+	return nil
+}
+
+// shutdown ends one side. http.Server.Shutdown drops a request that it has
+// not yet begun to serve, so the socket closes first, and who got through is
+// served before it is called.
+func (s *Server) shutdown(ctx context.Context, srv *http.Server, socket net.Listener) error {
+	_ = socket.Close()
+	_ = pause(ctx, min(settleTime, s.cfg.DrainDelay), nil)
+	err := srv.Shutdown(ctx)
+	if err == nil || errors.Is(err, net.ErrClosed) { // the socket, which is closed indeed
+		return nil
+	}
+	_ = srv.Close()
 	return err
 }
 

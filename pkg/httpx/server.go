@@ -98,7 +98,8 @@ type Server struct {
 	publicSocket, internalSocket net.Listener
 
 	draining atomic.Bool
-	ready    atomic.Bool
+	// notReady is why /readyz said no last: "" if it said yes, nil if it was not asked yet.
+	notReady atomic.Pointer[string]
 }
 
 // NewServer makes a server that does not listen yet. Routes are added to
