@@ -1,0 +1,77 @@
+package migrations
+
+import (
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestEveryMigrationIsNumberedWithoutGapsAndCanBeTakenBack(t *testing.T) {
+	t.Parallel()
+	name := regexp.MustCompile(`^(\d{5})_[a-z0-9_]+\.sql$`)
+	for _, service := range Services() {
+		files, err := Files(service)
+		require.NoError(t, err)
+		entries, err := fs.ReadDir(files, ".")
+		require.NoError(t, err)
+		require.NotEmpty(t, entries, service)
+		require.True(t, strings.HasPrefix(entries[0].Name(), "00001_"), service)
+		for i, entry := range entries {
+			require.Regexp(t, name, entry.Name())
+			require.Contains(t, entry.Name(), "0000", "more than nine migrations: widen this check")
+			require.Equal(t, byte('1'+i), entry.Name()[4], "%s/%s leaves a gap", service, entry.Name())
+			sql, err := fs.ReadFile(files, entry.Name())
+			require.NoError(t, err)
+			require.Contains(t, string(sql), "-- +goose Up", entry.Name())
+			require.Contains(t, string(sql), "-- +goose Down", entry.Name())
+		}
+	}
+}
+
+func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
+	t.Parallel()
+	for _, service := range Services() {
+		files, err := Files(service)
+		require.NoError(t, err)
+		names, err := fs.Glob(files, "*.sql")
+		require.NoError(t, err)
+		for _, name := range names {
+			sql, err := fs.ReadFile(files, name)
+			require.NoError(t, err)
+			for _, other := range Services() {
+				if other != service {
+					foreign := regexp.MustCompile(`(?mi)^[^-\n]*\b(table|index|on|from|into|update|references|schema|to)\s+` + other + `[._]`)
+					require.False(t, foreign.Match(sql), "%s/%s reaches into %s", service, name, other)
+				}
+			}
+		}
+	}
+}
+
+func TestFilesAndApplyKnowOnlyTheServices(t *testing.T) {
+	t.Parallel()
+	_, err := Files("billing")
+	require.ErrorContains(t, err, "billing")
+	require.Error(t, Apply(t.Context(), "billing", "postgres://127.0.0.1:1/x", nil))
+}
+
+func TestApplyRefusesABadURLWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	err := Apply(t.Context(), "registry", "postgres://user:hunter2@host:port/db", nil)
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestEverySchemaHasALockOfItsOwn(t *testing.T) {
+	t.Parallel()
+	seen := map[int64]string{}
+	for _, service := range Services() {
+		id := lockID(service)
+		require.Empty(t, seen[id], service)
+		require.Equal(t, id, lockID(service))
+		seen[id] = service
+	}
+}
