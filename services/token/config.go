@@ -33,7 +33,11 @@ type Config struct {
 	Redis     redisx.Config
 	NATS      natsx.Config
 	Guard     guard.Config
+	Tokens    TokenConfig
+}
 
+// TokenConfig holds the settings that no other service has.
+type TokenConfig struct {
 	RegistryURL    string `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"base URL of the registry's internal port"`
 	CredentialsURL string `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"base URL of the credentials service's internal port"`
 
@@ -47,7 +51,7 @@ type Config struct {
 }
 
 // Validate names every value that no service could work with.
-func (c Config) Validate() error {
+func (c TokenConfig) Validate() error {
 	var errs []error
 	check := func(ok bool, problem string) {
 		if !ok {
@@ -56,10 +60,8 @@ func (c Config) Validate() error {
 	}
 	check(isURL(c.RegistryURL), "REGISTRY_INTERNAL_URL must be an http or https URL")
 	check(isURL(c.CredentialsURL), "CREDENTIALS_INTERNAL_URL must be an http or https URL")
-	if c.KeyEncryptionKey != "" {
-		if _, err := keys.NewSealer(c.KeyEncryptionKey.Reveal()); err != nil {
-			errs = append(errs, fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err))
-		}
+	if _, err := keys.NewSealer(c.KeyEncryptionKey.Reveal()); err != nil {
+		errs = append(errs, fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err))
 	}
 	if _, err := keys.ParseAlgorithm(c.SigningAlg); err != nil {
 		errs = append(errs, fmt.Errorf("SIGNING_ALG: %w", err))
@@ -72,10 +74,9 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// isURL leaves an absent value to be named as missing.
 func isURL(raw string) bool {
 	parsed, err := url.Parse(raw)
-	return raw == "" || err == nil && parsed.Host != "" && (parsed.Scheme == "http" || parsed.Scheme == "https")
+	return err == nil && parsed.Host != "" && (parsed.Scheme == "http" || parsed.Scheme == "https")
 }
 
 // LoadConfig reads the settings from the environment; TOKEN_KEY beats KEY. Its error names every setting that is

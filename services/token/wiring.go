@@ -68,18 +68,18 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	})
 	s.budget = quota.New(quota.Config{
 		Redis: s.redis, Limiter: limiter, Store: postgres.NewQuota(s.db), Clock: time.Now, Log: s.tel.Log,
-		RatePerMinute: cfg.Guard.RateLimitPerMinute, TokensPerMonth: cfg.MonthlyTokens,
+		RatePerMinute: cfg.Guard.RateLimitPerMinute, TokensPerMonth: cfg.Tokens.MonthlyTokens,
 	})
 
 	events := issue.Events{Clock: time.Now, NewID: newID}
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
 		Agents: agents, Secrets: secrets, Uses: s.uses, Journal: s.journal, Events: events,
-		Failures: quota.NewFailures(s.redis, limiter, cfg.AuthFailuresPerMinute),
+		Failures: quota.NewFailures(s.redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
 	})
 	return httpapi.Config{
 		Issuer: issue.NewIssuer(issue.IssuerConfig{
 			Authenticator: clients, Budget: s.budget, Keys: signing{s.ring}, Journal: s.journal, Events: events,
-			URL: cfg.Guard.Issuer, TTL: cfg.TokenTTL, Outcomes: countTokens(s.tel.Metrics.Registry),
+			URL: cfg.Guard.Issuer, TTL: cfg.Tokens.TokenTTL, Outcomes: countTokens(s.tel.Metrics.Registry),
 		}),
 		Clients: clients,
 		Budget:  s.budget,
@@ -97,17 +97,17 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 }
 
 func (s *Service) wireKeys(cfg Config) error {
-	sealer, err := keys.NewSealer(cfg.KeyEncryptionKey.Reveal())
+	sealer, err := keys.NewSealer(cfg.Tokens.KeyEncryptionKey.Reveal())
 	if err != nil {
 		return fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err)
 	}
-	algorithm, err := keys.ParseAlgorithm(cfg.SigningAlg)
+	algorithm, err := keys.ParseAlgorithm(cfg.Tokens.SigningAlg)
 	if err != nil {
 		return fmt.Errorf("SIGNING_ALG: %w", err)
 	}
 	s.ring = keys.NewRing(keys.RingConfig{
 		Store: postgres.NewKeys(s.db), Sealer: sealer, Algorithm: algorithm,
-		TokenTTL: cfg.TokenTTL, Propagation: cfg.KeyPropagation, Clock: time.Now, Log: s.tel.Log,
+		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.KeyPropagation, Clock: time.Now, Log: s.tel.Log,
 	})
 	return nil
 }
@@ -117,10 +117,10 @@ func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets,
 		return peer.New(peer.Config{BaseURL: url, Token: cfg.HTTP.InternalAPIToken, Name: name, Telemetry: s.tel})
 	}
 	agents := registry.New(registry.Config{
-		Client: registryapi.NewClient(call("registry", cfg.RegistryURL)),
+		Client: registryapi.NewClient(call("registry", cfg.Tokens.RegistryURL)),
 		Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
 	})
-	client := credentialsapi.NewClient(call("credentials", cfg.CredentialsURL))
+	client := credentialsapi.NewClient(call("credentials", cfg.Tokens.CredentialsURL))
 	secrets, err := credentials.New(credentials.Config{
 		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
 	})
