@@ -1,0 +1,166 @@
+package auditevent_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+)
+
+var (
+	id    = uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
+	agent = uuid.MustParse("11111111-1111-4111-8111-111111111111")
+	actor = uuid.MustParse("22222222-2222-4222-8222-222222222222")
+	at    = time.Date(2026, 3, 4, 5, 6, 7, 123456789, time.FixedZone("CET", 3600))
+)
+
+func event() auditevent.Event {
+	origin := auditevent.Origin{ActorID: &actor, IPAddress: "192.0.2.1", UserAgent: "curl/8", RequestID: "req-1"}
+	return auditevent.New(id, at, "registry", auditevent.AgentCreated, &agent, origin, map[string]any{"email": "a@example.com"})
+}
+
+func TestAnEventHasItsWireFormAndComesBackAsItWent(t *testing.T) {
+	t.Parallel()
+	msg, err := event().Message()
+	require.NoError(t, err)
+	require.Equal(t, id, msg.ID)
+	require.Equal(t, "audit.registry.agent.created", msg.Subject)
+	require.JSONEq(t, `{
+		"schemaVersion": 1,
+		"eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+		"timestamp": "2026-03-04T04:06:07.123456Z",
+		"agentId": "11111111-1111-4111-8111-111111111111",
+		"actorId": "22222222-2222-4222-8222-222222222222",
+		"action": "agent.created",
+		"outcome": "success",
+		"ipAddress": "192.0.2.1",
+		"userAgent": "curl/8",
+		"service": "registry",
+		"requestId": "req-1",
+		"metadata": {"email": "a@example.com"}
+	}`, string(msg.Payload))
+	parsed, err := auditevent.Parse(msg.Payload)
+	require.NoError(t, err)
+	require.Equal(t, event(), parsed)
+}
+
+func TestAnEventOfNobodyAboutNothingHasNullsAndAnEmptyObject(t *testing.T) {
+	t.Parallel()
+	e := auditevent.New(id, at, "token", auditevent.AuthFailed, nil, auditevent.Origin{}, nil)
+	require.Equal(t, auditevent.Failure, e.Outcome)
+	payload, err := json.Marshal(e)
+	require.NoError(t, err)
+	require.Contains(t, string(payload), `"agentId":null,"actorId":null`)
+	require.Contains(t, string(payload), `"metadata":{}`)
+}
+
+func TestOnlyAFailedAuthenticationIsAFailure(t *testing.T) {
+	t.Parallel()
+	for _, action := range auditevent.Actions() {
+		e := auditevent.New(id, at, "x", action, nil, auditevent.Origin{}, nil)
+		require.Equal(t, action == auditevent.AuthFailed, e.Outcome == auditevent.Failure, action)
+		require.True(t, action.Valid())
+		require.True(t, e.Outcome.Valid())
+	}
+	require.Len(t, auditevent.Actions(), 12)
+}
+
+func TestMetadataThatIsNoJSONIsAnError(t *testing.T) {
+	t.Parallel()
+	e := event()
+	e.Metadata = map[string]any{"channel": make(chan int)}
+	_, err := e.Message()
+	require.ErrorContains(t, err, id.String())
+}
+
+func TestParseRefusesWhatCannotBeStored(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(map[string]any){
+		"a schema version of the future": func(e map[string]any) { e["schemaVersion"] = 2 },
+		"no schema version":              func(e map[string]any) { delete(e, "schemaVersion") },
+		"no id":                          func(e map[string]any) { delete(e, "eventId") },
+		"an id that is none":             func(e map[string]any) { e["eventId"] = "x" },
+		"no time":                        func(e map[string]any) { delete(e, "timestamp") },
+		"an unknown action":              func(e map[string]any) { e["action"] = "agent.exploded" },
+		"an unknown outcome":             func(e map[string]any) { e["outcome"] = "maybe" },
+		"no service":                     func(e map[string]any) { e["service"] = "" },
+		"metadata that is a list":        func(e map[string]any) { e["metadata"] = []string{} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			payload, err := json.Marshal(event())
+			require.NoError(t, err)
+			var fields map[string]any
+			require.NoError(t, json.Unmarshal(payload, &fields))
+			spoil(fields)
+			payload, err = json.Marshal(fields)
+			require.NoError(t, err)
+			_, err = auditevent.Parse(payload)
+			require.Error(t, err)
+		})
+	}
+	_, err := auditevent.Parse([]byte("not json"))
+	require.Error(t, err)
+}
+
+func TestParseIgnoresFieldsOfANewerPublisherAndFillsInMetadata(t *testing.T) {
+	t.Parallel()
+	e, err := auditevent.Parse([]byte(`{"schemaVersion":1,"eventId":"` + id.String() + `","timestamp":"2026-03-04T05:06:07.1234569+01:00",
+		"action":"token.issued","outcome":"success","service":"token","novelty":true,"metadata":null}`))
+	require.NoError(t, err)
+	require.Equal(t, time.Date(2026, 3, 4, 4, 6, 7, 123456000, time.UTC), e.Timestamp)
+	require.NotNil(t, e.Metadata)
+}
+
+func TestAUserAgentIsCleanAndShort(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ raw, want string }{
+		"plain text stays":                             {"curl/8.0 (x)", "curl/8.0 (x)"},
+		"control characters go":                        {"a\x00b\r\nc\x7f", "abc"},
+		"invalid UTF-8 goes":                           {"a\xff\xfeb", "ab"},
+		"512 bytes stay":                               {strings.Repeat("x", 512), strings.Repeat("x", 512)},
+		"longer is cut":                                {strings.Repeat("x", 600), strings.Repeat("x", 512)},
+		"a character is not cut in two":                {strings.Repeat("x", 511) + "é", strings.Repeat("x", 511)},
+		"nor one of four bytes":                        {strings.Repeat("x", 510) + "🦊🦊", strings.Repeat("x", 510)},
+		"what would only be cut by what goes is whole": {strings.Repeat("\x01", 600) + "curl", "curl"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, c.want, auditevent.CleanUserAgent(c.raw))
+		})
+	}
+}
+
+func FuzzParseNeverPanicsAndWhatItTakesSurvivesARoundTrip(f *testing.F) {
+	payload, err := json.Marshal(event())
+	require.NoError(f, err)
+	f.Add(payload)
+	f.Add([]byte(`{"schemaVersion":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		e, err := auditevent.Parse(data)
+		if err != nil {
+			return
+		}
+		msg, err := e.Message()
+		require.NoError(t, err)
+		again, err := auditevent.Parse(msg.Payload)
+		require.NoError(t, err)
+		require.Equal(t, e, again)
+	})
+}
+
+func FuzzAUserAgentIsAlwaysStorable(f *testing.F) {
+	f.Add("curl\x00\xff")
+	f.Fuzz(func(t *testing.T, raw string) {
+		clean := auditevent.CleanUserAgent(raw)
+		require.LessOrEqual(t, len(clean), auditevent.MaxUserAgent)
+		require.True(t, utf8.ValidString(clean))
+		require.NotContains(t, clean, "\x00")
+	})
+}
