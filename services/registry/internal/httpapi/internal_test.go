@@ -1,0 +1,215 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const bootstrapPath = "/internal/v1/bootstrap"
+
+func TestTheOperatorIsCreatedOnce(t *testing.T) {
+	t.Parallel()
+	b := setupWith(t, options{maxAgents: 1})
+	b.register(t, operator, nil) // the limit is reached, which does not refuse the operator
+
+	first := b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"operator@example.com","owner":"platform"}`).
+		requireStatus(http.StatusCreated)
+	body := first.json()
+	require.Equal(t, true, body["created"])
+	require.Nil(t, body["registeredBy"])
+	require.Equal(t, "custom", body["agentType"])
+	require.Equal(t, "1.0.0", body["version"])
+	require.Equal(t, "production", body["deploymentEnv"])
+	require.Equal(t, []any{"operator:*"}, body["capabilities"])
+	require.Equal(t, []any{"agents:read", "agents:write", "tokens:read", "audit:read", "agents:admin"}, body["allowedScopes"])
+	require.EqualValues(t, 1, body["revision"])
+	require.Equal(t, 2, b.count(t, "SELECT living FROM registry.fleet"))
+	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"), "one event each")
+
+	second := b.callInternal(t, http.MethodPost, bootstrapPath,
+		`{"email":"another@example.com","owner":"someone","deploymentEnv":"staging"}`).requireStatus(http.StatusOK)
+	body["created"] = false
+	require.Equal(t, body, second.json())
+	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"))
+	b.call(t, operator, http.MethodPost, agentsPath, registration(nil)).requireError(apperr.FreeTierLimitExceeded)
+}
+
+func TestParallelBootstrapsMakeOneOperator(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var mu sync.Mutex
+	created, ids := 0, map[string]bool{}
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			got := b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"operator@example.com","owner":"platform"}`)
+			mu.Lock()
+			defer mu.Unlock()
+			if assert.Contains(t, []int{http.StatusOK, http.StatusCreated}, got.Code, got.Body.String()) {
+				ids[got.id()] = true
+			}
+			if got.Code == http.StatusCreated {
+				created++
+			}
+		})
+	}
+	group.Wait()
+	require.Len(t, ids, 1)
+	require.Equal(t, 1, created)
+}
+
+func TestAnOperatorDoesNotTakeAnAddressOver(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.register(t, operator, fields{"email": "taken@example.com"})
+	b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"Taken@example.com","owner":"platform"}`).
+		requireError(apperr.AgentAlreadyExists)
+}
+
+func TestABootstrapThatIsNone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.callInternal(t, http.MethodPost, bootstrapPath, `{}`).requireFields("email", "owner")
+	b.callInternal(t, http.MethodPost, bootstrapPath,
+		`{"email":"x","owner":7,"deploymentEnv":"moon","allowedScopes":[]}`).
+		requireFields("email", "owner", "deploymentEnv", "allowedScopes")
+	b.callInternal(t, http.MethodPost, bootstrapPath, "").requireFields("body")
+	b.callInternal(t, http.MethodPost, bootstrapPath, `{}`, "Content-Type", "text/plain").requireError(apperr.UnsupportedMediaType)
+	b.callInternal(t, http.MethodPost, bootstrapPath, strings.Repeat(" ", 2<<20)).requireError(apperr.PayloadTooLarge)
+	require.Equal(t, 0, b.count(t, "SELECT count(*) FROM registry.agents"))
+}
+
+func TestTheInternalAPINeedsItsToken(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, authorization := range []string{"", "Bearer wrong", "Bearer " + operator.token(t), internalToken} {
+		for _, target := range []string{"/internal/v1/agents/" + uuid.NewString(), "/internal/v1/agents/x"} {
+			b.send(t, b.server.InternalHandler(), http.MethodGet, target, "", "Authorization", authorization).
+				requireError(apperr.Unauthorized)
+		}
+		b.send(t, b.server.InternalHandler(), http.MethodPost, bootstrapPath, `{}`, "Authorization", authorization).
+			requireError(apperr.Unauthorized)
+	}
+}
+
+func TestOtherServicesReadAnAgentWithTheSharedClient(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	server := httptest.NewServer(b.server.InternalHandler())
+	t.Cleanup(server.Close)
+	client := registryapi.NewClient(peer.New(peer.Config{
+		BaseURL: server.URL, Token: internalToken, Name: "registry", Telemetry: telemetry.Discard("token"),
+	}))
+
+	registered := b.register(t, operator, fields{"allowedScopes": []string{}})
+	id := uuid.MustParse(registered.id())
+	found, err := client.Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, id, found.AgentID)
+	require.Equal(t, int64(1), found.Revision)
+	require.True(t, found.TokensValidAfter.IsZero(), "its status never changed")
+	require.Equal(t, registryapi.StatusActive, found.Status)
+	require.Equal(t, operator.id, *found.RegisteredBy)
+	require.NotNil(t, found.AllowedScopes)
+
+	b.call(t, operator, http.MethodPatch, agentsPath+"/"+id.String(), `{"status":"suspended"}`).requireStatus(http.StatusOK)
+	suspended, err := client.Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, registryapi.StatusSuspended, suspended.Status)
+	require.Equal(t, int64(2), suspended.Revision)
+	require.False(t, suspended.TokensValidAfter.Before(b.clock.Now().Truncate(time.Millisecond)))
+	require.Zero(t, suspended.TokensValidAfter.Nanosecond()%int(time.Millisecond))
+
+	_, err = client.Agent(t.Context(), uuid.New())
+	require.ErrorIs(t, err, apperr.New(apperr.AgentNotFound, ""))
+
+	made, created, err := client.Bootstrap(t.Context(), registryapi.BootstrapRequest{Email: "o@example.com", Owner: "platform"})
+	require.NoError(t, err)
+	require.True(t, created)
+	again, created, err := client.Bootstrap(t.Context(), registryapi.BootstrapRequest{Email: "o@example.com", Owner: "platform"})
+	require.NoError(t, err)
+	require.False(t, created)
+	require.Equal(t, made, again)
+
+	b.callInternal(t, http.MethodGet, "/internal/v1/agents/"+id.String(), "").requireStatus(http.StatusOK)
+	b.callInternal(t, http.MethodGet, "/internal/v1/agents/NOT-A-UUID", "").requireFields("agentId")
+}
+
+func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.db.Close()
+	path := agentsPath + "/" + uuid.NewString()
+	for _, got := range []answer{
+		b.call(t, operator, http.MethodGet, agentsPath, ""),
+		b.call(t, operator, http.MethodGet, path, ""),
+		b.call(t, operator, http.MethodPost, agentsPath, registration(nil)),
+		b.call(t, operator, http.MethodPatch, path, `{"version":"1.0.0"}`),
+		b.call(t, operator, http.MethodDelete, path, ""),
+		b.callInternal(t, http.MethodGet, "/internal"+strings.TrimPrefix(path, "/api"), ""),
+		b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"o@example.com","owner":"x"}`),
+	} {
+		got.requireError(apperr.ServiceUnavailable)
+		require.NotEmpty(t, got.Header().Get("Retry-After"))
+		require.NotContains(t, got.Body.String(), "postgres")
+	}
+}
+
+func TestAnAgentOfTheContractHasExactlyItsFields(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	got := b.register(t, operator, nil)
+	decoder := json.NewDecoder(bytes.NewReader(got.Body.Bytes()))
+	var order []string
+	for depth := 0; decoder.More(); {
+		token, err := decoder.Token()
+		require.NoError(t, err)
+		switch value := token.(type) {
+		case json.Delim:
+			if value == '{' {
+				depth++
+			}
+		case string:
+			order = append(order, value)
+			var skipped json.RawMessage
+			require.NoError(t, decoder.Decode(&skipped))
+		}
+		require.Equal(t, 1, depth)
+	}
+	require.Equal(t, []string{
+		"agentId", "email", "agentType", "version", "capabilities", "owner", "deploymentEnv", "allowedScopes", "status",
+		"registeredBy", "createdAt", "updatedAt",
+	}, order)
+}
+
+func TestThePolicyIsAskedWithTheResource(t *testing.T) {
+	t.Parallel()
+	authorizer, err := policy()
+	require.NoError(t, err)
+	// What the handlers rely on: an agent that is not there protects nothing, one that is there does.
+	exists := false
+	decision, err := authorizer.Decide(context.Background(), authz.Input{
+		Method: http.MethodPatch, Path: agentsPath + "/" + uuid.NewString(), Scopes: []string{"agents:write"},
+		Subject: uuid.NewString(), Authentication: authz.AuthenticationBearer,
+		Resource: &authz.Resource{AgentID: uuid.NewString(), Exists: &exists},
+	})
+	require.NoError(t, err)
+	require.True(t, decision.Allow)
+}

@@ -1,0 +1,562 @@
+package postgres_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+	"github.com/sentryagent/agentidp/services/registry/internal/postgres"
+)
+
+var (
+	t0     = time.Date(2026, 11, 22, 9, 30, 0, 123456000, time.UTC)
+	caller = uuid.MustParse("019aa9bf-10aa-7d11-8a53-0c3b1f6f2e90")
+)
+
+func ref[T any](value T) *T { return &value }
+
+// newAgent is an agent of its own address, made at that time.
+func newAgent(at time.Time) agent.Agent {
+	id := uuid.Must(uuid.NewV7())
+	return agent.Agent{
+		ID: id, Email: id.String() + "@example.com", Type: "screener", Version: "1.4.0",
+		Capabilities: []string{"resume:read", "calendar:*", "alpha:beta"}, Owner: "talent-team", DeploymentEnv: "production",
+		AllowedScopes: []string{"tokens:read", "agents:read"}, Status: agent.Active, RegisteredBy: ref(caller),
+		CreatedAt: at, UpdatedAt: at, Revision: 1,
+	}
+}
+
+func message() outbox.Message {
+	return outbox.Message{ID: uuid.New(), Subject: "audit.registry.agent.created", Payload: []byte(`{}`)}
+}
+
+func entryOf(a agent.Agent) agent.Entry {
+	return agent.Entry{Agent: a, Messages: []outbox.Message{message()}}
+}
+
+type bundle struct {
+	store *postgres.Store
+	db    *pgdb.DB
+}
+
+func setup(t *testing.T) bundle {
+	t.Helper()
+	db := testkit.DB(t, "registry")
+	return bundle{store: postgres.NewStore(db), db: db}
+}
+
+func (b bundle) add(t *testing.T, a agent.Agent) agent.Agent {
+	t.Helper()
+	stored, err := b.store.Register(t.Context(), entryOf(a))
+	require.NoError(t, err)
+	return stored
+}
+
+// count reads one number.
+func (b bundle) count(t *testing.T, sql string, args ...any) int {
+	t.Helper()
+	var n int
+	require.NoError(t, b.db.QueryRow(t.Context(), sql, args...).Scan(&n))
+	return n
+}
+
+func (b bundle) living(t *testing.T) int {
+	t.Helper()
+	counted := b.count(t, "SELECT living FROM registry.fleet")
+	require.Equal(t, b.count(t, "SELECT count(*) FROM registry.agents WHERE status <> 'decommissioned'"), counted,
+		"the counter is what there is")
+	return counted
+}
+
+func decommission(a agent.Agent) (agent.Revision, error) {
+	a.Status, a.Revision = agent.Decommissioned, a.Revision+1
+	a.TokensValidAfter = t0.Add(time.Hour).Truncate(time.Millisecond)
+	return agent.Revision{Agent: a, Messages: []outbox.Message{message()}}, nil
+}
+
+func TestAnAgentIsReadAsItWasStored(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	want := newAgent(t0)
+	require.Equal(t, want, b.add(t, want))
+
+	found, err := b.store.Agent(t.Context(), want.ID)
+	require.NoError(t, err)
+	require.Equal(t, want, found)
+	require.Equal(t, 1, b.count(t, "SELECT count(*) FROM registry.outbox"))
+	require.Equal(t, 1, b.living(t))
+}
+
+func TestAnAgentWithoutScopesHasAnEmptyListOfThem(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	want := newAgent(t0)
+	want.AllowedScopes = []string{}
+	b.add(t, want)
+	found, err := b.store.Agent(t.Context(), want.ID)
+	require.NoError(t, err)
+	require.NotNil(t, found.AllowedScopes)
+	require.Empty(t, found.AllowedScopes)
+}
+
+func TestAnUnknownAgentIsNotFound(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := b.store.Agent(t.Context(), uuid.New())
+	require.ErrorIs(t, err, agent.ErrNotFound)
+	_, err = b.store.Revise(t.Context(), uuid.New(), decommission)
+	require.ErrorIs(t, err, agent.ErrNotFound)
+}
+
+func TestAnAddressIsTakenInEveryCaseAndForGood(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := newAgent(t0)
+	first.Email = "Screener@Example.com"
+	b.add(t, first)
+	_, err := b.store.Revise(t.Context(), first.ID, decommission)
+	require.NoError(t, err)
+
+	for _, email := range []string{"Screener@Example.com", "screener@example.com", "SCREENER@EXAMPLE.COM"} {
+		second := newAgent(t0)
+		second.Email = email
+		_, err := b.store.Register(t.Context(), entryOf(second))
+		require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	}
+	require.Equal(t, 0, b.living(t))
+	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"), "what was refused leaves no message")
+}
+
+func TestTheLimitIsExactUnderConcurrency(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const limit, before, attempts = 100, 3, 200
+	// What is decommissioned does not count.
+	for range before {
+		gone := b.add(t, newAgent(t0))
+		_, err := b.store.Revise(t.Context(), gone.ID, decommission)
+		require.NoError(t, err)
+	}
+	errs := make([]error, attempts)
+	var group sync.WaitGroup
+	for i := range attempts {
+		group.Go(func() {
+			entry := entryOf(newAgent(t0))
+			entry.Limit = limit
+			_, errs[i] = b.store.Register(t.Context(), entry)
+		})
+	}
+	group.Wait()
+
+	registered := 0
+	for _, err := range errs {
+		if err == nil {
+			registered++
+			continue
+		}
+		refused := apperr.From(err)
+		require.Equal(t, apperr.FreeTierLimitExceeded, refused.Code)
+		require.EqualValues(t, limit, refused.Details["limit"])
+	}
+	require.Equal(t, limit, registered)
+	require.Equal(t, limit, b.living(t))
+	require.Equal(t, 2*before+limit, b.count(t, "SELECT count(*) FROM registry.outbox"), "one message each")
+}
+
+func TestADecommissionedAgentMakesRoomForOne(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	register := func() (agent.Agent, error) {
+		entry := entryOf(newAgent(t0))
+		entry.Limit = 1
+		return b.store.Register(t.Context(), entry)
+	}
+	first, err := register()
+	require.NoError(t, err)
+	_, err = register()
+	require.ErrorIs(t, err, agent.LimitExceeded(1))
+
+	_, err = b.store.Revise(t.Context(), first.ID, decommission)
+	require.NoError(t, err)
+	require.Equal(t, 0, b.living(t))
+	_, err = register()
+	require.NoError(t, err)
+	_, err = register()
+	require.ErrorIs(t, err, agent.LimitExceeded(1))
+}
+
+func TestALimitThatWasLoweredRefusesUntilThereIsRoom(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for range 3 {
+		b.add(t, newAgent(t0))
+	}
+	entry := entryOf(newAgent(t0))
+	entry.Limit = 2
+	_, err := b.store.Register(t.Context(), entry)
+	require.ErrorIs(t, err, agent.LimitExceeded(2))
+	require.Equal(t, 3, b.living(t))
+}
+
+func TestParallelChangesOfOneAgentAreAllKept(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.add(t, newAgent(t0))
+	const changes = 30
+	var group sync.WaitGroup
+	for i := range changes {
+		group.Go(func() {
+			_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+				current.Revision++
+				current.Capabilities = append(current.Capabilities, fmt.Sprintf("added:c%d", i))
+				return agent.Revision{Agent: current, Messages: []outbox.Message{message()}}, nil
+			})
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+	found, err := b.store.Agent(t.Context(), first.ID)
+	require.NoError(t, err)
+	require.Equal(t, int64(1+changes), found.Revision)
+	require.Len(t, found.Capabilities, len(first.Capabilities)+changes)
+	require.Equal(t, 1+changes, b.count(t, "SELECT count(*) FROM registry.outbox"))
+}
+
+func TestParallelDecommissionsCountOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.add(t, newAgent(t0))
+	b.add(t, newAgent(t0))
+	var group sync.WaitGroup
+	errs := make([]error, 8)
+	for i := range errs {
+		group.Go(func() {
+			_, errs[i] = b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+				if current.Status == agent.Decommissioned {
+					return agent.Revision{}, agent.ErrDecommissioned
+				}
+				return decommission(current)
+			})
+		})
+	}
+	group.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+			continue
+		}
+		require.ErrorIs(t, err, agent.ErrDecommissioned)
+	}
+	require.Equal(t, 1, won)
+	require.Equal(t, 1, b.living(t))
+}
+
+func TestAChangeStoresEveryMutableField(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.add(t, newAgent(t0))
+	want := first
+	want.Type, want.Version, want.Capabilities = "custom", "2.0.0-rc.1+b", []string{"z:z", "a:a"}
+	want.Owner, want.DeploymentEnv, want.AllowedScopes = "Büro 7", "staging", []string{}
+	want.Status, want.UpdatedAt, want.Revision = agent.Suspended, t0.Add(time.Second), 2
+	want.TokensValidAfter = t0.Add(time.Second).Truncate(time.Millisecond)
+
+	changed, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+		require.Equal(t, first, current)
+		return agent.Revision{Agent: want, Messages: []outbox.Message{message(), message()}}, nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, want, changed)
+	found, err := b.store.Agent(t.Context(), first.ID)
+	require.NoError(t, err)
+	require.Equal(t, want, found)
+	require.Equal(t, 3, b.count(t, "SELECT count(*) FROM registry.outbox"))
+	require.Equal(t, 1, b.living(t), "a suspended agent still counts")
+}
+
+func TestAChangeThatIsRefusedStoresNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.add(t, newAgent(t0))
+	_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+		return agent.Revision{Agent: current}, agent.ErrPreconditionFailed
+	})
+	require.ErrorIs(t, err, agent.ErrPreconditionFailed)
+	found, err := b.store.Agent(t.Context(), first.ID)
+	require.NoError(t, err)
+	require.Equal(t, first, found)
+}
+
+func TestThereIsOneOperatorHoweverManyBootstrapsRun(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.add(t, newAgent(t0))
+	results := make([]agent.Agent, 16)
+	var group sync.WaitGroup
+	for i := range results {
+		group.Go(func() {
+			fresh := newAgent(t0)
+			fresh.RegisteredBy, fresh.Email = nil, "operator@example.com"
+			if i%2 == 0 {
+				fresh.Email = fmt.Sprintf("operator-%d@example.com", i)
+			}
+			stored, err := b.store.Bootstrap(t.Context(), entryOf(fresh))
+			assert.NoError(t, err)
+			results[i] = stored
+		})
+	}
+	group.Wait()
+	for _, result := range results {
+		require.Equal(t, results[0].ID, result.ID)
+	}
+	require.Equal(t, 2, b.living(t))
+	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"))
+}
+
+func TestAnOperatorDoesNotTakeOverAnAddress(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	other := b.add(t, newAgent(t0))
+	fresh := newAgent(t0)
+	fresh.RegisteredBy, fresh.Email = nil, strings.ToUpper(other.Email)
+	_, err := b.store.Bootstrap(t.Context(), entryOf(fresh))
+	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+}
+
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.NoError(t, b.store.Ready(t.Context()))
+}
+
+func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
+	t.Parallel()
+	db, err := pgdb.Open(t.Context(), pgdb.Config{
+		URL: config.Secret("postgres://nobody@127.0.0.1:1/none?sslmode=disable"), MaxConns: 1,
+	}, telemetry.Discard("registry"))
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	store := postgres.NewStore(db)
+	calls := map[string]func(context.Context) error{
+		"ready":     store.Ready,
+		"get":       func(ctx context.Context) error { _, err := store.Agent(ctx, uuid.New()); return err },
+		"register":  func(ctx context.Context) error { _, err := store.Register(ctx, entryOf(newAgent(t0))); return err },
+		"bootstrap": func(ctx context.Context) error { _, err := store.Bootstrap(ctx, entryOf(newAgent(t0))); return err },
+		"revise":    func(ctx context.Context) error { _, err := store.Revise(ctx, uuid.New(), decommission); return err },
+		"forget":    func(ctx context.Context) error { _, err := store.ForgetKeys(ctx, t0); return err },
+		"list": func(ctx context.Context) error {
+			_, err := store.List(ctx, agent.Filter{}, agent.Page{Limit: 1})
+			return err
+		},
+	}
+	for name, call := range calls {
+		require.Equal(t, apperr.ServiceUnavailable, apperr.From(call(t.Context())).Code, name)
+	}
+}
+
+func TestTheServicesRoleMayDoNoMoreThanItNeeds(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.add(t, newAgent(t0))
+	forbidden := []string{
+		"DELETE FROM registry.agents",
+		"TRUNCATE registry.agents",
+		"UPDATE registry.agents SET email = 'x@example.com'",
+		"UPDATE registry.agents SET agent_id = gen_random_uuid()",
+		"UPDATE registry.agents SET registered_by = NULL",
+		"UPDATE registry.agents SET created_at = now()",
+		"DELETE FROM registry.fleet",
+		"INSERT INTO registry.fleet (living) VALUES (0)",
+		"CREATE TABLE registry.mine ()",
+		"DROP TABLE registry.outbox",
+	}
+	for _, sql := range forbidden {
+		_, err := b.db.Exec(t.Context(), sql)
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused, sql)
+		require.Equal(t, "42501", refused.Code, sql)
+	}
+	found, err := b.store.Agent(t.Context(), first.ID)
+	require.NoError(t, err)
+	require.Equal(t, first, found)
+}
+
+func TestListsAreNewestFirstWithTheIDAsTieBreak(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var all []agent.Agent
+	for i := range 7 {
+		// Three at one moment, then two at the next, and so on.
+		all = append(all, b.add(t, newAgent(t0.Add(time.Duration(i/3)*time.Microsecond))))
+	}
+	slices.SortFunc(all, func(x, y agent.Agent) int {
+		if c := y.CreatedAt.Compare(x.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(y.ID.String(), x.ID.String())
+	})
+
+	var byPage, byCursor []agent.Agent
+	for page := range 4 {
+		listing, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 2, Offset: int64(page) * 2})
+		require.NoError(t, err)
+		require.Equal(t, int64(7), listing.Total)
+		require.Equal(t, page == 3, listing.Next == nil, "page %d", page)
+		byPage = append(byPage, listing.Agents...)
+	}
+	require.Equal(t, all, byPage)
+
+	page := agent.Page{Limit: 2}
+	for {
+		listing, err := b.store.List(t.Context(), agent.Filter{}, page)
+		require.NoError(t, err)
+		byCursor = append(byCursor, listing.Agents...)
+		if listing.Next == nil {
+			break
+		}
+		page.After = listing.Next
+		// Agents registered meanwhile are newer, and do not move what is still to come.
+		b.add(t, newAgent(t0.Add(time.Hour)))
+	}
+	require.Equal(t, all, byCursor)
+}
+
+func TestAFullLastPageHasNoNext(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.add(t, newAgent(t0))
+	b.add(t, newAgent(t0))
+	listing, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 2})
+	require.NoError(t, err)
+	require.Len(t, listing.Agents, 2)
+	require.Nil(t, listing.Next)
+
+	far, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 100, Offset: 1e11})
+	require.NoError(t, err)
+	require.Empty(t, far.Agents)
+	require.Equal(t, int64(2), far.Total)
+}
+
+func TestFilters(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	plain := b.add(t, newAgent(t0))
+	special := newAgent(t0.Add(time.Second))
+	special.Email, special.Type, special.Owner = "Special@Example.com", "monitor", "O'Brien; --"
+	special.DeploymentEnv, special.Status, special.Capabilities = "staging", agent.Suspended, []string{"logs:read", "resume:*"}
+	special = b.add(t, special)
+
+	tests := map[string]struct {
+		filter agent.Filter
+		want   []uuid.UUID
+	}{
+		"none":                              {agent.Filter{}, []uuid.UUID{special.ID, plain.ID}},
+		"owner":                             {agent.Filter{Owner: ref("O'Brien; --")}, []uuid.UUID{special.ID}},
+		"owner, exactly":                    {agent.Filter{Owner: ref("o'brien; --")}, nil},
+		"type":                              {agent.Filter{Type: ref("monitor")}, []uuid.UUID{special.ID}},
+		"status":                            {agent.Filter{Status: ref("active")}, []uuid.UUID{plain.ID}},
+		"environment":                       {agent.Filter{DeploymentEnv: ref("staging")}, []uuid.UUID{special.ID}},
+		"capability":                        {agent.Filter{Capability: ref("resume:read")}, []uuid.UUID{plain.ID}},
+		"capability with any action":        {agent.Filter{Capability: ref("resume:*")}, []uuid.UUID{special.ID}},
+		"capability as SQL":                 {agent.Filter{Capability: ref("{resume:read}")}, nil},
+		"address in another case":           {agent.Filter{Email: ref("sPECIAL@example.COM")}, []uuid.UUID{special.ID}},
+		"address that is a pattern":         {agent.Filter{Email: ref("%")}, nil},
+		"all of them together":              {filterOf(special), []uuid.UUID{special.ID}},
+		"all of them, one of them not met ": {withStatus(filterOf(special), "active"), nil},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listing, err := b.store.List(t.Context(), tt.filter, agent.Page{Limit: 100})
+			require.NoError(t, err)
+			var ids []uuid.UUID
+			for _, found := range listing.Agents {
+				ids = append(ids, found.ID)
+			}
+			require.Equal(t, tt.want, ids)
+			require.Equal(t, int64(len(tt.want)), listing.Total)
+		})
+	}
+}
+
+func filterOf(a agent.Agent) agent.Filter {
+	return agent.Filter{
+		Owner: &a.Owner, Type: &a.Type, Status: ref(string(a.Status)), DeploymentEnv: &a.DeploymentEnv,
+		Capability: &a.Capabilities[0], Email: &a.Email,
+	}
+}
+
+func withStatus(f agent.Filter, status string) agent.Filter {
+	f.Status = &status
+	return f
+}
+
+func TestACursorWalksBehindAFilter(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var want []uuid.UUID
+	for i := range 6 {
+		a := newAgent(t0.Add(time.Duration(-i) * time.Second))
+		if i%2 == 0 {
+			a.Owner = "other"
+		} else {
+			want = append(want, a.ID)
+		}
+		b.add(t, a)
+	}
+	var got []uuid.UUID
+	page := agent.Page{Limit: 1}
+	for {
+		listing, err := b.store.List(t.Context(), agent.Filter{Owner: ref("talent-team")}, page)
+		require.NoError(t, err)
+		require.Equal(t, int64(3), listing.Total)
+		for _, found := range listing.Agents {
+			got = append(got, found.ID)
+		}
+		if page.After = listing.Next; page.After == nil {
+			break
+		}
+	}
+	require.Equal(t, want, got)
+}
+
+func TestAPageBehindACursorIsReadFromTheIndex(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for range 50 {
+		b.add(t, newAgent(t0))
+	}
+	err := b.db.WithTx(t.Context(), func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL enable_seqscan = off"); err != nil {
+			return err
+		}
+		rows, err := tx.Query(t.Context(), `EXPLAIN SELECT agent_id FROM registry.agents
+			WHERE (created_at, agent_id) < ($1, $2) ORDER BY created_at DESC, agent_id DESC LIMIT 2`, t0, uuid.New())
+		if err != nil {
+			return err
+		}
+		plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.Contains(t, strings.Join(plan, "\n"), "agents_newest_first")
+		require.NotContains(t, strings.Join(plan, "\n"), "Sort")
+		return err
+	})
+	require.NoError(t, err)
+}
