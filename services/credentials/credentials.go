@@ -8,14 +8,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sentryagent/agentidp/migrations"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
@@ -38,44 +35,6 @@ const name = "credentials"
 // flushFor bounds what a stopping service spends on its last traces.
 const flushFor = 2 * time.Second
 
-// Config is everything the service can be told.
-type Config struct {
-	HTTP        httpx.Config
-	Telemetry   telemetry.Config
-	Database    pgdb.Config
-	Redis       redisx.Config
-	NATS        natsx.Config
-	Guard       guard.Config
-	RegistryURL string `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"internal URL of the registry: whether an agent is active"`
-	TokenURL    string `env:"TOKEN_INTERNAL_URL" required:"true" desc:"internal URL of the token service: signing keys and revocations"`
-	MaxActive   int    `env:"MAX_ACTIVE_CREDENTIALS" default:"100" desc:"active credentials one agent may have, expired ones not counted; 0 = no limit"`
-}
-
-// Validate refuses a limit below none.
-func (c Config) Validate() error {
-	if c.MaxActive < 0 {
-		return errors.New("MAX_ACTIVE_CREDENTIALS must not be negative")
-	}
-	return nil
-}
-
-// LoadConfig reads the configuration. A variable with the prefix CREDENTIALS_
-// beats the one without.
-func LoadConfig(opts ...config.Option) (Config, error) {
-	var cfg Config
-	err := config.Load(&cfg, append([]config.Option{config.Prefix(name)}, opts...)...)
-	return cfg, err
-}
-
-// Migrate brings the schema up to date, as the role that owns it.
-func Migrate(ctx context.Context, cfg Config) error {
-	owner := cfg.Database.MigrateURL.Reveal()
-	if owner == "" {
-		return errors.New("MIGRATE_DATABASE_URL is not set")
-	}
-	return migrations.Apply(ctx, name, owner, telemetry.NewLogger(os.Stderr, name, cfg.Telemetry.LogLevel))
-}
-
 // Service is one replica.
 type Service struct {
 	server *httpx.Server
@@ -83,6 +42,19 @@ type Service struct {
 	relay  *outbox.Relay
 	agents func(context.Context) error // hears of decommissioned agents until its context ends
 	close  []func()
+}
+
+// Serve runs a replica with the settings of the environment.
+func Serve(ctx context.Context) error {
+	cfg, err := LoadConfig()
+	if err != nil {
+		return err
+	}
+	s, err := New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx)
 }
 
 // New wires a replica. It connects to nothing yet: everything the service depends
@@ -139,7 +111,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) error {
 	s.agents = func(ctx context.Context) error {
 		return lifecycle.ConsumeAgents(ctx, nats, tel, name, domain.AgentChanged)
 	}
-	return s.serve(cfg, tel, store, domain)
+	return s.serve(cfg, tel, store, domain) //nolint:contextcheck // every request brings its own context
 }
 
 // serve makes the server and its routes.

@@ -16,6 +16,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/credentials"
 )
 
@@ -262,20 +263,31 @@ func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {
 
 func TestSettingsThatCannotWorkAreAllNamed(t *testing.T) {
 	t.Parallel()
-	for missing, set := range map[string]map[string]string{
-		"LOG_LEVEL DATABASE_URL REDIS_URL NATS_URL ISSUER INTERNAL_API_TOKEN REGISTRY_INTERNAL_URL TOKEN_INTERNAL_URL": {
-			"LOG_LEVEL": "loud",
-		},
-		"MAX_ACTIVE_CREDENTIALS DATABASE_URL": {
-			"MAX_ACTIVE_CREDENTIALS": "-1", "REGISTRY_INTERNAL_URL": "http://registry:9090", "TOKEN_INTERNAL_URL": "http://token:9090",
-		},
+	complete := map[string]string{
+		"DATABASE_URL": "postgres://localhost/a", "REDIS_URL": "redis://localhost", "NATS_URL": "nats://localhost",
+		"ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken,
+		"REGISTRY_INTERNAL_URL": "registry:9090", "TOKEN_INTERNAL_URL": "/token", "MAX_ACTIVE_CREDENTIALS": "-1",
+	}
+	for wrong, set := range map[string]map[string]string{
+		"DATABASE_URL REDIS_URL NATS_URL ISSUER INTERNAL_API_TOKEN REGISTRY_INTERNAL_URL TOKEN_INTERNAL_URL LOG_LEVEL": {"LOG_LEVEL": "loud"},
+		"REGISTRY_INTERNAL_URL TOKEN_INTERNAL_URL MAX_ACTIVE_CREDENTIALS":                                              complete,
 	} {
 		_, err := credentials.LoadConfig(config.Environ(environment(set)))
-		for name := range strings.FieldsSeq(missing) {
+		for name := range strings.FieldsSeq(wrong) {
 			require.ErrorContains(t, err, name)
 		}
 	}
-	require.ErrorContains(t, credentials.Migrate(t.Context(), credentials.Config{}), "MIGRATE_DATABASE_URL")
 	_, err := credentials.New(t.Context(), credentials.Config{})
 	require.Error(t, err)
+}
+
+func TestMigrateNeedsTheOwnersURLAlone(t *testing.T) {
+	t.Parallel()
+	require.ErrorContains(t, credentials.Migrate(t.Context(), config.Environ(environment(nil))), "MIGRATE_DATABASE_URL")
+	owner := testkit.Postgres(t, "credentials").OwnerURL
+	for range 2 {
+		require.NoError(t, credentials.Migrate(t.Context(), config.Environ(environment(map[string]string{
+			"MIGRATE_DATABASE_URL": owner, "LOG_LEVEL": "error",
+		}))))
+	}
 }

@@ -14,7 +14,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:])
+	err := run(ctx, append(os.Args[1:], "serve")[0])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "credentials:", err)
@@ -22,19 +22,13 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
-	cfg, err := credentials.LoadConfig()
-	switch {
-	case err != nil:
-		return err
-	case len(args) == 1 && args[0] == "migrate":
-		return credentials.Migrate(ctx, cfg)
-	case len(args) == 0, len(args) == 1 && args[0] == "serve":
-		service, err := credentials.New(ctx, cfg)
-		if err != nil {
-			return err
-		}
-		return service.Run(ctx)
+func run(ctx context.Context, command string) error {
+	switch command {
+	case "serve":
+		return credentials.Serve(ctx)
+	case "migrate":
+		return credentials.Migrate(ctx)
+	default:
+		return fmt.Errorf("unknown command %q: serve or migrate", command)
 	}
-	return fmt.Errorf("unknown arguments %q: want serve or migrate", args)
 }

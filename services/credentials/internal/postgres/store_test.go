@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -225,107 +224,6 @@ func revoke(r *secret.Record) ([]outbox.Message, error) {
 	return []outbox.Message{message()}, nil
 }
 
-func TestTheLimitIsExactUnderAnyConcurrency(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	const limit, asking = 5, 40
-	agent := uuid.New()
-	full := errors.New("full")
-	errs := make([]error, asking)
-	var wg sync.WaitGroup
-	for i := range asking {
-		wg.Go(func() {
-			errs[i] = f.Insert(t.Context(), agent, start, func(st secret.Standing) (secret.Record, []outbox.Message, error) {
-				if st.Active >= limit {
-					return secret.Record{}, nil, full
-				}
-				return record(agent, start), []outbox.Message{message()}, nil
-			})
-		})
-	}
-	wg.Wait()
-	stored := 0
-	for _, err := range errs {
-		if err == nil {
-			stored++
-			continue
-		}
-		require.ErrorIs(t, err, full)
-	}
-	require.Equal(t, limit, stored)
-	st, err := f.Standing(t.Context(), agent, start)
-	require.NoError(t, err)
-	require.Equal(t, limit, st.Active)
-	require.Equal(t, limit, f.messages(t))
-}
-
-func TestNoActiveCredentialOutlivesADecommission(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	gone := errors.New("gone")
-	for range 5 {
-		agent := uuid.New()
-		var wg sync.WaitGroup
-		for range 10 {
-			wg.Go(func() {
-				err := f.Insert(t.Context(), agent, start, func(st secret.Standing) (secret.Record, []outbox.Message, error) {
-					if st.Decommissioned {
-						return secret.Record{}, nil, gone
-					}
-					return record(agent, start), nil, nil
-				})
-				if err != nil && !errors.Is(err, gone) {
-					t.Error(err)
-				}
-			})
-		}
-		for range 2 { // also told twice
-			wg.Go(func() {
-				if err := f.Decommission(t.Context(), agent, start, revoke); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		wg.Wait()
-		st, err := f.Standing(t.Context(), agent, start)
-		require.NoError(t, err)
-		require.Equal(t, secret.Standing{Known: true, Decommissioned: true}, st)
-	}
-}
-
-func TestADecommissionIsRememberedOnceAndTouchesActiveCredentialsOnly(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	agent := uuid.New()
-	old, live, foreign := record(agent, start), record(agent, start), record(uuid.New(), start)
-	for _, r := range []secret.Record{old, live, foreign} {
-		f.insert(t, r)
-	}
-	require.NoError(t, f.Change(t.Context(), agent, old.ID, revoke))
-	sent := f.messages(t)
-
-	for range 2 {
-		var seen []uuid.UUID
-		require.NoError(t, f.Decommission(t.Context(), agent, start.Add(time.Duration(sent)*time.Hour), func(r *secret.Record) ([]outbox.Message, error) {
-			seen = append(seen, r.ID)
-			return revoke(r)
-		}))
-		require.True(t, len(seen) == 0 || slices.Equal(seen, []uuid.UUID{live.ID}))
-	}
-	require.Equal(t, sent+1, f.messages(t))
-	require.Equal(t, secret.Active, f.stored(t, foreign.AgentID, foreign.ID).Status)
-
-	var at time.Time
-	require.NoError(t, f.db.QueryRow(t.Context(), "SELECT decommissioned_at FROM credentials.agents WHERE agent_id = $1", agent).Scan(&at))
-	require.Equal(t, start.Add(time.Duration(sent)*time.Hour), at.UTC())
-
-	unknown := uuid.New()
-	require.NoError(t, f.Decommission(t.Context(), unknown, start, revoke))
-	st, err := f.Standing(t.Context(), unknown, start)
-	require.NoError(t, err)
-	require.True(t, st.Decommissioned, "an agent that never had a credential was forgotten")
-}
-
 func TestPagesShowEveryCredentialOnceNewestFirst(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -434,39 +332,6 @@ func TestUsesMoveForwardOnly(t *testing.T) {
 	c = use(secret.Use{CredentialID: r.ID, UsedAt: at(18), Previous: true})
 	require.Equal(t, at(20), *c.LastUsedAt)
 	require.Equal(t, at(18), *c.PreviousLastUsedAt)
-}
-
-func TestUsesAndDecommissionsOfTheSameCredentialsDoNotBlockEachOther(t *testing.T) {
-	t.Parallel()
-	f := setup(t)
-	agent := uuid.New()
-	var uses []secret.Use
-	for range 30 {
-		r := record(agent, start)
-		f.insert(t, r)
-		uses = append(uses, secret.Use{CredentialID: r.ID, UsedAt: start.Add(time.Minute)})
-	}
-	var wg sync.WaitGroup
-	for i := range 8 {
-		wg.Go(func() {
-			mine := slices.Clone(uses)
-			for j := range mine {
-				mine[j].UsedAt = mine[j].UsedAt.Add(time.Duration(i) * time.Second)
-			}
-			if i%2 == 0 {
-				slices.Reverse(mine)
-			}
-			if err := f.RecordUses(t.Context(), mine); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Go(func() {
-		if err := f.Decommission(t.Context(), agent, start, revoke); err != nil {
-			t.Error(err)
-		}
-	})
-	wg.Wait()
 }
 
 func TestTheDatabaseRefusesWhatTheServiceMustNotDo(t *testing.T) {
