@@ -1,0 +1,60 @@
+// Package command is the command line of agentidp: it turns flags into calls of the packages that do the
+// work, and must do none itself.
+package command
+
+import (
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// Console is what a command reads and writes.
+type Console struct {
+	Out     io.Writer
+	Err     io.Writer
+	Environ func(string) (string, bool)
+}
+
+// New is the whole command line. Errors are returned, not printed.
+func New(console Console) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "agentidp",
+		Short:         "Identity provider for AI agents: tools for operators",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetOut(console.Out)
+	root.SetErr(console.Err)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.AddCommand(devCommand(console), bootstrapCommand(console), setupCommand(console), versionCommand(console))
+	return root
+}
+
+func versionCommand(console Console) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this binary",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(console.Out, version(debug.ReadBuildInfo()))
+			return err
+		},
+	}
+}
+
+// version says what the Go toolchain wrote into the binary: the module's version and the commit.
+func version(info *debug.BuildInfo, known bool) string {
+	number, commit := "unknown", ""
+	if known {
+		number = info.Main.Version
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				commit = " " + setting.Value
+			}
+		}
+	}
+	return fmt.Sprintf("agentidp %s%s %s %s/%s", number, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

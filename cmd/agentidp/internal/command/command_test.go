@@ -1,0 +1,85 @@
+package command
+
+import (
+	"bytes"
+	"runtime/debug"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// run executes a command line with an environment and gives what it printed.
+func run(t *testing.T, env map[string]string, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := New(Console{Out: &out, Err: &out, Environ: func(key string) (string, bool) {
+		value, set := env[key]
+		return value, set
+	}})
+	root.SetArgs(args)
+	err := root.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestTheVersionNamesTheToolchain(t *testing.T) {
+	t.Parallel()
+	out, err := run(t, nil, "version")
+	require.NoError(t, err)
+	require.Regexp(t, `^agentidp \S+.* go1\.\d+`, out)
+	require.Contains(t, version(nil, false), "agentidp unknown go")
+	info := &debug.BuildInfo{Main: debug.Module{Version: "v1.2.3"}, Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}}}
+	require.Contains(t, version(info, true), "agentidp v1.2.3 abc go")
+}
+
+func TestHelpNamesEveryCommandAndFlag(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{}, {"--help"}} {
+		out, err := run(t, nil, args...)
+		require.NoError(t, err)
+		for _, name := range []string{"dev", "bootstrap", "setup", "version"} {
+			require.Contains(t, out, name)
+		}
+	}
+	out, err := run(t, nil, "dev", "--help")
+	require.NoError(t, err)
+	for _, flag := range []string{"--port", "--data-dir", "--ephemeral", "--verbose"} {
+		require.Contains(t, out, flag)
+	}
+}
+
+func TestBadCommandLinesAreRefused(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"an unknown command":         {[]string{"serve"}, "unknown command"},
+		"an argument too many":       {[]string{"dev", "x"}, "unknown command"},
+		"a port that is none":        {[]string{"dev", "--port", "70000"}, "--port"},
+		"a port that is no number":   {[]string{"dev", "--port", "x"}, "--port"},
+		"an empty data directory":    {[]string{"dev", "--data-dir", ""}, "--data-dir"},
+		"empty, though it goes away": {[]string{"dev", "--ephemeral", "--data-dir", ""}, "--data-dir"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := run(t, nil, test.args...)
+			require.ErrorContains(t, err, test.want)
+		})
+	}
+}
+
+func TestBootstrapNamesTheSettingsThatItLacks(t *testing.T) {
+	t.Parallel()
+	_, err := run(t, nil, "bootstrap")
+	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")
+	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL")
+	require.ErrorContains(t, err, "INTERNAL_API_TOKEN")
+}
+
+func TestBootstrapGivesUpAfterItsDeadline(t *testing.T) {
+	t.Parallel()
+	_, err := run(t, map[string]string{
+		"REGISTRY_INTERNAL_URL": "http://127.0.0.1:1", "CREDENTIALS_INTERNAL_URL": "http://127.0.0.1:1", "INTERNAL_API_TOKEN": "x",
+	}, "bootstrap", "--timeout", "300ms")
+	require.ErrorContains(t, err, "create the operator at the registry")
+}

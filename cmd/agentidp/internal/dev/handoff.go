@@ -1,0 +1,101 @@
+package dev
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/config"
+)
+
+// What a script finds in the data directory once /healthz at the ingress answers 200.
+const (
+	operatorFileName = "operator.env"
+	servicesFileName = "services.json"
+)
+
+// operator is the credential that scripts and the printed curl lines use.
+type operator struct {
+	clientID uuid.UUID
+	secret   config.Secret
+}
+
+// endpoint is where a service listens.
+type endpoint struct {
+	PublicURL   string `json:"publicUrl"`
+	InternalURL string `json:"internalUrl"`
+}
+
+// handoff is what services.json holds.
+type handoff struct {
+	URL string `json:"url"` // of the ingress
+	// InternalTokenFile holds the token that every internal port asks for.
+	InternalTokenFile string              `json:"internalTokenFile"`
+	Services          map[string]endpoint `json:"services"`
+}
+
+// writeOperatorFile writes operator.env, which a shell can source.
+func writeOperatorFile(path, baseURL string, op operator) error {
+	var text strings.Builder
+	for _, line := range []struct{ name, value string }{
+		{"AGENTIDP_URL", baseURL},
+		{"AGENTIDP_CLIENT_ID", op.clientID.String()},
+		{"AGENTIDP_CLIENT_SECRET", op.secret.Reveal()},
+	} {
+		fmt.Fprintf(&text, "%s=%s\n", line.name, shellQuote(line.value))
+	}
+	return writeFileAtomic(path, []byte(text.String()))
+}
+
+func writeServicesFile(path string, h handoff) error {
+	content, err := json.MarshalIndent(h, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", servicesFileName, err)
+	}
+	return writeFileAtomic(path, append(content, '\n'))
+}
+
+// storedOperator is the form in which the credential outlives a run. operator.env cannot do that: it is
+// removed at the start of the next one, so that nobody reads it too early.
+type storedOperator struct {
+	ClientID     uuid.UUID `json:"clientId"`
+	ClientSecret string    `json:"clientSecret"`
+}
+
+// loadOperator reads the stored credential; found is false where there is none that could be used.
+func loadOperator(path string) (op operator, found bool, err error) {
+	content, err := os.ReadFile(path) //nolint:gosec // a file of our own data directory
+	if errors.Is(err, fs.ErrNotExist) {
+		return operator{}, false, nil
+	}
+	if err != nil {
+		return operator{}, false, fmt.Errorf("read the operator's credential: %w", err)
+	}
+	var stored storedOperator
+	if err := json.Unmarshal(content, &stored); err != nil || stored.ClientID == uuid.Nil || stored.ClientSecret == "" {
+		return operator{}, false, nil //nolint:nilerr // a broken file is a lost secret: a new one is issued
+	}
+	return operator{clientID: stored.ClientID, secret: config.Secret(stored.ClientSecret)}, true, nil
+}
+
+func storeOperator(path string, op operator) error {
+	content, err := json.Marshal(storedOperator{ClientID: op.clientID, ClientSecret: op.secret.Reveal()})
+	if err != nil {
+		return fmt.Errorf("encode the operator's credential: %w", err)
+	}
+	return writeFileAtomic(path, append(content, '\n'))
+}
+
+// shellQuote leaves a value alone that no shell changes, and quotes every other.
+func shellQuote(value string) string {
+	if regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`).MatchString(value) {
+		return value
+	}
+	return "'" + strings.ReplaceAll(value, "'", `'\''`) + "'"
+}
