@@ -21,6 +21,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
@@ -144,6 +145,8 @@ type world struct {
 	settings map[string]string
 	database testkit.Database
 	nats     *natsx.Conn
+	broker   *devservers.NATS
+	redis    *devservers.Redis
 	public   string
 	internal string
 	stop     func()
@@ -152,14 +155,13 @@ type world struct {
 func setup(t *testing.T, settings map[string]string) *world {
 	t.Helper()
 	w := &world{peers: startPeers(t), database: testkit.Postgres(t, "token")}
-	natsServer := testkit.NATSServer(t)
-	w.nats = testkit.ConnectNATS(t, natsServer.URL())
+	w.broker, w.redis = testkit.NATSServer(t), testkit.RedisServer(t)
+	w.nats = testkit.ConnectNATS(t, w.broker.URL())
 	require.NoError(t, w.nats.DeclareAudit(t.Context()))
 	require.NoError(t, w.nats.DeclareLifecycle(t.Context()))
-	redis := testkit.RedisServer(t)
 	w.settings = map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken,
-		"DATABASE_URL": w.database.AppURL, "REDIS_URL": redis.URL(), "NATS_URL": natsServer.URL(),
+		"DATABASE_URL": w.database.AppURL, "REDIS_URL": w.redis.URL(), "NATS_URL": w.broker.URL(),
 		"ISSUER": issuer, "RATE_LIMIT_PER_MINUTE": "0", "DRAIN_DELAY": "0s", "LOG_LEVEL": "error",
 		"REGISTRY_INTERNAL_URL": w.peers.server.URL, "CREDENTIALS_INTERNAL_URL": w.peers.server.URL,
 		"KEY_ENCRYPTION_KEY": base64.StdEncoding.EncodeToString(make([]byte, 32)), "SIGNING_ALG": "ES256",
@@ -307,4 +309,16 @@ func (w *world) eventsOf(t *testing.T, action auditevent.Action) []auditevent.Ev
 		}
 	}
 	return found
+}
+
+// claimsOf reads the claims of a token without verifying it.
+func claimsOf(t *testing.T, access string) map[string]any {
+	t.Helper()
+	parts := strings.Split(access, ".")
+	require.Len(t, parts, 3)
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	require.NoError(t, err)
+	var claims map[string]any
+	require.NoError(t, json.Unmarshal(raw, &claims))
+	return claims
 }

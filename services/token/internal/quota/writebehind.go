@@ -19,7 +19,10 @@ func (b *Budget) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 			defer cancel()
-			return b.write(last)
+			if err := b.write(last); err != nil {
+				b.Log.WarnContext(ctx, "quota counts were not written; redis has them", slog.Any("error", err))
+			}
+			return nil
 		case <-ticker.C:
 		}
 		err := b.pass(ctx)

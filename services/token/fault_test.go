@@ -1,0 +1,212 @@
+package token_test
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+)
+
+func TestTokensGoOnWithoutNATSAndTheirEventsFollow(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register()
+	w.issue(t, id, "")
+	w.broker.Stop()
+	for range 5 {
+		w.issue(t, id, "")
+	}
+	require.Equal(t, http.StatusUnauthorized, w.ask(t, id, wrongSecret, "").status)
+	require.NoError(t, w.broker.Restart())
+	require.Eventually(t, func() bool {
+		return w.nats.Connected() && len(w.eventsOf(t, auditevent.TokenIssued)) == 6
+	}, 2*soon, often)
+	seen := map[uuid.UUID]bool{}
+	for _, event := range w.events(t) {
+		require.False(t, seen[event.EventID], "an event is there twice")
+		seen[event.EventID] = true
+	}
+	require.Len(t, seen, 7)
+}
+
+func TestTheQuotaHoldsWithoutRedisAndAfterIt(t *testing.T) {
+	t.Parallel()
+	w := setup(t, map[string]string{"FREE_TIER_MAX_MONTHLY_TOKENS": "10", "RATE_LIMIT_PER_MINUTE": "100"})
+	id := w.peers.register()
+	for range 4 {
+		w.issue(t, id, "")
+	}
+	w.redis.Stop()
+	for range 4 {
+		w.issue(t, id, "")
+	}
+	require.NoError(t, w.redis.Restart(t.Context()))
+	require.Eventually(t, func() bool { return w.redisClient(t).Ping(t.Context()).Err() == nil }, soon, often)
+	w.issue(t, id, "")
+	w.issue(t, id, "")
+	require.Equal(t, http.StatusForbidden, w.ask(t, id, goodSecret, "").status)
+	w.redis.Stop()
+	require.Equal(t, http.StatusForbidden, w.ask(t, id, goodSecret, "").status)
+}
+
+func TestAnEmptiedRedisLosesNoCountOfTheQuota(t *testing.T) {
+	t.Parallel()
+	w := setup(t, map[string]string{"FREE_TIER_MAX_MONTHLY_TOKENS": "6"})
+	id := w.peers.register()
+	for range 5 {
+		w.issue(t, id, "")
+	}
+	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
+	w.issue(t, id, "")
+	require.Equal(t, http.StatusForbidden, w.ask(t, id, goodSecret, "").status)
+}
+
+func (w *world) redisClient(t *testing.T) *redis.Client {
+	t.Helper()
+	options, err := redis.ParseURL(w.redis.URL())
+	require.NoError(t, err)
+	client := redis.NewClient(options)
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+func TestARevokedTokenStaysRevokedWhateverHappensToRedis(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register()
+	revoked, observer := w.issue(t, id, ""), w.issue(t, id, "tokens:read")
+	require.Equal(t, http.StatusOK, w.revoke(t, observer, revoked).status)
+	dead := func() bool { return w.introspect(t, observer, revoked).body == `{"active":false}` }
+	live := func() bool { return w.introspect(t, observer, observer).field(t, "active") == true }
+
+	client := w.redisClient(t)
+	require.NoError(t, client.FlushAll(t.Context()).Err())
+	require.True(t, dead(), "right after redis was emptied")
+	require.True(t, live())
+	require.Eventually(t, func() bool {
+		n, err := client.Exists(t.Context(), "agentidp:revoked:"+jtiOf(t, revoked)).Result()
+		return err == nil && n == 1
+	}, soon, often, "redis is hydrated again")
+	require.True(t, dead())
+
+	w.redis.Stop()
+	require.True(t, dead(), "while redis is away")
+	require.True(t, live())
+	second := w.issue(t, id, "agents:read")
+	require.Equal(t, http.StatusOK, w.revoke(t, observer, second).status, "a revocation needs no redis")
+	require.JSONEq(t, `{"active":false}`, w.introspect(t, observer, second).body)
+	require.NoError(t, w.redis.Restart(t.Context()))
+	require.True(t, dead(), "right after redis was restarted")
+	require.Eventually(t, func() bool {
+		n, err := client.Exists(t.Context(), "agentidp:revoked:"+jtiOf(t, second)).Result()
+		return err == nil && n == 1
+	}, soon, often)
+}
+
+func TestASuspensionHoldsThoughNATSIsAwayAndRedisWasEmptied(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id, watcher := w.peers.register(), w.peers.register()
+	access, observer := w.issue(t, id, ""), w.issue(t, watcher, "tokens:read")
+	w.broker.Stop()
+	require.Eventually(t, func() bool { return !w.nats.Connected() }, soon, often)
+	w.peers.change(id, func(agent *registryapi.Agent) { agent.Status = registryapi.StatusSuspended })
+	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
+	// What is remembered of the agent may be five seconds old without NATS.
+	require.Eventually(t, func() bool {
+		return w.introspect(t, observer, access).body == `{"active":false}`
+	}, soon, 100*time.Millisecond)
+	require.Equal(t, true, w.introspect(t, observer, observer).field(t, "active"))
+}
+
+func TestWithoutPostgresNothingIsGuessed(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id, other := w.peers.register(), w.peers.register()
+	access := w.issue(t, id, "tokens:read")
+	w.stopDatabase(t)
+
+	w.issue(t, id, "")
+	got := w.revoke(t, access, access)
+	require.Equal(t, http.StatusServiceUnavailable, got.status, got.body)
+	require.Equal(t, "SERVICE_UNAVAILABLE", got.field(t, "code"))
+	require.NotEmpty(t, got.header.Get("Retry-After"))
+	require.Equal(t, http.StatusServiceUnavailable, w.ask(t, other, goodSecret, "").status, "its quota is not known")
+	require.Equal(t, http.StatusServiceUnavailable, w.get(t, w.internal+"/readyz").status)
+	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
+	require.Equal(t, http.StatusServiceUnavailable, w.introspect(t, access, access).status)
+}
+
+// stopDatabase makes the test's database refuse and lose all connections.
+func (w *world) stopDatabase(t *testing.T) {
+	t.Helper()
+	admin, err := url.Parse(w.database.AdminURL)
+	require.NoError(t, err)
+	name := strings.TrimPrefix(admin.Path, "/")
+	admin.Path = "/postgres"
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := pgx.Connect(ctx, admin.String())
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(ctx) }()
+	_, err = conn.Exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" ALLOW_CONNECTIONS false")
+	require.NoError(t, err)
+	_, err = conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+	require.NoError(t, err)
+}
+
+// jtiOf reads the id of a token.
+func jtiOf(t *testing.T, access string) string {
+	t.Helper()
+	return claimsOf(t, access)["jti"].(string) //nolint:forcetypeassert // a token of ours
+}
+
+func TestTwoReplicasShareKeysQuotaAndRevocations(t *testing.T) {
+	t.Parallel()
+	w := setup(t, map[string]string{"FREE_TIER_MAX_MONTHLY_TOKENS": "6"})
+	id := w.peers.register()
+	first, second := *w, *w
+	second.start(t)
+	access := first.issue(t, id, "tokens:read")
+	require.Equal(t, true, second.introspect(t, access, access).field(t, "active"))
+	for range 5 {
+		second.issue(t, id, "")
+	}
+	require.Equal(t, http.StatusForbidden, first.ask(t, id, goodSecret, "").status)
+	require.Equal(t, http.StatusOK, first.revoke(t, access, access).status)
+	require.Equal(t, http.StatusUnauthorized, second.introspect(t, access, access).status)
+}
+
+func TestTheInternalAPIAnswersFromTheDatabase(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register()
+	access := w.issue(t, id, "")
+	check := func(bearer string) reply {
+		body := `{"jti":"` + jtiOf(t, access) + `","sub":"` + id.String() + `","issuedAt":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.internal+"/internal/v1/revocations/check", strings.NewReader(body))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", "application/json")
+		request.Header.Set("Authorization", "Bearer "+bearer)
+		return w.send(t, request)
+	}
+	require.JSONEq(t, `{"revoked":false}`, check(internalToken).body)
+	require.Equal(t, http.StatusUnauthorized, check("wrong").status)
+	require.Equal(t, http.StatusOK, w.revoke(t, access, access).status)
+	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
+	require.JSONEq(t, `{"revoked":true}`, check(internalToken).body)
+
+	public, internal := w.get(t, w.public+"/.well-known/jwks.json"), w.get(t, w.internal+"/internal/v1/jwks")
+	require.Equal(t, public.body, internal.body)
+	require.Equal(t, http.StatusNotFound, w.get(t, w.public+"/internal/v1/jwks").status)
+	require.Contains(t, w.get(t, w.internal+"/openapi.yaml").body, "openapi: 3.0.3")
+}
