@@ -1,0 +1,415 @@
+package agentidp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
+)
+
+func TestNewRefusesWhatCannotWork(t *testing.T) {
+	t.Parallel()
+	good := Config{BaseURL: "https://idp.example.com/base/", ClientID: agentID, ClientSecret: clientSecret}
+	client, err := New(good)
+	require.NoError(t, err)
+	require.Equal(t, "https://idp.example.com/base", client.base)
+	for name, change := range map[string]func(c *Config){
+		"no base URL":            func(c *Config) { c.BaseURL = "" },
+		"a base URL of no host":  func(c *Config) { c.BaseURL = "https://" },
+		"another scheme":         func(c *Config) { c.BaseURL = "ftp://idp.example.com" },
+		"a user in the base URL": func(c *Config) { c.BaseURL = "https://u:p@idp.example.com" },
+		"a query":                func(c *Config) { c.BaseURL = "https://idp.example.com/?x" },
+		"a base URL that is none": func(c *Config) {
+			c.BaseURL = "https://idp.example.com:port"
+		},
+		"no id":              func(c *Config) { c.ClientID = "" },
+		"no secret":          func(c *Config) { c.ClientSecret = "" },
+		"attempts below one": func(c *Config) { c.MaxAttempts = -1 },
+		"a negative wait":    func(c *Config) { c.MaxWait = -1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := good
+			change(&cfg)
+			_, err := New(cfg)
+			require.Error(t, err)
+			require.NotContains(t, err.Error(), clientSecret)
+		})
+	}
+}
+
+func TestTokensAreAskedForAsTheStandardSays(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, _ := newClient(t, p, func(cfg *Config) {
+		cfg.ClientSecret, cfg.Scopes, cfg.UserAgent = "a:b c/ü", []string{"agents:read", "resume:read"}, "screener/1"
+	})
+	token, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "t1", token.AccessToken)
+	require.Equal(t, "Bearer", token.TokenType)
+	require.Equal(t, "agents:read", token.Extra("scope"))
+	require.True(t, token.Valid())
+
+	asked := p.tokenCalls()[0]
+	require.Equal(t, "grant_type=client_credentials&scope=agents%3Aread+resume%3Aread", asked.Body)
+	require.Equal(t, "application/x-www-form-urlencoded", asked.Header.Get("Content-Type"))
+	require.Equal(t, "screener/1", asked.Header.Get("User-Agent"))
+	id, secret, found := (&http.Request{Header: asked.Header}).BasicAuth()
+	require.True(t, found)
+	require.Equal(t, agentID, id)
+	require.Equal(t, "a%3Ab+c%2F%C3%BC", secret, "form-encoded, RFC 6749 section 2.3.1")
+}
+
+func TestOneTokenServesUntilItIsNearlyOver(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, clock := newClient(t, p, nil)
+	var callers sync.WaitGroup
+	for range 20 {
+		callers.Go(func() {
+			token, err := client.TokenSource(t.Context()).Token()
+			if err != nil || token.AccessToken != "t1" {
+				t.Errorf("got %v, %v", token, err)
+			}
+		})
+	}
+	callers.Wait()
+	require.Len(t, p.tokenCalls(), 1)
+
+	require.NoError(t, clock.Pause(t.Context(), 53*time.Minute))
+	token, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "t1", token.AccessToken)
+	require.NoError(t, clock.Pause(t.Context(), 2*time.Minute))
+	token, err = client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "t2", token.AccessToken)
+}
+
+func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t, newProvider(t), nil)
+	client.token.fetching <- struct{}{} // somebody fetches
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := client.Token(ctx)
+	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestTokenErrorsAreTyped(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	p.tokens = []answer{{401, nil, `{"error":"invalid_client","error_description":"Client authentication failed."}`}}
+	client, clock := newClient(t, p, nil)
+	_, err := client.Agents.Get(t.Context(), agentID)
+	var refused *OAuthError
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, &OAuthError{Status: 401, Code: CodeInvalidClient, Description: "Client authentication failed.", RequestID: "request-1"}, refused)
+	require.Equal(t, CodeInvalidClient, CodeOf(err))
+	require.EqualError(t, err, "agentidp: 401 invalid_client: Client authentication failed. (request request-1)")
+	require.NotContains(t, err.Error(), clientSecret)
+	require.Empty(t, clock.paused, "a wrong secret does not get right by asking again")
+}
+
+func TestATokenEndpointThatAnswersNonsenseIsAnError(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{
+		`{}`, `{"access_token":"x","token_type":"mac","expires_in":1}`, `{"access_token":"x","token_type":"Bearer","expires_in":0}`, `<html>`,
+	} {
+		p := newProvider(t)
+		p.tokens = []answer{{200, nil, body}}
+		client, clock := newClient(t, p, nil)
+		_, err := client.Token(t.Context())
+		require.Error(t, err, body)
+		require.Empty(t, clock.paused)
+		_, err = client.Token(t.Context())
+		require.NoError(t, err, "it was not kept")
+	}
+}
+
+func TestATokenThatTheServerNoLongerTakesIsReplacedOnce(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, failure(401, "UNAUTHORIZED"), answer{204, nil, ""}, failure(401, "UNAUTHORIZED"))
+	client, _ := newClient(t, p, nil)
+
+	require.NoError(t, client.Agents.Decommission(t.Context(), agentID))
+
+	calls := p.calls()
+	require.Len(t, calls, 2)
+	require.Equal(t, "Bearer t1", calls[0].Authorization)
+	require.Equal(t, "Bearer t2", calls[1].Authorization)
+
+	err := client.Agents.Decommission(t.Context(), agentID)
+	require.Equal(t, CodeUnauthorized, CodeOf(err))
+	require.Len(t, p.calls(), 4, "a server that takes no token is not asked for ever")
+}
+
+func TestARefusedTokenIsNotReplacedTwice(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t, newProvider(t), nil)
+	old, err := client.Token(t.Context())
+	require.NoError(t, err)
+	client.token.drop(old)
+	fresh, err := client.Token(t.Context())
+	require.NoError(t, err)
+	client.token.drop(old) // a slower caller that was refused too
+	again, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Same(t, fresh, again)
+}
+
+func TestWhatMayBeRepeatedIsRepeated(t *testing.T) {
+	t.Parallel()
+	get := func(ctx context.Context, c *Client) error { _, err := c.Agents.Get(ctx, agentID); return err }
+	register := func(ctx context.Context, c *Client) error {
+		_, err := c.Agents.Register(ctx, Registration{})
+		return err
+	}
+	update := func(ctx context.Context, c *Client) error {
+		_, err := c.Agents.Update(ctx, agentID, AgentUpdate{})
+		return err
+	}
+	generate := func(ctx context.Context, c *Client) error {
+		_, err := c.Credentials.Generate(ctx, agentID, time.Time{})
+		return err
+	}
+	rotate := func(ctx context.Context, c *Client) error {
+		_, err := c.Credentials.Rotate(ctx, agentID, credentialID, 0)
+		return err
+	}
+	decommission := func(ctx context.Context, c *Client) error { return c.Agents.Decommission(ctx, agentID) }
+	revoke := func(ctx context.Context, c *Client) error { return c.Revoke(ctx, "t") }
+	introspect := func(ctx context.Context, c *Client) error { _, err := c.Introspect(ctx, "t"); return err }
+	away, limit := failure(503, "SERVICE_UNAVAILABLE"), failureAfter(429, "RATE_LIMIT_EXCEEDED", "7")
+	tests := map[string]struct {
+		call  func(ctx context.Context, c *Client) error
+		first answer
+		times int
+	}{
+		"a read while the server is away":                    {get, away, 2},
+		"a read behind a proxy that times out":               {get, answer{504, nil, "<html>"}, 2},
+		"a registration, for it has an idempotency key":      {register, away, 2},
+		"an introspection":                                   {introspect, away, 2},
+		"a revocation of a token, which is idempotent":       {revoke, away, 2},
+		"no change, which may have happened":                 {update, away, 1},
+		"no decommissioning, which would be a conflict then": {decommission, away, 1},
+		"no new credential, which may have been made":        {generate, away, 1},
+		"no rotation, which would end the first one":         {rotate, away, 1},
+		"a change over the limit, which did not happen":      {update, limit, 2},
+		"a rotation over the limit, which did not happen":    {rotate, limit, 2},
+		"no internal error":                                  {get, failure(500, "INTERNAL_SERVER_ERROR"), 1},
+		"nothing that is the caller's fault":                 {get, failure(404, "AGENT_NOT_FOUND"), 1},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, test.first, answer{200, nil, "{}"})
+			client, clock := newClient(t, p, nil)
+			err := test.call(t.Context(), client)
+			calls := p.calls()
+			require.Len(t, calls, test.times)
+			if test.times == 1 {
+				require.Error(t, err)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, calls[0].Body, calls[1].Body)
+			require.Equal(t, calls[0].Header.Get("Idempotency-Key"), calls[1].Header.Get("Idempotency-Key"))
+			wait := firstDelay
+			if test.first.status == 429 {
+				wait = 7 * time.Second
+			}
+			require.Equal(t, []time.Duration{wait}, clock.paused)
+		})
+	}
+}
+
+func TestTokenRequestsAreRepeatedToo(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	p.tokens = []answer{{503, map[string]string{"Retry-After": "2"}, `{"error":"temporarily_unavailable"}`}}
+	client, clock := newClient(t, p, nil)
+	_, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []time.Duration{2 * time.Second}, clock.paused)
+}
+
+func TestRepetitionsEnd(t *testing.T) {
+	t.Parallel()
+	away := failure(503, "SERVICE_UNAVAILABLE")
+
+	p := newProvider(t, away)
+	client, clock := newClient(t, p, nil)
+	_, err := client.Agents.Get(t.Context(), agentID)
+	require.Equal(t, CodeServiceUnavailable, CodeOf(err))
+	require.Equal(t, []time.Duration{200 * time.Millisecond, 400 * time.Millisecond, 800 * time.Millisecond}, clock.paused)
+	require.Len(t, p.calls(), 4)
+
+	p = newProvider(t, away)
+	client, _ = newClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
+	_, err = client.Agents.Get(t.Context(), agentID)
+	require.Error(t, err)
+	require.Len(t, p.calls(), 1)
+
+	p = newProvider(t, failureAfter(429, "RATE_LIMIT_EXCEEDED", "31"))
+	client, clock = newClient(t, p, nil)
+	_, err = client.Agents.Get(t.Context(), agentID)
+	var refused *Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, 31*time.Second, refused.RetryAfter, "for the caller to decide")
+	require.Empty(t, clock.paused, "longer than MaxWait")
+
+	p = newProvider(t, failureAfter(429, "RATE_LIMIT_EXCEEDED", "20"))
+	client, clock = newClient(t, p, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = client.Agents.Get(ctx, agentID)
+	require.Equal(t, CodeRateLimitExceeded, CodeOf(err))
+	require.Empty(t, clock.paused, "the deadline would be over by then")
+}
+
+func TestTheDelayHasABound(t *testing.T) {
+	t.Parallel()
+	client, _ := newClient(t, newProvider(t), nil)
+	wait, may := client.wait(t.Context(), 60, errors.New("away"))
+	require.True(t, may)
+	require.Equal(t, lastDelay, wait)
+}
+
+// broken is a transport that fails a number of times.
+type broken struct {
+	failures int
+	err      error
+	calls    int
+}
+
+func (b *broken) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasSuffix(r.URL.Path, "/token") {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	if b.calls++; b.calls <= b.failures {
+		return nil, b.err
+	}
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+func TestALostConnectionIsTriedAgainForWhatMayBeRepeated(t *testing.T) {
+	t.Parallel()
+	reset := errors.New("connection reset by peer")
+	p := newProvider(t, answer{200, nil, "{}"})
+	lost := &broken{failures: 2, err: reset}
+	client, _ := newClient(t, p, func(cfg *Config) { cfg.HTTPClient = &http.Client{Transport: lost} })
+
+	_, err := client.Agents.Get(t.Context(), agentID)
+	require.NoError(t, err)
+	require.Equal(t, 3, lost.calls)
+
+	lost.calls = 0
+	_, err = client.Agents.Update(t.Context(), agentID, AgentUpdate{})
+	require.ErrorIs(t, err, reset)
+	require.Equal(t, 1, lost.calls, "the change may have happened")
+}
+
+func TestAServerThatCannotBeReachedIsTriedAgainForEverything(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, clock := newClient(t, p, nil)
+	_, err := client.Token(t.Context())
+	require.NoError(t, err)
+	p.Close()
+	require.Error(t, client.Agents.Decommission(t.Context(), agentID))
+	require.Len(t, clock.paused, 3)
+}
+
+func TestACallEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, failure(503, "SERVICE_UNAVAILABLE"))
+	client, _ := newClient(t, p, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	client.pause = func(ctx context.Context, d time.Duration) error { cancel(); return pause(ctx, d) }
+	_, err := client.Agents.Get(ctx, agentID)
+	require.Equal(t, CodeServiceUnavailable, CodeOf(err), "what was wrong, not that the caller lost patience")
+	require.Len(t, p.calls(), 1)
+	require.NoError(t, pause(t.Context(), time.Nanosecond))
+}
+
+func TestAnAnswerThatIsNoJSONIsNotAskedForAgain(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, answer{200, nil, "<html>"})
+	client, clock := newClient(t, p, nil)
+	_, err := client.Agents.Get(t.Context(), agentID)
+	require.ErrorContains(t, err, "is not what it should be")
+	require.Empty(t, clock.paused)
+	require.Empty(t, CodeOf(err))
+}
+
+func TestErrorsCarryWhatTheServerSaid(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, answer{400, nil, `{"code":"VALIDATION_ERROR","message":"The request is not valid.",
+		"details":{"errors":[{"field":"email","reason":"is no address"},{"field":"owner","reason":"is missing"},"?"]}}`})
+	client, _ := newClient(t, p, nil)
+	_, err := client.Agents.Register(t.Context(), Registration{})
+	var refused *Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, 400, refused.Status)
+	require.Equal(t, CodeValidation, refused.Code)
+	require.Equal(t, "request-1", refused.RequestID)
+	require.Equal(t, []FieldError{{"email", "is no address"}, {"owner", "is missing"}}, refused.Fields())
+	require.EqualError(t, err, "agentidp: 400 VALIDATION_ERROR: The request is not valid.; email: is no address; owner: is missing (request request-1)")
+
+	p = newProvider(t, answer{413, map[string]string{"X-Request-ID": ""}, "<html>nginx</html>"})
+	client, _ = newClient(t, p, nil)
+	_, err = client.Agents.Get(t.Context(), agentID)
+	require.EqualError(t, err, "agentidp: 413 : Request Entity Too Large")
+	require.ErrorAs(t, err, &refused)
+	require.Empty(t, refused.Fields())
+}
+
+func TestRetryAfterIsSecondsOrADate(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	for value, want := range map[string]time.Duration{
+		"": 0, "0": 0, "30": 30 * time.Second, "-1": 0, "soon": 0, "99999999999999999999": 0,
+		"Sun, 22 Nov 2026 12:01:00 GMT": time.Minute, "Sun, 22 Nov 2026 11:00:00 GMT": 0,
+	} {
+		require.Equal(t, want, retryAfter(value, now), value)
+	}
+}
+
+func TestASecretDoesNotShow(t *testing.T) {
+	t.Parallel()
+	issued := IssuedCredential{Credential: Credential{ID: credentialID}, Secret: clientSecret}
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("made", "issued", issued, "secret", issued.Secret)
+	slog.New(slog.NewTextHandler(&log, nil)).Info("made", "issued", issued, "secret", issued.Secret)
+	shown := log.String() + fmt.Sprintf("%v %+v %#v %s %q", issued, issued, issued, issued.Secret, issued.Secret)
+	require.Contains(t, shown, redacted)
+	require.NotContains(t, shown, clientSecret)
+	require.Equal(t, clientSecret, issued.Secret.Reveal())
+}
+
+func TestHTTPClientAddsTheToken(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, answer{200, nil, "{}"})
+	client, _ := newClient(t, p, nil)
+	for _, lent := range []*http.Client{client.HTTPClient(t.Context()), oauth2.NewClient(t.Context(), client.TokenSource(t.Context()))} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL+"/resumes/7", http.NoBody)
+		require.NoError(t, err)
+		response, err := lent.Do(request)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+	}
+	require.Len(t, p.calls(), 2)
+	for _, call := range p.calls() {
+		require.Equal(t, "Bearer t1", call.Authorization)
+	}
+}

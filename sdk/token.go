@@ -1,0 +1,208 @@
+package agentidp
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+// Token returns an access token of the agent: the one at hand, or a new one if
+// that has used up nine tenths of its life. Any number of callers at once make
+// one request.
+func (c *Client) Token(ctx context.Context) (*oauth2.Token, error) {
+	if token := c.token.at(c.clock()); token != nil {
+		return token, nil
+	}
+	select {
+	case c.token.fetching <- struct{}{}:
+		defer func() { <-c.token.fetching }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
+	}
+	if token := c.token.at(c.clock()); token != nil {
+		return token, nil // somebody else has just fetched it
+	}
+	token, err := c.fetchToken(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lifetime := token.Expiry.Sub(c.clock())
+	c.token.keep(token, token.Expiry.Add(-lifetime/10))
+	return token, nil
+}
+
+// TokenSource lends the agent's tokens to golang.org/x/oauth2. Requests for
+// tokens live as long as ctx.
+func (c *Client) TokenSource(ctx context.Context) oauth2.TokenSource {
+	return tokenSource{ctx: ctx, client: c}
+}
+
+type tokenSource struct {
+	ctx    context.Context // oauth2.TokenSource has no other place for it
+	client *Client
+}
+
+func (s tokenSource) Token() (*oauth2.Token, error) { return s.client.Token(s.ctx) }
+
+func (c *Client) fetchToken(ctx context.Context) (*oauth2.Token, error) {
+	form := url.Values{"grant_type": {"client_credentials"}}
+	if len(c.cfg.Scopes) > 0 {
+		form.Set("scope", strings.Join(c.cfg.Scopes, " "))
+	}
+	var answer struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   int64  `json:"expires_in"`
+		Scope       string `json:"scope"`
+	}
+	asked := c.clock()
+	_, err := c.attempt(ctx, call{
+		method: http.MethodPost, path: "/api/v1/token", form: form, out: &answer,
+		repeatable: true, // a token that got lost on its way is of no use to anybody
+	}, c.basic())
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.AccessToken == "" || !strings.EqualFold(answer.TokenType, "Bearer") || answer.ExpiresIn <= 0:
+		return nil, errors.New("agentidp: the token endpoint answered without a bearer token that lives")
+	}
+	token := &oauth2.Token{
+		AccessToken: answer.AccessToken,
+		TokenType:   "Bearer",
+		ExpiresIn:   answer.ExpiresIn,
+		Expiry:      asked.Add(time.Duration(answer.ExpiresIn) * time.Second),
+	}
+	return token.WithExtra(map[string]any{"scope": answer.Scope}), nil
+}
+
+// basic is client_secret_basic: id and secret form-encoded (RFC 6749 section 2.3.1).
+func (c *Client) basic() string {
+	pair := url.QueryEscape(c.cfg.ClientID) + ":" + url.QueryEscape(c.cfg.ClientSecret.Reveal())
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(pair))
+}
+
+// Introspection is what the provider says about a token (RFC 7662). Of a token
+// that is not active it says nothing else.
+type Introspection struct {
+	Active        bool
+	Scopes        []string
+	ClientID      string
+	Subject       string
+	Audience      []string
+	Issuer        string
+	TokenID       string // jti
+	TokenType     string
+	AgentType     string
+	Owner         string
+	DeploymentEnv string
+	IssuedAt      time.Time
+	NotBefore     time.Time
+	ExpiresAt     time.Time
+}
+
+// Introspect asks whether a token is live, and whose it is. It needs tokens:read.
+func (c *Client) Introspect(ctx context.Context, token string) (Introspection, error) {
+	var answer struct {
+		Active        bool     `json:"active"`
+		Scope         string   `json:"scope"`
+		ClientID      string   `json:"client_id"`
+		Subject       string   `json:"sub"`
+		Audience      audience `json:"aud"`
+		Issuer        string   `json:"iss"`
+		TokenID       string   `json:"jti"`
+		TokenType     string   `json:"token_type"`
+		AgentType     string   `json:"agent_type"`
+		Owner         string   `json:"owner"`
+		DeploymentEnv string   `json:"deployment_env"`
+		IssuedAt      epoch    `json:"iat"`
+		NotBefore     epoch    `json:"nbf"`
+		ExpiresAt     epoch    `json:"exp"`
+	}
+	_, err := c.do(ctx, call{
+		method: http.MethodPost, path: "/api/v1/token/introspect", form: url.Values{"token": {token}},
+		repeatable: true, out: &answer,
+	})
+	if err != nil {
+		return Introspection{}, err
+	}
+	return Introspection{
+		Active: answer.Active, Scopes: strings.Fields(answer.Scope), ClientID: answer.ClientID, Subject: answer.Subject,
+		Audience: answer.Audience, Issuer: answer.Issuer, TokenID: answer.TokenID, TokenType: answer.TokenType,
+		AgentType: answer.AgentType, Owner: answer.Owner, DeploymentEnv: answer.DeploymentEnv,
+		IssuedAt: answer.IssuedAt.time(), NotBefore: answer.NotBefore.time(), ExpiresAt: answer.ExpiresAt.time(),
+	}, nil
+}
+
+// Revoke makes a token invalid everywhere (RFC 7009). A token that is unknown or
+// has expired is no error; one of another agent needs agents:admin.
+func (c *Client) Revoke(ctx context.Context, token string) error {
+	_, err := c.do(ctx, call{
+		method: http.MethodPost, path: "/api/v1/token/revoke", form: url.Values{"token": {token}}, repeatable: true,
+	})
+	return err
+}
+
+// audience is one string or a list of them (RFC 7519 section 4.1.3).
+type audience []string
+
+func (a *audience) UnmarshalJSON(data []byte) error {
+	var one string
+	if json.Unmarshal(data, &one) == nil {
+		*a = audience{one}
+		return nil
+	}
+	return json.Unmarshal(data, (*[]string)(a))
+}
+
+// epoch is a number of seconds since 1970.
+type epoch int64
+
+func (e epoch) time() time.Time {
+	if e == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(e), 0).UTC()
+}
+
+// tokenCache keeps the token at hand.
+type tokenCache struct {
+	fetching chan struct{} // holds an element while somebody fetches
+
+	mu      sync.Mutex
+	token   *oauth2.Token
+	renewAt time.Time
+}
+
+func (t *tokenCache) at(now time.Time) *oauth2.Token {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.token == nil || !now.Before(t.renewAt) {
+		return nil
+	}
+	return t.token
+}
+
+func (t *tokenCache) keep(token *oauth2.Token, renewAt time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.token, t.renewAt = token, renewAt
+}
+
+// drop forgets a token that the server refused, unless somebody else has already
+// replaced it.
+func (t *tokenCache) drop(token *oauth2.Token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.token == token {
+		t.token = nil
+	}
+}
