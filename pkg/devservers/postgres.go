@@ -122,13 +122,17 @@ func prepareCluster(ctx context.Context, cfg PostgresConfig) (*cluster, error) {
 	if c.dir != wanted && cfg.Log != nil {
 		_, _ = fmt.Fprintf(cfg.Log, "postgres cannot reach %s as another user than root; its data is in %s\n", wanted, c.dir)
 	}
-	if c.bin, err = findPostgres(majorOf(c.dir)); err != nil {
+	major, err := majorOf(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	if c.bin, err = findPostgres(major); err != nil {
 		return nil, err
 	}
 	if err := stopLeftover(filepath.Join(c.dir, "postmaster.pid"), c.dir, "postgres", syscall.SIGINT); err != nil {
 		return nil, err
 	}
-	if majorOf(c.dir) == "" {
+	if major == "" {
 		if err := c.initialise(ctx, cfg); err != nil {
 			return nil, err
 		}
@@ -271,12 +275,12 @@ func (p *Postgres) answers(ctx context.Context) error {
 }
 
 // majorOf is the major version of the data in dir, "" when there is none.
-func majorOf(dir string) string {
+func majorOf(dir string) (string, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "PG_VERSION")) // #nosec G304 -- our data directory
-	if err != nil {
-		return ""
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("data directory of postgres: %w", err)
 	}
-	return strings.TrimSpace(string(raw))
+	return strings.TrimSpace(string(raw)), nil
 }
 
 // findPostgres finds the folder with the server programs: that of PATH, else the newest that is

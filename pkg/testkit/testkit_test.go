@@ -2,12 +2,17 @@ package testkit_test
 
 import (
 	"context"
+	"errors"
+	"net"
+	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/migrations"
+	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
@@ -64,4 +69,73 @@ func TestClockStandsUntilItIsMoved(t *testing.T) {
 	require.Equal(t, start, clock.Now())
 	require.Equal(t, start.Add(time.Minute), clock.Advance(time.Minute))
 	require.Equal(t, start.Add(time.Minute), clock.Now())
+}
+
+func TestRedisGivesEveryTestAPrefixOfItsOwn(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	one, two := testkit.Redis(t), testkit.Redis(t)
+	require.NotEqual(t, one.Key("x"), two.Key("x"))
+	require.NoError(t, one.Set(ctx, one.Key("x"), 1, time.Minute).Err())
+	require.Zero(t, two.Exists(ctx, two.Key("x")).Val())
+}
+
+func TestRedisServerIsTheTestsOwn(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := testkit.RedisServer(t)
+	client := testkit.OpenRedis(t, server.URL())
+	require.NoError(t, client.FlushAll(ctx).Err())
+	server.Stop()
+	require.Error(t, client.Ready(ctx))
+}
+
+func TestNATSComesWithItsStreamsAndTheServerWithout(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	conn := testkit.NATS(t)
+	for _, stream := range []string{natsx.AuditStream, natsx.LifecycleStream} {
+		_, err := conn.JS().Stream(ctx, stream)
+		require.NoError(t, err)
+	}
+	server := testkit.NATSServer(t)
+	other := testkit.ConnectNATS(t, server.URL())
+	require.Eventually(t, other.Connected, 20*time.Second, 5*time.Millisecond)
+	_, err := other.JS().Stream(ctx, natsx.AuditStream)
+	require.ErrorIs(t, err, jetstream.ErrStreamNotFound)
+}
+
+// recorder is a test that only notes whether it was skipped or failed.
+type recorder struct {
+	testing.TB
+	skipped, failed bool
+}
+
+func (r *recorder) Helper()               {}
+func (r *recorder) Skipf(string, ...any)  { r.skipped = true }
+func (r *recorder) Fatalf(string, ...any) { r.failed = true }
+
+func TestAMissingServerSkipsOnALaptopAndFailsInCI(t *testing.T) {
+	for ci, want := range map[string]recorder{"": {skipped: true}, "true": {failed: true}} {
+		t.Setenv("CI", ci)
+		got := &recorder{TB: t}
+		testkit.Unavailable(got, "TEST_DATABASE_URL", errors.New("not installed"))
+		require.Equal(t, []bool{want.skipped, want.failed}, []bool{got.skipped, got.failed}, "CI=%q", ci)
+	}
+}
+
+func TestDockerIsAskedOnlyWhereItAnswers(t *testing.T) {
+	for host, want := range map[string]bool{
+		"unix:///no/such.sock": false, "tcp://127.0.0.1:1": false, "://": false,
+	} {
+		t.Setenv("DOCKER_HOST", host)
+		require.Equal(t, want, testkit.DockerAnswers(), host)
+	}
+	socket := filepath.Join(t.TempDir(), "docker.sock")
+	engine, err := net.Listen("unix", socket) //nolint:noctx // a listener of this test
+	require.NoError(t, err)
+	defer func() { _ = engine.Close() }()
+	t.Setenv("DOCKER_HOST", "unix://"+socket)
+	require.True(t, testkit.DockerAnswers())
 }
