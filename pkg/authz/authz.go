@@ -5,6 +5,7 @@ package authz
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync/atomic"
 
@@ -53,6 +54,14 @@ type Decision struct {
 // Config says where a policy is that replaces the embedded one.
 type Config struct {
 	PolicyDir string `env:"POLICY_DIR" desc:"Directory of .rego files that replace the embedded policy; reloaded on change and on SIGHUP."`
+}
+
+// Validate refuses a directory that holds no policy. Whether it is a good one shows when it is compiled.
+func (c Config) Validate() error {
+	if _, err := sources(c.PolicyDir); err != nil {
+		return fmt.Errorf("POLICY_DIR: %w", err)
+	}
+	return nil
 }
 
 // Authorizer asks the policy. It is safe for concurrent use, also while a policy is reloaded.

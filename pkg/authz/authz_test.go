@@ -234,6 +234,9 @@ func TestABrokenPolicyDirIsAnErrorAtTheStart(t *testing.T) {
 			require.ErrorContains(t, err, row.want)
 		})
 	}
+	require.ErrorContains(t, authz.Config{PolicyDir: t.TempDir()}.Validate(), "POLICY_DIR")
+	require.NoError(t, authz.Config{}.Validate())
+	require.NoError(t, authz.Config{PolicyDir: "policy"}.Validate())
 	_, err := authz.New(t.Context(), authz.Config{PolicyDir: t.TempDir()}, slog.New(slog.DiscardHandler))
 	require.ErrorContains(t, err, "no .rego file")
 	_, err = authz.New(t.Context(), authz.Config{PolicyDir: filepath.Join(t.TempDir(), "none")}, slog.New(slog.DiscardHandler))

@@ -10,7 +10,9 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,12 +42,32 @@ type Config struct {
 	Replicas int           `env:"NATS_STREAM_REPLICAS" default:"1" desc:"copies of each stream in the NATS cluster, 1 to 5"`
 }
 
-// Validate refuses a number of copies that no NATS cluster can keep.
+// Validate refuses a number of copies that no NATS cluster can keep, and URLs that are none; an error
+// never carries the URL.
 func (c Config) Validate() error {
+	var failures []error
 	if c.Replicas < 1 || c.Replicas > 5 {
-		return errors.New("NATS_STREAM_REPLICAS must be from 1 to 5")
+		failures = append(failures, errors.New("NATS_STREAM_REPLICAS must be from 1 to 5"))
 	}
-	return nil
+	for one := range strings.SplitSeq(c.URL.Reveal(), ",") {
+		if c.URL != "" && !validURL(strings.TrimSpace(one)) {
+			failures = append(failures, errors.New("NATS_URL is not a valid NATS URL"))
+			break
+		}
+	}
+	return errors.Join(failures...)
+}
+
+// validURL takes what the client library takes: a host, with or without scheme and port.
+func validURL(one string) bool {
+	if !strings.Contains(one, "://") {
+		one = "nats://" + one
+	}
+	u, err := url.Parse(one)
+	if err != nil || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
+		return false
+	}
+	return u.Hostname() != "" && (strings.HasPrefix(u.Host, "[") || !strings.Contains(u.Hostname(), ":"))
 }
 
 // Conn is one connection to NATS. It is safe for concurrent use.

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
@@ -142,6 +143,20 @@ func TestConnectRefusesABadURLWithoutRepeatingIt(t *testing.T) {
 	_, err := natsx.Connect(natsx.Config{URL: "nats://user:hunter2@host:port"}, "test", telemetry.Discard("test"))
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "hunter2")
+}
+
+func TestConfigRefusesWhatIsNoURLWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	for _, good := range []config.Secret{
+		"", "nats://host", "nats://user:pw@host:4222", "tls://host:4222", "host:4222", "nats://a:1, nats://b:2", "ws://[::1]:80",
+	} {
+		require.NoError(t, natsx.Config{URL: good, Replicas: 1}.Validate(), good.Reveal())
+	}
+	for _, bad := range []config.Secret{"::", "http://hunter2", "nats://hunter2:port", "nats://", "nats://a,,nats://hunter2", "nats://:4222"} {
+		err := natsx.Config{URL: bad, Replicas: 1}.Validate()
+		require.ErrorContains(t, err, "NATS_URL", bad.Reveal())
+		require.NotContains(t, err.Error(), "hunter2")
+	}
 }
 
 func TestConfigRefusesCopiesThatNoClusterKeeps(t *testing.T) {

@@ -29,12 +29,22 @@ type Config struct {
 	MaxConns   int           `env:"DATABASE_MAX_CONNS" default:"10" desc:"most connections one replica opens to Postgres"`
 }
 
-// Validate refuses a pool that could never lend a connection.
+// Validate refuses a pool that could never lend a connection, and URLs that are none; an error never
+// carries the URL. That one is missing is not said here, since not every program needs both.
 func (c Config) Validate() error {
+	var failures []error
 	if c.MaxConns < 1 {
-		return errors.New("DATABASE_MAX_CONNS must be at least 1")
+		failures = append(failures, errors.New("DATABASE_MAX_CONNS must be at least 1"))
 	}
-	return nil
+	for _, setting := range []struct {
+		name string
+		url  config.Secret
+	}{{"DATABASE_URL", c.URL}, {"MIGRATE_DATABASE_URL", c.MigrateURL}} {
+		if _, err := pgxpool.ParseConfig(setting.url.Reveal()); err != nil && setting.url != "" {
+			failures = append(failures, errors.New(setting.name+" is not a valid Postgres URL"))
+		}
+	}
+	return errors.Join(failures...)
 }
 
 // Querier is what a pool, a connection and a transaction have in common.

@@ -63,6 +63,11 @@ func TestOpenRefusesABadURLWithoutRepeatingIt(t *testing.T) {
 	require.NotContains(t, err.Error(), "hunter2")
 	require.Error(t, pgdb.Config{MaxConns: 0}.Validate())
 	require.NoError(t, pgdb.Config{MaxConns: 1}.Validate())
+	require.NoError(t, pgdb.Config{MaxConns: 1, URL: "postgres://user:hunter2@host/db"}.Validate())
+	err = pgdb.Config{MaxConns: 1, URL: "postgres://user:hunter2@host:port/db", MigrateURL: "hunter2"}.Validate()
+	require.ErrorContains(t, err, "DATABASE_URL is not")
+	require.ErrorContains(t, err, "MIGRATE_DATABASE_URL is not")
+	require.NotContains(t, err.Error(), "hunter2")
 }
 
 func TestWithTxCommitsAndRollsBack(t *testing.T) {

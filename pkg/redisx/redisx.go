@@ -32,6 +32,14 @@ type Config struct {
 	KeyPrefix string        `env:"REDIS_KEY_PREFIX" default:"agentidp:" desc:"put before every Redis key"`
 }
 
+// Validate refuses a URL that is none; the error never carries it.
+func (c Config) Validate() error {
+	if _, err := redis.ParseURL(c.URL.Reveal()); err != nil && c.URL != "" {
+		return errors.New("REDIS_URL is not a valid Redis URL")
+	}
+	return nil
+}
+
 // Client is a connection pool to Redis. It is safe for concurrent use.
 type Client struct {
 	redis.UniversalClient

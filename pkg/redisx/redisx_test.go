@@ -16,6 +16,18 @@ import (
 	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
+func TestConfigRefusesWhatIsNoURLWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	for _, good := range []config.Secret{"", "redis://host", "rediss://:pw@host:6380/1"} {
+		require.NoError(t, redisx.Config{URL: good}.Validate(), good.Reveal())
+	}
+	for _, bad := range []config.Secret{"hunter2", "http://hunter2", "redis://:hunter2@host/x"} {
+		err := redisx.Config{URL: bad}.Validate()
+		require.ErrorContains(t, err, "REDIS_URL", bad.Reveal())
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+}
+
 func TestOpenRefusesABadURLWithoutRepeatingIt(t *testing.T) {
 	t.Parallel()
 	_, err := redisx.Open(redisx.Config{URL: "http://user:hunter2@redis"}, telemetry.Discard("test"))
