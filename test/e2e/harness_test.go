@@ -287,6 +287,9 @@ func (in *installation) check(t *testing.T, req *http.Request, got answer) {
 	require.Equal(t, "nosniff", got.header.Get("X-Content-Type-Options"), where)
 	require.Equal(t, "default-src 'none'", got.header.Get("Content-Security-Policy"), where)
 	require.Equal(t, "no-referrer", got.header.Get("Referrer-Policy"), where)
+	if !public(req.URL.Path) {
+		return // the documents also know the internal ports' routes, which are not to be had here
+	}
 	for _, spec := range in.specs {
 		route, params, err := spec.FindRoute(req)
 		if err != nil {
@@ -302,9 +305,12 @@ func (in *installation) check(t *testing.T, req *http.Request, got answer) {
 		require.NoError(t, openapi3filter.ValidateResponse(context.Background(), input), where)
 		return
 	}
-	if got.status != http.StatusNotFound && got.status != http.StatusMethodNotAllowed {
-		require.Equal(t, "/healthz", req.URL.Path, "no OpenAPI document knows "+where)
-	}
+	require.Contains(t, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, got.status, "no OpenAPI document knows "+where)
+}
+
+// public tells whether a path is one of those that the ingress may route.
+func public(path string) bool {
+	return strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/.well-known/") || path == "/oauth2/authorize"
 }
 
 // call sends a JSON request with a bearer token ("" sends none) to the ingress.
@@ -449,4 +455,11 @@ func actions(events []map[string]any) []string {
 		names = append(names, event["action"].(string))
 	}
 	return names
+}
+
+// servicesFile is what `agentidp dev` leaves for scripts in services.json.
+type servicesFile struct {
+	URL               string
+	InternalTokenFile string
+	Services          map[string]struct{ PublicURL, InternalURL string }
 }
