@@ -122,6 +122,6 @@ func (e *Error) Unwrap() error { return e.cause }
 // errors.Is(err, ErrSomething) holds for refined copies and for errors that
 // were rebuilt from a peer's response.
 func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error) //nolint:errorlint // errors.Is unwraps the chain and calls this for each link
+	t, ok := target.(*Error)
 	return ok && t.Code == e.Code
 }

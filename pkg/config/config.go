@@ -105,7 +105,7 @@ func describe(f reflect.StructField) (Setting, bool) {
 		Name:        name,
 		Default:     f.Tag.Get("default"),
 		Description: f.Tag.Get("desc"),
-		Secret:      f.Type == secretType,
+		Secret:      f.Type == reflect.TypeFor[Secret](),
 		Required:    f.Tag.Get("required") == "true",
 	}, ok && f.IsExported()
 }

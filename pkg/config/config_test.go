@@ -37,7 +37,7 @@ type settings struct {
 	Origins  []string       `env:"ORIGINS"`
 	Proxies  []netip.Prefix `env:"PROXIES"`
 	Database database
-	ignored  string
+	Name     string // no setting
 }
 
 func (s settings) Validate() error {
@@ -59,7 +59,7 @@ func TestLoadReadsEveryKind(t *testing.T) {
 	t.Parallel()
 	var got settings
 	require.NoError(t, config.Load(&got, environ(map[string]string{
-		"DEBUG": "true", "LIMIT": "7", "TTL": "90", "ORIGINS": " https://a.example, ,https://b.example ",
+		"NAME": "x", "Name": "x", "DEBUG": "true", "LIMIT": "7", "TTL": "90", "ORIGINS": " https://a.example, ,https://b.example ",
 		"PROXIES": "10.1.2.3/8, 192.0.2.1,::1, ::ffff:192.0.2.2", "DATABASE_URL": "postgres://u:p@h/d",
 	})))
 	require.Equal(t, settings{

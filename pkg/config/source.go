@@ -70,25 +70,18 @@ func readSecret(path, variable string) (string, error) {
 	return value, nil
 }
 
-var (
-	secretType   = reflect.TypeFor[Secret]()
-	durationType = reflect.TypeFor[time.Duration]()
-	prefixesType = reflect.TypeFor[[]netip.Prefix]()
-	stringsType  = reflect.TypeFor[[]string]()
-)
-
 // parse stores text in field. Its errors follow the setting's name and value,
 // and do not repeat the value.
 func parse(field reflect.Value, text string) error {
-	switch field.Type() {
-	case durationType:
+	switch field.Interface().(type) {
+	case time.Duration:
 		d, err := parseDuration(text)
 		field.SetInt(int64(d))
 		return err
-	case stringsType:
+	case []string:
 		field.Set(reflect.ValueOf(split(text)))
 		return nil
-	case prefixesType:
+	case []netip.Prefix:
 		list, err := parsePrefixes(text)
 		field.Set(reflect.ValueOf(list))
 		return err

@@ -101,7 +101,7 @@ func TestOperationalRoutes(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, setup(t).internal("GET", "/openapi.yaml").Code)
 
 	require.Equal(t, http.StatusOK, b.internal("HEAD", "/healthz").Code)
-	require.Equal(t, http.StatusOK, answer(b.PublicHandler(), httptest.NewRequest("HEAD", "/healthz", nil)).Code)
+	require.Equal(t, http.StatusOK, answer(b.PublicHandler(), httptest.NewRequest(http.MethodHead, "/healthz", nil)).Code)
 }
 
 func TestProfilesAreOffByDefault(t *testing.T) {

@@ -73,7 +73,7 @@ func NewList[T any](items []T, total int64, page Page, next *Position) List[T] {
 func encodeCursor(page int, p Position) string {
 	b := make([]byte, 0, cursorSize)
 	b = append(b, cursorVersion)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro())) //nolint:gosec // G115: the bits are what is kept
+	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro()))
 	b = append(b, p.ID[:]...)
 	b = binary.BigEndian.AppendUint32(b, uint32(page)) //nolint:gosec // G115: page is at most 1e9
 	return base64.RawURLEncoding.EncodeToString(b)

@@ -69,13 +69,13 @@ func (q *Query) get(name string) (string, bool) {
 	return "", false
 }
 
-// Text is a parameter of 1 to max characters (see CheckText); nil if absent or wrong.
-func (q *Query) Text(name string, max int) *string {
+// Text is a parameter of 1 to longest characters (see CheckText); nil if absent or wrong.
+func (q *Query) Text(name string, longest int) *string {
 	value, ok := q.get(name)
 	if !ok {
 		return nil
 	}
-	if reason := CheckText(value, 1, max); reason != "" {
+	if reason := CheckText(value, 1, longest); reason != "" {
 		q.Fail(name, reason)
 		return nil
 	}
@@ -157,15 +157,15 @@ func (q *Query) Page() Page {
 	return page
 }
 
-func (q *Query) number(name string, min, max, absent int) int {
+func (q *Query) number(name string, least, most, absent int) int {
 	value, ok := q.get(name)
 	if !ok {
 		return absent
 	}
 	n, err := strconv.Atoi(value)
 	// Only the form that we write ourselves: no sign, no leading zeros.
-	if err != nil || n < min || n > max || strconv.Itoa(n) != value {
-		q.Fail(name, "must be a whole number from "+strconv.Itoa(min)+" to "+strconv.Itoa(max))
+	if err != nil || n < least || n > most || strconv.Itoa(n) != value {
+		q.Fail(name, "must be a whole number from "+strconv.Itoa(least)+" to "+strconv.Itoa(most))
 		return absent
 	}
 	return n

@@ -16,16 +16,18 @@ const settleTime = 250 * time.Millisecond
 
 // Listen opens both sockets, so that their addresses are known before Run. A
 // second call does nothing.
-func (s *Server) Listen() error {
+func (s *Server) Listen() error { return s.listen(context.Background()) }
+
+func (s *Server) listen(ctx context.Context) error {
 	if s.publicSocket != nil {
 		return nil
 	}
 	var lc net.ListenConfig
-	public, err := lc.Listen(context.Background(), "tcp", s.cfg.PublicAddr)
+	public, err := lc.Listen(ctx, "tcp", s.cfg.PublicAddr)
 	if err != nil {
 		return fmt.Errorf("open the public listener: %w", err)
 	}
-	internal, err := lc.Listen(context.Background(), "tcp", s.cfg.InternalAddr)
+	internal, err := lc.Listen(ctx, "tcp", s.cfg.InternalAddr)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open the internal listener: %w", err), public.Close())
 	}
@@ -55,7 +57,7 @@ func address(l net.Listener) string {
 // It returns nil after a complete drain, and an error if a socket failed or
 // if requests were still open after Config.ShutdownTimeout and were cut.
 func (s *Server) Run(ctx context.Context) error {
-	if err := s.Listen(); err != nil {
+	if err := s.listen(ctx); err != nil {
 		return err
 	}
 	failed := make(chan error, 2)

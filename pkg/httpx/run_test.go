@@ -45,6 +45,7 @@ func run(t *testing.T, prepare func(*bundle), change ...func(*httpx.Config, *htt
 }
 
 func (r *running) do(t *testing.T, method, url string) (*http.Response, error) {
+	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader("{}"))
 	if err != nil {
 		return nil, err
@@ -231,7 +232,7 @@ func TestAServerThatWasClosedStillStops(t *testing.T) {
 	r := run(t, nil)
 	r.fetch(t, "http://"+r.PublicAddr()+"/healthz")
 	require.NoError(t, r.Close())
-	require.NoError(t, r.bundle.Close(), "closing twice is harmless")
+	require.NoError(t, r.Close(), "closing twice is harmless")
 	r.stop()
 	require.NoError(t, r.wait(t))
 }

@@ -194,14 +194,8 @@ func fieldsOf(t reflect.Type) []field {
 	return list
 }
 
-var (
-	timeType = reflect.TypeFor[time.Time]()
-	uuidType = reflect.TypeFor[uuid.UUID]()
-	rawType  = reflect.TypeFor[json.RawMessage]()
-)
-
 func (d *strictDecoder) value(dst reflect.Value, raw json.RawMessage, path string, nullable bool) {
-	if raw[0] == 'n' && dst.Type() != rawType {
+	if raw[0] == 'n' && dst.Type() != reflect.TypeFor[json.RawMessage]() {
 		if dst.Kind() != reflect.Pointer || !nullable {
 			d.fields.Add(path, "must not be null")
 		}
@@ -216,19 +210,22 @@ func (d *strictDecoder) value(dst reflect.Value, raw json.RawMessage, path strin
 		}
 		return
 	}
-	switch dst.Type() {
-	case timeType:
+	switch dst.Interface().(type) {
+	case time.Time:
 		d.time(dst, raw, path)
-		return
-	case uuidType:
+	case uuid.UUID:
 		d.uuid(dst, raw, path)
-		return
-	case rawType:
+	case json.RawMessage:
 		if d.free(raw, path) {
 			dst.SetBytes(raw)
 		}
-		return
+	default:
+		d.kind(dst, raw, path)
 	}
+}
+
+// kind fills what is no type of its own.
+func (d *strictDecoder) kind(dst reflect.Value, raw json.RawMessage, path string) {
 	switch dst.Kind() {
 	case reflect.String:
 		if s, ok := d.string(raw, path); ok {

@@ -26,8 +26,8 @@ func RequestID(ctx context.Context) string {
 // request_id and trace_id of the context where a ...Context method is used.
 // An unknown level counts as info.
 func NewLogger(w io.Writer, service, level string) *slog.Logger {
-	min, _ := parseLevel(level)
-	json := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: min})
+	least, _ := parseLevel(level)
+	json := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: least})
 	return slog.New(correlated{json}).With(slog.String("service", service))
 }
 
