@@ -22,7 +22,7 @@ const (
 	AgentNotActive             Code = "AGENT_NOT_ACTIVE"
 	CredentialAlreadyRevoked   Code = "CREDENTIAL_ALREADY_REVOKED" //nolint:gosec // G101: the name of an error
 	CredentialExpired          Code = "CREDENTIAL_EXPIRED"         //nolint:gosec // G101: the name of an error
-	CredentialLimitExceeded    Code = "CREDENTIAL_LIMIT_EXCEEDED"
+	CredentialLimitExceeded    Code = "CREDENTIAL_LIMIT_EXCEEDED"  //nolint:gosec // G101: the name of an error
 	IdempotencyKeyReused       Code = "IDEMPOTENCY_KEY_REUSED"
 	PreconditionFailed         Code = "PRECONDITION_FAILED"
 	PayloadTooLarge            Code = "PAYLOAD_TOO_LARGE"
