@@ -84,12 +84,12 @@ func goodToken() token {
 	}
 }
 
-func (k token) sign(t testing.TB) string {
-	t.Helper()
+func (k token) sign(tb testing.TB) string {
+	tb.Helper()
 	unsigned := jwt.NewWithClaims(k.method, k.claims)
 	maps.Copy(unsigned.Header, k.header)
 	raw, err := unsigned.SignedString(k.key)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return raw
 }
 
@@ -99,12 +99,12 @@ func verifierAt(at time.Time) *authn.Verifier {
 	})
 }
 
-func requireInvalidToken(t testing.TB, err error) {
-	t.Helper()
+func requireInvalidToken(tb testing.TB, err error) {
+	tb.Helper()
 	var e *apperr.Error
-	require.ErrorAs(t, err, &e)
-	require.Equal(t, apperr.Unauthorized, e.Code)
-	require.Contains(t, e.Challenge, `Bearer realm="agentidp", error="invalid_token", error_description="`)
+	require.ErrorAs(tb, err, &e)
+	require.Equal(tb, apperr.Unauthorized, e.Code)
+	require.Contains(tb, e.Challenge, `Bearer realm="agentidp", error="invalid_token", error_description="`)
 }
 
 func TestVerifyGivesThePrincipal(t *testing.T) {

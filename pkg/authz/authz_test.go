@@ -40,10 +40,10 @@ func (l *logBuffer) count(text string) int {
 	return strings.Count(l.buf.String(), text)
 }
 
-func embeddedPolicy(t testing.TB) *authz.Authorizer {
-	t.Helper()
-	a, err := authz.New(t.Context(), authz.Config{}, slog.New(slog.DiscardHandler))
-	require.NoError(t, err)
+func embeddedPolicy(tb testing.TB) *authz.Authorizer {
+	tb.Helper()
+	a, err := authz.New(tb.Context(), authz.Config{}, slog.New(slog.DiscardHandler))
+	require.NoError(tb, err)
 	return a
 }
 
@@ -356,6 +356,30 @@ func TestSIGHUPReloads(t *testing.T) {
 	_, log := running(t, dir)
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
 	require.Eventually(t, func() bool { return log.count(`"why":"SIGHUP"`) == 1 }, 10*time.Second, time.Millisecond)
+}
+
+//nolint:paralleltest // the signal goes to the whole process
+func TestSIGHUPReloadsAlsoWhatCannotBeWatched(t *testing.T) {
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "policy")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	write(t, dir, "p.rego", allowAll)
+	log := &logBuffer{}
+	a, err := authz.New(t.Context(), authz.Config{PolicyDir: dir}, slog.New(slog.NewJSONHandler(log, nil)))
+	require.NoError(t, err)
+	require.NoError(t, os.Rename(dir, dir+"2"))
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(ctx) }()
+	require.Eventually(t, func() bool { return log.count("only SIGHUP reloads") == 1 && log.count("policy refused") == 1 }, 10*time.Second, time.Millisecond)
+	eventually(t, a, true)
+
+	write(t, dir+"2", "p.rego", denyAll)
+	require.NoError(t, os.Rename(dir+"2", dir))
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
+	eventually(t, a, false)
+	cancel()
+	require.NoError(t, <-ended)
 }
 
 func TestRunWithoutPolicyDirOnlyWaits(t *testing.T) {

@@ -2,6 +2,7 @@ package authz
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -15,8 +16,9 @@ import (
 // settle is how long the files must stay as they are before they are read: an editor or a kubelet changes them in steps.
 const settle = 100 * time.Millisecond
 
-// Run reloads the policy on SIGHUP and when its files change, until ctx is done. A policy that is broken is logged and
-// refused; the one before it stays. Without POLICY_DIR there is nothing to reload, and SIGHUP is left to the program.
+// Run reloads the policy on SIGHUP and when its files change, until ctx is done; it returns nil. A policy that is broken is
+// logged and refused; the one before it stays. Where files cannot be watched that is logged, and SIGHUP remains. Without
+// POLICY_DIR there is nothing to reload, and SIGHUP is left to the program.
 func (a *Authorizer) Run(ctx context.Context) error {
 	if a.cfg.PolicyDir == "" {
 		<-ctx.Done()
@@ -26,32 +28,42 @@ func (a *Authorizer) Run(ctx context.Context) error {
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch policy directory: %w", err)
-	}
-	defer func() { _ = watcher.Close() }()
 	dir := filepath.Clean(a.cfg.PolicyDir)
-	// The parent tells when the directory itself is replaced, which ends the watch on it.
-	if err := watcher.Add(filepath.Dir(dir)); err != nil {
-		return fmt.Errorf("watch policy directory: %w", err)
-	}
-	if err := watcher.Add(dir); err != nil {
-		return fmt.Errorf("watch policy directory: %w", err)
+	watcher, err := watch(dir)
+	if err != nil {
+		a.log.ErrorContext(ctx, "policy files are not watched, only SIGHUP reloads them", "error", err)
+		watcher = &fsnotify.Watcher{} // its channels are nil: nothing comes
+	} else {
+		defer func() { _ = watcher.Close() }()
 	}
 	// Catches what changed between New and the watch.
 	a.reload(ctx, "start of watch")
-	return a.watch(ctx, dir, watcher, hangup)
+	a.follow(ctx, dir, watcher, hangup)
+	return nil
 }
 
-func (a *Authorizer) watch(ctx context.Context, dir string, watcher *fsnotify.Watcher, hangup <-chan os.Signal) error {
+func watch(dir string) (*fsnotify.Watcher, error) {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return nil, fmt.Errorf("watch policy directory: %w", err)
+	}
+	// The parent tells when the directory itself is replaced, which ends the watch on it.
+	for _, path := range []string{filepath.Dir(dir), dir} {
+		if err := watcher.Add(path); err != nil {
+			return nil, fmt.Errorf("watch policy directory: %w", errors.Join(err, watcher.Close()))
+		}
+	}
+	return watcher, nil
+}
+
+func (a *Authorizer) follow(ctx context.Context, dir string, watcher *fsnotify.Watcher, hangup <-chan os.Signal) {
 	settled := time.NewTimer(time.Hour)
 	settled.Stop()
 	defer settled.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-hangup:
 			a.reload(ctx, "SIGHUP")
 		case event := <-watcher.Events:

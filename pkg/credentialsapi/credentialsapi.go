@@ -17,7 +17,7 @@ import (
 // The values of VerifyResponse.Reason; it is empty when the secret is valid.
 const (
 	ReasonInvalidSecret     = "invalid_secret"
-	ReasonCredentialExpired = "credential_expired"
+	ReasonCredentialExpired = "credential_expired" //nolint:gosec // a word of the protocol, not a secret
 )
 
 // The paths of the internal API, relative to /internal/v1.

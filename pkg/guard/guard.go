@@ -98,8 +98,7 @@ func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *re
 	return g, nil
 }
 
-// Run keeps signing keys (NewRemote) and policy fresh until ctx is done. An error means that the policy's files cannot be
-// watched.
+// Run keeps signing keys (NewRemote) and policy fresh until ctx is done; it returns nil.
 func (g *Guard) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.opt.Authorizer.Run(ctx) })

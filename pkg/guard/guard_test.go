@@ -97,7 +97,10 @@ type bundle struct {
 	origin *auditevent.Origin // of the last request that was admitted
 }
 
-func setup(t *testing.T) bundle { return setupOn(t, testkit.Redis(t), limit) }
+func setup(t *testing.T) bundle {
+	t.Helper()
+	return setupOn(t, testkit.Redis(t), limit)
+}
 
 func setupOn(t *testing.T, rdb *redisx.Client, perMinute int) bundle {
 	t.Helper()
