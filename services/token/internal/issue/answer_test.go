@@ -1,0 +1,177 @@
+package issue_test
+
+import (
+	"encoding/base64"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+var errNotOurs = apperr.New(apperr.Unauthorized, "not ours")
+
+func (w *world) introspector() *issue.Introspector {
+	return issue.NewIntrospector(issue.IntrospectorConfig{Verifier: w, Revocations: w, Journal: w, Events: w.events()})
+}
+
+func (w *world) revoker() *issue.Revoker {
+	return issue.NewRevoker(issue.RevokerConfig{Verifier: w, Store: w, Announcer: w, Events: w.events()})
+}
+
+func holderOf(w *world) authn.Principal {
+	return authn.Principal{AgentID: w.agent.ID, TokenID: uuid.Must(uuid.NewV7()).String(), ExpiresAt: start.Add(time.Hour)}
+}
+
+func tokenWith(claims string) string {
+	return "h." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".s"
+}
+
+func TestIntrospection(t *testing.T) {
+	t.Parallel()
+	caller := uuid.Must(uuid.NewV7())
+	origin := auditevent.Origin{ActorID: &caller}
+	for name, row := range map[string]struct {
+		prepare func(*world)
+		active  bool
+		about   bool
+		failing bool
+	}{
+		"a live token":            {prepare: func(*world) {}, active: true, about: true},
+		"not one of ours":         {prepare: func(w *world) { w.verifyErr = errNotOurs }},
+		"revoked":                 {prepare: func(w *world) { w.revoked = true }, about: true},
+		"keys away":               {prepare: func(w *world) { w.verifyErr = errAway }, failing: true},
+		"revocations away":        {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},
+		"the event is not stored": {prepare: func(w *world) { w.journalErr = errAway }, failing: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			w.principal = holderOf(w)
+			row.prepare(w)
+			got, err := w.introspector().Introspect(t.Context(), tokenWith(`{"sub":"x","exp":7}`), origin)
+			if row.failing {
+				requireKind(t, err, issue.Unavailable)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, row.active, got.Active)
+			if row.active {
+				require.Equal(t, issue.Claims{Subject: "x", ExpiresAt: 7}, got.Claims)
+			} else {
+				require.Zero(t, got.Claims)
+			}
+			require.Len(t, w.journal, 1)
+			require.Equal(t, auditevent.TokenIntrospected, w.journal[0].Action)
+			require.Equal(t, row.active, w.journal[0].Metadata["active"])
+			require.Equal(t, row.about, w.journal[0].AgentID != nil)
+			require.Equal(t, caller, *w.journal[0].ActorID)
+		})
+	}
+}
+
+func TestAVerifiedTokenThatCannotBeReadIsAFault(t *testing.T) {
+	t.Parallel()
+	for _, token := range []string{"h.!.s", tokenWith("no json"), "x"} {
+		w := newWorld()
+		w.principal = holderOf(w)
+		_, err := w.introspector().Introspect(t.Context(), token, auditevent.Origin{})
+		require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
+	}
+}
+
+func TestARevocationIsStoredAndThenAnnounced(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.principal = holderOf(w)
+	holder, live, err := w.revoker().Holder(t.Context(), "token")
+	require.NoError(t, err)
+	require.True(t, live)
+	require.NoError(t, w.revoker().Revoke(t.Context(), holder, auditevent.Origin{ActorID: &w.agent.ID}))
+	require.Equal(t, []issue.Revocation{{
+		TokenID: uuid.MustParse(holder.TokenID), AgentID: w.agent.ID, ExpiresAt: holder.ExpiresAt, RevokedAt: start,
+	}}, w.stored)
+	require.Equal(t, []revocation.Revoked{{TokenID: holder.TokenID, ExpiresAt: holder.ExpiresAt}}, w.announced)
+	require.Equal(t, auditevent.TokenRevoked, w.journal[0].Action)
+}
+
+func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.storeErr = errAway
+	requireKind(t, w.revoker().Revoke(t.Context(), holderOf(w), auditevent.Origin{}), issue.Unavailable)
+	require.Empty(t, w.announced)
+
+	holder := holderOf(w)
+	holder.TokenID = "no uuid"
+	require.Equal(t, apperr.InternalServerError, apperr.From(w.revoker().Revoke(t.Context(), holder, auditevent.Origin{})).Code)
+
+	w.verifyErr = errNotOurs
+	_, live, err := w.revoker().Holder(t.Context(), "garbage")
+	require.NoError(t, err)
+	require.False(t, live)
+	w.verifyErr = errAway
+	_, _, err = w.revoker().Holder(t.Context(), "token")
+	requireKind(t, err, issue.Unavailable)
+}
+
+func TestTheTruthAsksTheRegistryWhileNoChangesArrive(t *testing.T) {
+	t.Parallel()
+	issuedAt := start
+	for name, row := range map[string]struct {
+		prepare func(*world)
+		refused bool
+		failing bool
+	}{
+		"nothing known, changes arrive":     {prepare: func(w *world) { w.following, w.agentErr = true, errAway }},
+		"stored":                            {prepare: func(w *world) { w.revoked, w.agentErr = true, errAway }, refused: true},
+		"store away":                        {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},
+		"blind, agent active":               {prepare: func(*world) {}},
+		"blind, agent remembered":           {prepare: func(w *world) { w.agentKnown = true }},
+		"blind, agent suspended":            {prepare: func(w *world) { w.agent.Status = issue.StatusSuspended }, refused: true},
+		"blind, issued before reactivation": {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt }, refused: true},
+		"blind, issued after reactivation":  {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt.Add(-time.Millisecond) }},
+		"blind, agent unknown":              {prepare: func(w *world) { w.agentErr = issue.ErrUnknownAgent }, refused: true},
+		"blind, registry away":              {prepare: func(w *world) { w.agentErr = errAway }, failing: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			row.prepare(w)
+			truth := issue.NewTruth(issue.TruthConfig{Store: w, Agents: w, Following: func() bool { return w.following }})
+			refused, err := truth.Revoked(t.Context(), revocation.Query{
+				TokenID: uuid.Must(uuid.NewV7()).String(), AgentID: w.agent.ID, IssuedAt: issuedAt,
+			})
+			if row.failing {
+				require.ErrorIs(t, err, errAway)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, row.refused, refused)
+		})
+	}
+	w := newWorld()
+	_, err := issue.NewTruth(issue.TruthConfig{Store: w, Agents: w}).Revoked(t.Context(), revocation.Query{TokenID: "x"})
+	require.Equal(t, apperr.ValidationError, apperr.From(err).Code)
+}
+
+func TestARefusalKeepsItsCause(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.agentErr = errAway
+	_, _, err := w.issue(t, "")
+	require.ErrorContains(t, err, "away")
+	require.ErrorIs(t, err, errAway)
+	refusal := issue.RefuseField(issue.TooLarge, "f", "d")
+	require.Equal(t, apperr.PayloadTooLarge, refusal.Kind.Code())
+	require.NoError(t, errors.Unwrap(refusal))
+	require.Equal(t, apperr.UnsupportedMediaType, issue.UnsupportedMediaType.Code())
+	require.Equal(t, "unsupported_grant_type", issue.UnsupportedGrantType.OAuth())
+}

@@ -1,0 +1,211 @@
+package issue_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const (
+	goodSecret config.Secret = "good"
+	issuerURL                = "https://idp.example.com"
+)
+
+var (
+	start   = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	errAway = apperr.Unavailable(errors.New("away"))
+)
+
+// world is everything around the domain, in memory.
+type world struct {
+	clock *testkit.Clock
+	agent issue.Agent
+
+	mu           sync.Mutex
+	agentErr     error
+	secretErr    error
+	secretReason string
+	secretKnown  bool
+	agentKnown   bool
+	verified     int
+	failures     int
+	failureWait  time.Duration
+	used         []uuid.UUID
+	journal      []auditevent.Event
+	journalErr   error
+	undurable    error
+	keyErr       error
+	signErr      error
+	charge       issue.Charge
+	chargeErr    error
+	spent        int
+	requests     int
+	refunds      int
+	outcomes     []string
+	principal    authn.Principal
+	verifyErr    error
+	revoked      bool
+	revokedErr   error
+	stored       []issue.Revocation
+	storeErr     error
+	announced    []revocation.Revoked
+	following    bool
+}
+
+func newWorld() *world {
+	return &world{
+		clock: testkit.NewClock(start),
+		agent: issue.Agent{
+			ID: uuid.Must(uuid.NewV7()), Status: issue.StatusActive, Type: "screener", Owner: "talent",
+			DeploymentEnv: "production", AllowedScopes: []string{"agents:read"}, Capabilities: []string{"resume:read", "resume:*"},
+		},
+		charge: issue.Charge{Window: ratelimit.Window{Limit: 10, Remaining: 9, Allowed: true}},
+	}
+}
+
+func (w *world) Known(uuid.UUID) (issue.Agent, error, bool) { //nolint:revive // the interface's order
+	return w.agent, w.agentErr, w.agentKnown
+}
+
+func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) { return w.agent, w.agentErr }
+
+// secrets is the world as Secrets, whose method Known has another shape.
+type secrets struct{ *world }
+
+func (s secrets) Known(_ uuid.UUID, secret config.Secret) (issue.Verification, bool) {
+	if !s.secretKnown || secret != goodSecret {
+		return issue.Verification{}, false
+	}
+	return issue.Verification{Valid: true, CredentialID: s.agent.ID}, true
+}
+
+func (s secrets) Verify(_ context.Context, _ uuid.UUID, secret config.Secret) (issue.Verification, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.verified++
+	if s.secretErr != nil {
+		return issue.Verification{}, s.secretErr
+	}
+	if secret != goodSecret || s.secretReason != "" {
+		reason := s.secretReason
+		if reason == "" {
+			reason = auditevent.ReasonInvalidSecret
+		}
+		return issue.Verification{Reason: reason}, nil
+	}
+	return issue.Verification{Valid: true, CredentialID: s.agent.ID}, nil
+}
+
+// failures and outcomes are the world as what counts them.
+type failures struct{ *world }
+
+func (f failures) Count(context.Context, string, string) time.Duration {
+	f.failures++
+	return f.failureWait
+}
+
+type outcomes struct{ *world }
+
+func (o outcomes) Count(outcome string) { o.outcomes = append(o.outcomes, outcome) }
+
+func (w *world) Used(credentialID uuid.UUID, _ bool, _ time.Time) {
+	w.used = append(w.used, credentialID)
+}
+
+func (w *world) Publish(_ context.Context, event auditevent.Event) func() error {
+	if w.journalErr != nil {
+		return func() error { return w.journalErr }
+	}
+	w.journal = append(w.journal, event)
+	return func() error { return w.undurable }
+}
+
+func (w *world) Spend(context.Context, uuid.UUID) (issue.Charge, error) {
+	w.spent++
+	return w.charge, w.chargeErr
+}
+
+func (w *world) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
+	w.requests++
+	return w.charge.Window, w.chargeErr
+}
+
+func (w *world) Refund(context.Context, uuid.UUID) { w.refunds++ }
+
+func (w *world) Untouched() ratelimit.Window {
+	return ratelimit.Window{Limit: 10, Remaining: 10, Allowed: true}
+}
+
+func (w *world) MonthlyLimit() int64 { return 7 }
+
+func (w *world) Signer() (issue.Sign, error) {
+	return func(claims []byte) (string, error) { return "header." + string(claims) + ".signature", w.signErr }, w.keyErr
+}
+
+func (w *world) Verify(context.Context, string) (authn.Principal, error) {
+	return w.principal, w.verifyErr
+}
+
+func (w *world) Revoked(context.Context, revocation.Query) (bool, error) {
+	return w.revoked, w.revokedErr
+}
+
+func (w *world) Revoke(_ context.Context, revoked issue.Revocation, event auditevent.Event) error {
+	if w.storeErr != nil {
+		return w.storeErr
+	}
+	w.stored = append(w.stored, revoked)
+	w.journal = append(w.journal, event)
+	return nil
+}
+
+func (w *world) Refused(context.Context, uuid.UUID, uuid.UUID, time.Time) (bool, error) {
+	return w.revoked, w.revokedErr
+}
+
+func (w *world) Announce(_ context.Context, revoked revocation.Revoked) {
+	w.announced = append(w.announced, revoked)
+}
+
+func (w *world) events() issue.Events {
+	return issue.Events{Clock: w.clock.Now, NewID: func() uuid.UUID { return uuid.Must(uuid.NewV7()) }}
+}
+
+func (w *world) authenticator() *issue.Authenticator {
+	return issue.NewAuthenticator(issue.AuthenticatorConfig{
+		Agents: w, Secrets: secrets{w}, Failures: failures{w}, Uses: w, Journal: w, Events: w.events(),
+	})
+}
+
+func (w *world) issuer() *issue.Issuer {
+	return issue.NewIssuer(issue.IssuerConfig{
+		Authenticator: w.authenticator(), Budget: w, Keys: w, Journal: w, Events: w.events(),
+		URL: issuerURL, TTL: time.Hour, Outcomes: outcomes{w},
+	})
+}
+
+func (w *world) request(scope string) issue.Request {
+	return issue.Request{
+		Credentials: issue.Credentials{ClientID: w.agent.ID.String(), Secret: goodSecret},
+		Scope:       scope, Origin: auditevent.Origin{IPAddress: "192.0.2.1", RequestID: "r"},
+	}
+}
+
+// issue asks for a token.
+func (w *world) issue(t *testing.T, scope string) (issue.Token, ratelimit.Window, error) {
+	t.Helper()
+	return w.issuer().Issue(t.Context(), w.request(scope))
+}
