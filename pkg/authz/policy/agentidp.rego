@@ -34,7 +34,6 @@ reason := sprintf("scope %s is required", [scope]) if scope != ""
 reason := min(denials) if {
 	action != "none"
 	scope == ""
-	count(denials) > 0
 }
 
 default scope := ""

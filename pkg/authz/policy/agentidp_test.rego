@@ -106,6 +106,12 @@ unknown_requests := [
 	["GET", "/api/v1/token/revoke"],
 	["POST", "/api/v1/audit"],
 	["DELETE", sprintf("/api/v1/audit/%s", [third])],
+	["PATCH", sprintf("/api/v1/audit/%s", [third])],
+	["DELETE", credentials_path],
+	["DELETE", sprintf("%s/%s/rotate", [credentials_path, third])],
+	["GET", sprintf("%s/%s/rotate", [credentials_path, third])],
+	["POST", sprintf("%s/%s/rotate/now", [credentials_path, third])],
+	["GET", "/apis/v1/agents"],
 	["GET", "/api/v2/agents"],
 	["GET", "/agents"],
 	["GET", "/api/v1/agents/"],
@@ -202,6 +208,10 @@ test_only_an_operator_gives_agents_admin if {
 
 test_an_operator_does_not_give_what_is_no_scope_of_it if {
 	not authz.allow with input as registering(["agents:admin"], ["resume:read"])
+}
+
+test_scopes_matter_only_where_they_are_given if {
+	authz.allow with input as about(bearer("GET", agent_path, ["agents:read"]), {"allowedScopes": ["agents:admin"]})
 }
 
 test_scopes_cannot_be_given_to_others_agents if {
