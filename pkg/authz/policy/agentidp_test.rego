@@ -111,6 +111,7 @@ unknown_requests := [
 	["DELETE", sprintf("%s/%s/rotate", [credentials_path, third])],
 	["GET", sprintf("%s/%s/rotate", [credentials_path, third])],
 	["POST", sprintf("%s/%s/rotate/now", [credentials_path, third])],
+	["GET", sprintf("/api/v1/owners/%s/credentials", [third])],
 	["GET", "/apis/v1/agents"],
 	["GET", "/api/v2/agents"],
 	["GET", "/agents"],
