@@ -15,8 +15,8 @@ const (
 	defaultLimit = 20
 
 	cursorVersion = 1
-	// cursorSize is version, time in microseconds, id and page number, in bytes.
-	cursorSize = 1 + 8 + 16 + 4
+	// cursorSize is version, time in microseconds, id, page number and total, in bytes.
+	cursorSize = 1 + 8 + 16 + 4 + 8
 )
 
 // Position is the place of an item in a list's order, newest first: its time
@@ -35,6 +35,9 @@ type Page struct {
 	// After is the last item of the page before, where a cursor was given; the
 	// list goes on after it and Offset is 0.
 	After *Position
+	// Total is what the page before said, where a cursor was given: a store for
+	// which counting takes long may repeat it.
+	Total int64
 }
 
 // Offset is the number of items to skip; 0 where After says where to go on.
@@ -63,41 +66,43 @@ func NewList[T any](items []T, total int64, page Page, next *Position) List[T] {
 	}
 	list := List[T]{Data: items, Total: total, Page: page.Number, Limit: page.Limit}
 	if next != nil && page.Number < maxPage {
-		list.NextCursor = encodeCursor(page.Number+1, *next)
+		list.NextCursor = encodeCursor(page.Number+1, total, *next)
 	}
 	return list
 }
 
 // encodeCursor makes an opaque token. It grants nothing, so it is not signed:
 // a made-up one is just another place in a list the caller may read anyway.
-func encodeCursor(page int, p Position) string {
+func encodeCursor(page int, total int64, p Position) string {
 	b := make([]byte, 0, cursorSize)
 	b = append(b, cursorVersion)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro()))
 	b = append(b, p.ID[:]...)
-	b = binary.BigEndian.AppendUint32(b, uint32(page)) //nolint:gosec // G115: page is at most 1e9
+	b = binary.BigEndian.AppendUint32(b, uint32(page))  //nolint:gosec // G115: page is at most 1e9
+	b = binary.BigEndian.AppendUint64(b, uint64(total)) //nolint:gosec // G115: a count is not negative
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func decodeCursor(token string) (page int, p Position, ok bool) {
+// decodeCursor gives the page that the cursor asks for, without its limit.
+func decodeCursor(token string) (page Page, ok bool) {
 	// The decoder skips line breaks; the length does not.
 	if len(token) != base64.RawURLEncoding.EncodedLen(cursorSize) {
-		return 0, Position{}, false
+		return Page{}, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
 	if err != nil || len(b) != cursorSize || b[0] != cursorVersion {
-		return 0, Position{}, false
+		return Page{}, false
 	}
 	micro := binary.BigEndian.Uint64(b[1:])
 	number := binary.BigEndian.Uint32(b[25:])
-	if micro > math.MaxInt64 || number < 2 || number > maxPage {
-		return 0, Position{}, false
+	total := binary.BigEndian.Uint64(b[29:])
+	if micro > math.MaxInt64 || number < 2 || number > maxPage || total > math.MaxInt64 {
+		return Page{}, false
 	}
-	p.Time = time.UnixMicro(int64(micro)).UTC()
-	copy(p.ID[:], b[9:25])
+	after := Position{Time: time.UnixMicro(int64(micro)).UTC(), ID: uuid.UUID(b[9:25])}
 	// Later years have five digits, which neither RFC 3339 nor Postgres takes.
-	if p.Time.Year() > 9999 {
-		return 0, Position{}, false
+	if after.Time.Year() > 9999 {
+		return Page{}, false
 	}
-	return int(number), p, true
+	return Page{Number: int(number), After: &after, Total: int64(total)}, true
 }

@@ -148,13 +148,13 @@ func (q *Query) Page() Page {
 		q.Fail("cursor", "must not be combined with page")
 		return page
 	}
-	number, after, ok := decodeCursor(token)
+	next, ok := decodeCursor(token)
 	if !ok {
 		q.Fail("cursor", "must be the nextCursor of an earlier response")
 		return page
 	}
-	page.Number, page.After = number, &after
-	return page
+	next.Limit = page.Limit
+	return next
 }
 
 func (q *Query) number(name string, least, most, absent int) int {

@@ -142,7 +142,7 @@ func TestACursorLeadsToTheNextPage(t *testing.T) {
 	q := queryOf("limit=2&cursor=" + list.NextCursor)
 	page := q.Page()
 	require.NoError(t, q.Err())
-	require.Equal(t, httpx.Page{Number: 2, Limit: 2, After: &last}, page)
+	require.Equal(t, httpx.Page{Number: 2, Limit: 2, After: &last, Total: 5}, page)
 	require.Zero(t, page.Offset())
 
 	third := httpx.NewList([]int{3}, 5, page, &last)
@@ -173,7 +173,7 @@ func TestCursorsThatAreNotOurs(t *testing.T) {
 		"empty": "", "text": "nonsense", "cut": good[:len(good)-1], "longer": good + "A", "padded": good + "=",
 		"with line breaks": good[:10] + "\n" + good[10:], "line break for a character": good[:10] + "\n" + good[11:],
 		"version": changed(0, 2), "negative time": changed(1, 0x80), "far future": changed(1, 0x7f),
-		"page 1": changed(28, 1), "page 0": changed(28, 0), "huge page": changed(25, 0xff),
+		"page 1": changed(28, 1), "page 0": changed(28, 0), "huge page": changed(25, 0xff), "negative total": changed(29, 0x80),
 		"SQL": "'; DROP TABLE agents;--", "huge": strings.Repeat("A", 10000),
 	} {
 		q := queryOf("cursor=" + url.QueryEscape(bad))

@@ -86,7 +86,7 @@ func (a *api) list(c *gin.Context) error {
 	}
 	slice := trail.Slice{Offset: page.Offset(), Limit: page.Limit}
 	if page.After != nil {
-		slice.After = &trail.Position{Time: page.After.Time, ID: page.After.ID}
+		slice.After, slice.Total = &trail.Position{Time: page.After.Time, ID: page.After.ID}, page.Total
 	}
 	found, err := a.reader.List(c.Request.Context(), filter, slice)
 	if err != nil {

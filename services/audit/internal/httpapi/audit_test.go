@@ -65,7 +65,11 @@ func (s *shelf) List(_ context.Context, filter trail.Filter, slice trail.Slice) 
 		begin++
 	}
 	end := min(begin+slice.Limit+1, len(s.events))
-	return s.events[begin:end], int64(len(s.events)), s.err
+	total := slice.Total
+	if slice.After == nil {
+		total = int64(len(s.events))
+	}
+	return s.events[begin:end], total, s.err
 }
 
 func (s *shelf) Get(_ context.Context, id uuid.UUID) (trail.Event, error) {

@@ -63,15 +63,16 @@ const (
 )
 
 // List returns up to slice.Limit+1 events that match, newest first, and the
-// number of all that match.
+// number of all that match, counted unless slice continues a walk.
 func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, int64, error) {
 	where := matching(filter)
-	var total int64
+	total := slice.Total
 	batch := &pgx.Batch{}
-	batch.Queue(sqlCount+where.sql(), where.args...).QueryRow(func(row pgx.Row) error {
-		return row.Scan(&total)
-	})
-	if slice.After != nil {
+	if slice.After == nil {
+		batch.Queue(sqlCount+where.sql(), where.args...).QueryRow(func(row pgx.Row) error {
+			return row.Scan(&total)
+		})
+	} else {
 		where.add("(timestamp, event_id) < (%s, %s)", slice.After.Time, slice.After.ID)
 	}
 	list := sqlList + where.sql() + sqlOrder + where.bind(" LIMIT %s OFFSET %s", slice.Limit+1, slice.Offset)

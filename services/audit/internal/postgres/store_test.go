@@ -157,9 +157,11 @@ func TestListPagesNeitherSkipNorRepeat(t *testing.T) {
 			require.EqualValues(t, 25, total)
 			byOffset = append(byOffset, events[:min(limit, len(events))]...)
 
-			events, total, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{After: after, Limit: limit})
+			events, total, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{After: after, Total: 99, Limit: limit})
 			require.NoError(t, err)
-			require.EqualValues(t, 25, total, "the total is that of the filter, not of what is left")
+			if after != nil {
+				require.EqualValues(t, 99, total, "the total of the walk, not counted again")
+			}
 			events = events[:min(limit, len(events))]
 			byCursor = append(byCursor, events...)
 			last := events[len(events)-1]

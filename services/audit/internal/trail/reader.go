@@ -45,6 +45,7 @@ type Position struct {
 // where After is nil, those after the first Offset.
 type Slice struct {
 	After  *Position
+	Total  int64 // with After: how many matched when the walk began
 	Offset int64
 	Limit  int // > 0
 }
@@ -53,7 +54,8 @@ type Slice struct {
 type Store interface {
 	// List returns the events that match, newest first, up to slice.Limit+1 of
 	// them so that the caller learns whether more follow, and how many match in
-	// all. filter.From is never nil.
+	// all. That is slice.Total where slice.After is given: to count again would
+	// take longer with every event there is. filter.From is never nil.
 	List(ctx context.Context, filter Filter, slice Slice) ([]Event, int64, error)
 	// Get returns one event, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Event, error)
