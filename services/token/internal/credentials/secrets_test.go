@@ -1,0 +1,161 @@
+package credentials_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/token/internal/credentials"
+	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const good config.Secret = "sk_live_good"
+
+type bundle struct {
+	secrets   *credentials.Secrets
+	epochs    *invalidation.Epochs
+	clock     *testkit.Clock
+	following atomic.Bool
+	asked     []config.Secret
+	answer    credentialsapi.VerifyResponse
+	err       error
+	during    func()
+}
+
+func (b *bundle) Verify(_ context.Context, request credentialsapi.VerifyRequest) (credentialsapi.VerifyResponse, error) {
+	b.asked = append(b.asked, request.Secret)
+	if b.during != nil {
+		b.during()
+	}
+	if request.Secret != good {
+		return credentialsapi.VerifyResponse{Reason: credentialsapi.ReasonInvalidSecret}, b.err
+	}
+	return b.answer, b.err
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	id := uuid.Must(uuid.NewV7())
+	b := &bundle{
+		clock:  testkit.NewClock(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)),
+		answer: credentialsapi.VerifyResponse{Valid: true, CredentialID: &id, Previous: true},
+	}
+	b.following.Store(true)
+	b.epochs = invalidation.New(b.following.Load)
+	var err error
+	b.secrets, err = credentials.New(credentials.Config{
+		Client: b, Epochs: b.epochs, Clock: b.clock.Now, CacheRequests: telemetry.NewMetrics().CacheRequests,
+	})
+	require.NoError(t, err)
+	return b
+}
+
+func (b *bundle) known(clientID uuid.UUID) bool {
+	_, ok := b.secrets.Known(clientID, good)
+	return ok
+}
+
+func TestAGoodSecretIsRememberedUntilItMayHaveChanged(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		happens func(*bundle, uuid.UUID)
+		known   bool
+	}{
+		"nothing":                    {func(*bundle, uuid.UUID) {}, true},
+		"almost 5 minutes":           {func(b *bundle, _ uuid.UUID) { b.clock.Advance(5*time.Minute - 1) }, true},
+		"more than 5 minutes":        {func(b *bundle, _ uuid.UUID) { b.clock.Advance(5*time.Minute + 1) }, false},
+		"6 seconds without changes":  {func(b *bundle, _ uuid.UUID) { b.following.Store(false); b.clock.Advance(6 * time.Second) }, false},
+		"a change of its agent":      {func(b *bundle, id uuid.UUID) { b.epochs.Changed(id) }, false},
+		"changes may have been lost": {func(b *bundle, _ uuid.UUID) { b.epochs.Missed() }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, client := setup(t), uuid.Must(uuid.NewV7())
+			require.False(t, b.known(client))
+			got, err := b.secrets.Verify(t.Context(), client, good)
+			require.NoError(t, err)
+			require.Equal(t, issue.Verification{Valid: true, CredentialID: *b.answer.CredentialID, Previous: true}, got)
+			row.happens(b, client)
+			require.Equal(t, row.known, b.known(client))
+			_, ok := b.secrets.Known(uuid.Must(uuid.NewV7()), good)
+			require.False(t, ok, "another client's")
+		})
+	}
+}
+
+func TestASecretIsNeverBelievedPastItsEnd(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7())
+	end := b.clock.Now().Add(10 * time.Second)
+	b.answer.ValidUntil = &end
+	_, err := b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	b.clock.Advance(10*time.Second - 1)
+	require.True(t, b.known(client))
+	b.clock.Advance(1)
+	require.False(t, b.known(client))
+}
+
+func TestAWrongSecretIsNeverRemembered(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7())
+	for range 2 {
+		got, err := b.secrets.Verify(t.Context(), client, "sk_live_wrong")
+		require.NoError(t, err)
+		require.Equal(t, issue.Verification{Reason: credentialsapi.ReasonInvalidSecret}, got)
+		_, ok := b.secrets.Known(client, "sk_live_wrong")
+		require.False(t, ok)
+	}
+	require.Len(t, b.asked, 2)
+	b.answer = credentialsapi.VerifyResponse{Reason: credentialsapi.ReasonCredentialExpired}
+	got, err := b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	require.Equal(t, credentialsapi.ReasonCredentialExpired, got.Reason)
+	require.False(t, b.known(client))
+}
+
+func TestWhatCannotBeASecretIsAskedAboutAllTheSame(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7())
+	for _, hopeless := range []config.Secret{"", "with space", "n\x00l", "ünicode", config.Secret(strings.Repeat("x", 200))} {
+		got, err := b.secrets.Verify(t.Context(), client, hopeless)
+		require.NoError(t, err)
+		require.False(t, got.Valid)
+	}
+	require.Len(t, b.asked, 5)
+	for _, asked := range b.asked {
+		require.Len(t, asked.Reveal(), 72)
+	}
+}
+
+func TestAnOutageIsAnErrorAndAChangeSpoilsAnAnswer(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7())
+	b.err = apperr.Unavailable(errors.New("away"))
+	_, err := b.secrets.Verify(t.Context(), client, good)
+	require.ErrorIs(t, err, b.err)
+	b.err, b.during = nil, func() { b.epochs.Changed(client) }
+	_, err = b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	require.False(t, b.known(client))
+
+	blocked := make(chan struct{})
+	defer close(blocked)
+	b.during = func() { <-blocked }
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = b.secrets.Verify(ctx, client, good)
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+}

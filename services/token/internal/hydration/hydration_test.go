@@ -1,0 +1,235 @@
+package hydration
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/lifecycle"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+)
+
+var (
+	noon    = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	errAway = errors.New("away")
+)
+
+// world is the store and the cache, in memory.
+type world struct {
+	mu        sync.Mutex
+	revoked   []revocation.Revoked // by id
+	cutoffs   []revocation.Cutoff  // by agent
+	recorded  []revocation.Cutoff
+	purged    []time.Time
+	storeErr  error
+	cache     map[string]bool
+	hydrated  bool
+	hydrates  int
+	cacheErr  error
+	following bool
+}
+
+func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	from, found := slices.BinarySearchFunc(w.revoked, after.String(), func(r revocation.Revoked, id string) int { return strings.Compare(r.TokenID, id) })
+	if found {
+		from++
+	}
+	return slices.Clone(w.revoked[from:min(from+limit, len(w.revoked))]), w.storeErr
+}
+
+func (w *world) CutoffsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	from, found := slices.BinarySearchFunc(w.cutoffs, after.String(), func(c revocation.Cutoff, id string) int { return strings.Compare(c.AgentID.String(), id) })
+	if found {
+		from++
+	}
+	return slices.Clone(w.cutoffs[from:min(from+limit, len(w.cutoffs))]), w.storeErr
+}
+
+func (w *world) RecordCutoff(_ context.Context, cutoff revocation.Cutoff, _ time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.recorded = append(w.recorded, cutoff)
+	return w.storeErr
+}
+
+func (w *world) Purge(_ context.Context, expired time.Time) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.purged = append(w.purged, expired)
+	return w.storeErr
+}
+
+func (w *world) Load(_ context.Context, revoked []revocation.Revoked, cutoffs []revocation.Cutoff) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.cacheErr != nil {
+		return w.cacheErr
+	}
+	for _, r := range revoked {
+		w.cache[r.TokenID] = true
+	}
+	for _, c := range cutoffs {
+		w.cache[c.AgentID.String()] = true
+	}
+	return nil
+}
+
+func (w *world) Hydrate(ctx context.Context, load func(context.Context) error) error {
+	if err := load(ctx); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hydrated = true
+	w.hydrates++
+	return nil
+}
+
+func (w *world) Hydrated(context.Context) (bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.hydrated, w.cacheErr
+}
+
+// set changes the world.
+func (w *world) set(change func(*world)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w)
+}
+
+// read answers something about the world.
+func (w *world) read(about func(*world) bool) func() bool {
+	return func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return about(w)
+	}
+}
+
+func setup() (*Hydrator, *world) {
+	w := &world{cache: map[string]bool{}, following: true}
+	return New(Config{
+		Store: w, Cache: w, Clock: testkit.NewClock(noon).Now, Log: slog.New(slog.DiscardHandler),
+		Following: w.read(func(w *world) bool { return w.following }),
+	}), w
+}
+
+func start(t *testing.T, worker func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- worker(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+}
+
+func TestEverythingThatIsStoredIsLoadedOverAllPages(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	for range 2*pageSize + 1 {
+		id := uuid.Must(uuid.NewV7())
+		w.revoked = append(w.revoked, revocation.Revoked{TokenID: id.String(), ExpiresAt: noon.Add(time.Hour)})
+		w.cutoffs = append(w.cutoffs, revocation.Cutoff{AgentID: uuid.Must(uuid.NewV7())})
+	}
+	require.NoError(t, h.hydrate(t.Context()))
+	require.Len(t, w.cache, 4*pageSize+2)
+	require.True(t, w.hydrated)
+}
+
+func TestRedisIsNotMarkedBeforeItIsWhole(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*world){
+		"store away": func(w *world) { w.storeErr = errAway },
+		"redis away": func(w *world) { w.cacheErr = errAway },
+		"an odd jti": func(w *world) { w.revoked = slices.Repeat([]revocation.Revoked{{TokenID: "odd"}}, pageSize) },
+	} {
+		h, w := setup()
+		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
+		prepare(w)
+		require.Error(t, h.hydrate(t.Context()), name)
+		require.False(t, w.hydrated, name)
+	}
+}
+
+func TestRedisIsHydratedAtTheStartAndAfterItLostTheMark(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	w.hydrated = true // by a replica before
+	start(t, h.Run)
+	require.Eventually(t, w.read(func(w *world) bool { return w.hydrates == 1 }), 5*time.Second, time.Millisecond)
+	w.set(func(w *world) { w.hydrated = false })
+	require.Eventually(t, w.read(func(w *world) bool { return w.hydrates == 2 && w.hydrated }), 5*time.Second, 10*time.Millisecond)
+	require.True(t, w.read(func(w *world) bool { return len(w.purged) == 1 && w.purged[0].Equal(noon.Add(-purgeAfter)) })())
+}
+
+func TestRedisIsNotMarkedWhileNoChangesArrive(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	w.following = false
+	start(t, h.Run)
+	require.Never(t, w.read(func(w *world) bool { return w.hydrated }), 1200*time.Millisecond, 100*time.Millisecond)
+	w.set(func(w *world) { w.following = true })
+	require.Eventually(t, w.read(func(w *world) bool { return w.hydrated }), 5*time.Second, 10*time.Millisecond)
+}
+
+func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	start(t, h.RetryAnnouncements)
+	direct := revocation.Revoked{TokenID: "direct", ExpiresAt: noon.Add(time.Hour)}
+	h.Announce(t.Context(), direct)
+	require.True(t, w.cache["direct"])
+
+	w.set(func(w *world) { w.cacheErr = errAway })
+	h.Announce(t.Context(), revocation.Revoked{TokenID: "late", ExpiresAt: noon.Add(time.Hour)})
+	h.Announce(t.Context(), revocation.Revoked{TokenID: "pointless", ExpiresAt: noon.Add(-2 * time.Hour)})
+	w.set(func(w *world) { w.cacheErr = nil })
+	require.Eventually(t, w.read(func(w *world) bool { return w.cache["late"] }), 5*time.Second, 10*time.Millisecond)
+	require.False(t, w.read(func(w *world) bool { return w.cache["pointless"] })())
+}
+
+func TestOnlyChangesThatRefuseTokensAreKept(t *testing.T) {
+	t.Parallel()
+	id := uuid.Must(uuid.NewV7())
+	for name, row := range map[string]struct {
+		change lifecycle.AgentChanged
+		kept   bool
+		block  bool
+	}{
+		"active from the beginning": {lifecycle.AgentChanged{Status: registryapi.StatusActive}, false, false},
+		"suspended":                 {lifecycle.AgentChanged{Status: registryapi.StatusSuspended}, true, true},
+		"decommissioned":            {lifecycle.AgentChanged{Status: registryapi.StatusDecommissioned}, true, true},
+		"reactivated":               {lifecycle.AgentChanged{Status: registryapi.StatusActive, TokensValidAfter: noon}, true, false},
+	} {
+		h, w := setup()
+		row.change.AgentID, row.change.Revision = id, 3
+		require.NoError(t, h.Agent(t.Context(), row.change), name)
+		require.Equal(t, row.kept, len(w.recorded) == 1, name)
+		require.Equal(t, row.kept, w.cache[id.String()], name)
+		if row.kept {
+			require.Equal(t, revocation.Cutoff{AgentID: id, Revision: 3, Blocked: row.block, ValidAfter: row.change.TokensValidAfter}, w.recorded[0])
+		}
+		for _, fail := range []func(*world){func(w *world) { w.storeErr = errAway }, func(w *world) { w.cacheErr = errAway }} {
+			h, w := setup()
+			fail(w)
+			require.Equal(t, row.kept, h.Agent(t.Context(), row.change) != nil, name)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package registry_test
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/registry"
+)
+
+type bundle struct {
+	agents    *registry.Agents
+	epochs    *invalidation.Epochs
+	clock     *testkit.Clock
+	metrics   *telemetry.Metrics
+	following atomic.Bool
+	calls     atomic.Int64
+	answer    func(id uuid.UUID) (registryapi.Agent, error)
+}
+
+func (b *bundle) Agent(_ context.Context, id uuid.UUID) (registryapi.Agent, error) {
+	b.calls.Add(1)
+	return b.answer(id)
+}
+
+func setup() *bundle {
+	b := &bundle{clock: testkit.NewClock(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)), metrics: telemetry.NewMetrics()}
+	b.following.Store(true)
+	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+		return registryapi.Agent{AgentID: id, Status: registryapi.StatusActive, Owner: "talent"}, nil
+	}
+	b.epochs = invalidation.New(b.following.Load)
+	b.agents = registry.New(registry.Config{Client: b, Epochs: b.epochs, Clock: b.clock.Now, CacheRequests: b.metrics.CacheRequests})
+	return b
+}
+
+func (b *bundle) known(id uuid.UUID) bool {
+	_, _, ok := b.agents.Known(id)
+	return ok
+}
+
+func TestAnAgentIsRememberedUntilItChangesOrGetsOld(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		happens func(*bundle, uuid.UUID)
+		known   bool
+	}{
+		"nothing":                          {func(*bundle, uuid.UUID) {}, true},
+		"30 seconds":                       {func(b *bundle, _ uuid.UUID) { b.clock.Advance(30 * time.Second) }, true},
+		"more than 30 seconds":             {func(b *bundle, _ uuid.UUID) { b.clock.Advance(30*time.Second + 1) }, false},
+		"5 seconds without changes":        {func(b *bundle, _ uuid.UUID) { b.following.Store(false); b.clock.Advance(5 * time.Second) }, true},
+		"more than 5 seconds without them": {func(b *bundle, _ uuid.UUID) { b.following.Store(false); b.clock.Advance(6 * time.Second) }, false},
+		"a change":                         {func(b *bundle, id uuid.UUID) { b.epochs.Changed(id) }, false},
+		"a gap":                            {func(b *bundle, _ uuid.UUID) { b.epochs.Missed() }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, id := setup(), uuid.Must(uuid.NewV7())
+			require.False(t, b.known(id))
+			agent, err := b.agents.Agent(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, issue.Agent{ID: id, Status: issue.StatusActive, Owner: "talent"}, agent)
+			row.happens(b, id)
+			require.Equal(t, row.known, b.known(id))
+		})
+	}
+}
+
+func TestAnUnknownAgentIsRememberedAndAnOutageIsNot(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	b.answer = func(uuid.UUID) (registryapi.Agent, error) {
+		return registryapi.Agent{}, apperr.Unavailable(errors.New("away"))
+	}
+	_, err := b.agents.Agent(t.Context(), id)
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	require.False(t, b.known(id))
+
+	b.answer = func(uuid.UUID) (registryapi.Agent, error) {
+		return registryapi.Agent{}, apperr.New(apperr.AgentNotFound, "none")
+	}
+	_, err = b.agents.Agent(t.Context(), id)
+	require.ErrorIs(t, err, issue.ErrUnknownAgent)
+	_, err, ok := b.agents.Known(id)
+	require.True(t, ok)
+	require.ErrorIs(t, err, issue.ErrUnknownAgent)
+	require.InDelta(t, 1, testutil.ToFloat64(b.metrics.CacheRequests.WithLabelValues("agent", "hit")), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(b.metrics.CacheRequests.WithLabelValues("agent", "miss")), 0)
+}
+
+func TestAChangeSpoilsTheAnswerThatIsOnItsWay(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+		b.epochs.Changed(id)
+		return registryapi.Agent{AgentID: id}, nil
+	}
+	_, err := b.agents.Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.False(t, b.known(id))
+}
+
+func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+			<-release
+			return registryapi.Agent{AgentID: id}, nil
+		}
+		impatient, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		group.Go(func() {
+			_, err := b.agents.Agent(impatient, id)
+			require.ErrorIs(t, err, apperr.Unavailable(nil))
+		})
+		synctest.Wait()
+		for range 5 {
+			group.Go(func() {
+				agent, err := b.agents.Agent(t.Context(), id)
+				require.NoError(t, err, "the impatient one must not spoil it for the others")
+				require.Equal(t, id, agent.ID)
+			})
+		}
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		group.Wait()
+	})
+	require.EqualValues(t, 1, b.calls.Load())
+}
