@@ -54,7 +54,7 @@ func LoadConfig(opts ...config.Option) (Config, error) {
 type migrateConfig struct {
 	Telemetry telemetry.Config
 
-	URL config.Secret `env:"MIGRATE_DATABASE_URL" required:"true"`
+	URL config.Secret `env:"MIGRATE_DATABASE_URL" required:"true" desc:"Postgres URL of the role that owns the schema"`
 }
 
 // Migrate brings the schema up to date, as the role that owns it. Any number of replicas may do so at once.

@@ -41,7 +41,7 @@ const (
 // Service is one replica of the registry.
 type Service struct {
 	tel      *telemetry.Telemetry
-	flush    func(context.Context) error
+	flush    func()
 	db       *pgdb.DB
 	redis    *redisx.Client
 	nats     *natsx.Conn
@@ -76,8 +76,14 @@ func Serve(ctx context.Context) error {
 }
 
 func (s *Service) open(ctx context.Context, cfg Config) (err error) {
-	if s.tel, s.flush, err = telemetry.New(ctx, cfg.Telemetry, serviceName); err != nil {
+	var flush func(context.Context) error
+	if s.tel, flush, err = telemetry.New(ctx, cfg.Telemetry, serviceName); err != nil {
 		return fmt.Errorf("telemetry: %w", err)
+	}
+	s.flush = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		_ = flush(ctx) // the last spans are lost where the collector is away
 	}
 	if s.db, err = pgdb.Open(ctx, cfg.Database, s.tel); err != nil {
 		return fmt.Errorf("postgres: %w", err)
@@ -94,6 +100,11 @@ func (s *Service) open(ctx context.Context, cfg Config) (err error) {
 	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, s.redis, s.tel); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
+	return s.serve(cfg) //nolint:contextcheck // the server makes a context for each request
+}
+
+// serve makes the domain and puts its routes on the server.
+func (s *Service) serve(cfg Config) (err error) {
 	store := postgres.NewStore(s.db)
 	s.registry = agent.New(agent.Options{
 		Store:      store,
@@ -183,9 +194,7 @@ func (s *Service) close() {
 		s.db.Close()
 	}
 	if s.flush != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
-		defer cancel()
-		_ = s.flush(ctx)
+		s.flush()
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/outbox"
@@ -118,8 +116,7 @@ func (r *Registry) created(a Agent, origin auditevent.Origin) ([]outbox.Message,
 func (r *Registry) audited(
 	action auditevent.Action, a Agent, origin auditevent.Origin, metadata map[string]any,
 ) (outbox.Message, error) {
-	about := uuid.UUID(a.ID)
-	return auditevent.New(r.newID(), a.UpdatedAt, serviceName, action, &about, origin, metadata).Message()
+	return auditevent.New(r.newID(), a.UpdatedAt, serviceName, action, &a.ID, origin, metadata).Message()
 }
 
 func later(a, b time.Time) time.Time {

@@ -194,8 +194,8 @@ func (a *API) demand(c *gin.Context, asked authz.Resource) agent.Demand {
 }
 
 // checked is a text parameter with a rule of its own.
-func checked(q *httpx.Query, name string, max int, check func(string) string) *string {
-	value := q.Text(name, max)
+func checked(q *httpx.Query, name string, longest int, check func(string) string) *string {
+	value := q.Text(name, longest)
 	if value == nil {
 		return nil
 	}

@@ -1,0 +1,282 @@
+package registry_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/registry"
+)
+
+const (
+	issuer        = "http://idp.test"
+	internalToken = "internal-token-of-the-tests"
+	patience      = 20 * time.Second
+	often         = 20 * time.Millisecond
+)
+
+// replica is one running service on real servers, beside a token service that knows one key.
+type replica struct {
+	public, internal string
+	api              *registryapi.Client
+	nats             *natsx.Conn
+	key              ed25519.PrivateKey
+	stop             func() error
+}
+
+func environment(values map[string]string) config.Option {
+	return config.Environ(func(key string) (string, bool) { value, ok := values[key]; return value, ok })
+}
+
+// settings of a replica; the servers that they name need not be there.
+func settings(changes map[string]string) map[string]string {
+	values := map[string]string{
+		"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "REDIS_URL": "redis://127.0.0.1:1", "NATS_URL": "nats://127.0.0.1:1",
+		"TOKEN_INTERNAL_URL": "http://127.0.0.1:1", "ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken,
+		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "DRAIN_DELAY": "0s", "LOG_LEVEL": "error",
+	}
+	for name, value := range changes {
+		values[name] = value
+	}
+	return values
+}
+
+func start(t *testing.T, values map[string]string) *replica {
+	t.Helper()
+	cfg, err := registry.LoadConfig(environment(values))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(telemetry.WithOutput(context.Background(), io.Discard))
+	service, err := registry.New(ctx, cfg)
+	require.NoError(t, err)
+	require.NoError(t, service.Listen())
+	public, internal := service.Addresses()
+	ended := make(chan error, 1)
+	go func() { ended <- service.Run(ctx) }()
+	r := &replica{public: "http://" + public, internal: "http://" + internal}
+	r.stop = func() error {
+		cancel()
+		return <-ended
+	}
+	r.api = registryapi.NewClient(peer.New(peer.Config{
+		BaseURL: r.internal, Token: internalToken, Name: "registry", Telemetry: telemetry.Discard("test"),
+	}))
+	return r
+}
+
+func setup(t *testing.T) *replica {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	require.NoError(t, err)
+	keys, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: authn.EdDSA, Public: public}})
+	require.NoError(t, err)
+	token := http.NewServeMux()
+	token.HandleFunc("GET /internal/v1/jwks", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keys) })
+	token.HandleFunc("POST /internal/v1/revocations/check", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"revoked":false}`)
+	})
+	tokenService := httptest.NewServer(token)
+	t.Cleanup(tokenService.Close)
+
+	natsServer := testkit.NATSServer(t)
+	conn := testkit.ConnectNATS(t, natsServer.URL())
+	require.NoError(t, conn.DeclareAudit(t.Context()))
+	require.NoError(t, conn.DeclareLifecycle(t.Context()))
+	r := start(t, settings(map[string]string{
+		"DATABASE_URL": testkit.Postgres(t, "registry").AppURL, "REDIS_URL": testkit.RedisServer(t).URL(),
+		"NATS_URL": natsServer.URL(), "TOKEN_INTERNAL_URL": tokenService.URL,
+		"FREE_TIER_MAX_AGENTS": "50", "REGISTRY_FREE_TIER_MAX_AGENTS": "2",
+	}))
+	r.nats, r.key = conn, private
+	require.Eventually(t, func() bool { return get(t, r.internal+"/readyz").StatusCode == http.StatusOK }, patience, often)
+	return r
+}
+
+func get(t *testing.T, url string) *http.Response {
+	t.Helper()
+	return do(t, http.MethodGet, url, "", "")
+}
+
+func do(t *testing.T, method, url, token, body string) *http.Response {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/json")
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	read, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	response.Body = io.NopCloser(strings.NewReader(string(read)))
+	return response
+}
+
+func text(t *testing.T, response *http.Response) string {
+	t.Helper()
+	read, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return string(read)
+}
+
+func (r *replica) token(t *testing.T, agent uuid.UUID) string {
+	t.Helper()
+	now := time.Now()
+	unsigned := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
+		"iss": issuer, "aud": issuer, "sub": agent.String(), "client_id": agent.String(), "iat": now.Unix(), "nbf": now.Unix(),
+		"exp": now.Add(time.Hour).Unix(), "jti": uuid.Must(uuid.NewV7()).String(), "scope": "agents:admin", "owner": "platform",
+	})
+	unsigned.Header["typ"], unsigned.Header["kid"] = "at+jwt", "k1"
+	raw, err := unsigned.SignedString(r.key)
+	require.NoError(t, err)
+	return raw
+}
+
+// events are the audit events in the stream, once there are n of them.
+func (r *replica) events(t *testing.T, n int) []auditevent.Event {
+	t.Helper()
+	stream, err := r.nats.JS().Stream(t.Context(), natsx.AuditStream)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs >= uint64(n)
+	}, patience, often)
+	consumer, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})
+	require.NoError(t, err)
+	batch, err := consumer.Fetch(n+1, jetstream.FetchMaxWait(time.Second))
+	require.NoError(t, err)
+	var events []auditevent.Event
+	for message := range batch.Messages() {
+		event, err := auditevent.Parse(message.Data())
+		require.NoError(t, err)
+		events = append(events, event)
+	}
+	require.Len(t, events, n)
+	return events
+}
+
+func TestAnAgentFromTheOperatorToItsEnd(t *testing.T) {
+	t.Parallel()
+	r := setup(t)
+	operator, created, err := r.api.Bootstrap(t.Context(), registryapi.BootstrapRequest{Email: "o@example.com", Owner: "platform"})
+	require.NoError(t, err)
+	require.True(t, created)
+	token := r.token(t, operator.AgentID)
+
+	const body = `{"email":"%@example.com","agentType":"screener","version":"1.0.0","capabilities":["resume:read"],` +
+		`"owner":"talent","deploymentEnv":"staging"}`
+	agents := r.public + "/api/v1/agents"
+	registered := do(t, http.MethodPost, agents, token, strings.Replace(body, "%", "a", 1))
+	require.Equal(t, http.StatusCreated, registered.StatusCode)
+	require.NotEmpty(t, registered.Header.Get("X-RateLimit-Remaining"))
+	var agent registryapi.Agent
+	require.NoError(t, json.Unmarshal([]byte(text(t, registered)), &agent))
+	path := agents + "/" + agent.AgentID.String()
+
+	full := do(t, http.MethodPost, agents, token, strings.Replace(body, "%", "b", 1))
+	require.Equal(t, http.StatusForbidden, full.StatusCode, "REGISTRY_FREE_TIER_MAX_AGENTS beats FREE_TIER_MAX_AGENTS")
+	require.JSONEq(t, `{"code":"FREE_TIER_LIMIT_EXCEEDED","message":"The limit of registered agents has been reached.","details":{"limit":2}}`,
+		text(t, full))
+	require.Equal(t, http.StatusUnauthorized, get(t, path).StatusCode)
+	require.Equal(t, http.StatusOK, do(t, http.MethodPatch, path, token, `{"status":"suspended"}`).StatusCode)
+	require.Equal(t, http.StatusNoContent, do(t, http.MethodDelete, path, token, "").StatusCode)
+
+	var actions []auditevent.Action
+	for _, event := range r.events(t, 4) {
+		actions = append(actions, event.Action)
+	}
+	require.ElementsMatch(t, []auditevent.Action{
+		auditevent.AgentCreated, auditevent.AgentCreated, auditevent.AgentSuspended, auditevent.AgentDecommissioned,
+	}, actions)
+	lifecycle, err := r.nats.JS().Stream(t.Context(), natsx.LifecycleStream)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		last, err := lifecycle.GetLastMsgForSubject(t.Context(), "lifecycle.agent."+agent.AgentID.String())
+		return err == nil && strings.Contains(string(last.Data), `"status":"decommissioned","revision":3`)
+	}, patience, often)
+
+	metrics := text(t, get(t, r.internal+"/metrics"))
+	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="success"} 2`)
+	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="limit_exceeded"} 1`)
+	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="already_exists"} 0`)
+	require.Contains(t, metrics, `agentidp_db_query_duration_seconds_count{operation="agent_insert"}`)
+	require.NoError(t, r.stop())
+	_, err = http.Get(r.public + "/healthz")
+	require.Error(t, err, "nobody listens any more")
+}
+
+func TestAReplicaStartsBeforeWhatItNeeds(t *testing.T) {
+	t.Parallel()
+	r := start(t, settings(nil))
+	require.Equal(t, http.StatusOK, get(t, r.public+"/healthz").StatusCode)
+	require.Equal(t, http.StatusOK, get(t, r.internal+"/healthz").StatusCode)
+	unready := get(t, r.internal+"/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, unready.StatusCode)
+	require.NotContains(t, text(t, unready), "127.0.0.1")
+	_, err := r.api.Agent(t.Context(), uuid.New())
+	require.ErrorContains(t, err, "SERVICE_UNAVAILABLE")
+	require.NoError(t, r.stop())
+}
+
+func TestEverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
+	t.Parallel()
+	_, err := registry.LoadConfig(environment(nil))
+	require.Error(t, err)
+	for _, name := range []string{"DATABASE_URL", "REDIS_URL", "NATS_URL", "TOKEN_INTERNAL_URL", "ISSUER", "INTERNAL_API_TOKEN"} {
+		require.ErrorContains(t, err, name)
+	}
+	_, err = registry.LoadConfig(environment(settings(map[string]string{"FREE_TIER_MAX_AGENTS": "-1", "TOKEN_INTERNAL_URL": "token:9090"})))
+	require.ErrorContains(t, err, "FREE_TIER_MAX_AGENTS")
+	require.ErrorContains(t, err, "TOKEN_INTERNAL_URL")
+
+	cfg, err := registry.LoadConfig(environment(settings(nil)))
+	require.NoError(t, err)
+	require.Equal(t, int64(100), cfg.MaxAgents)
+	for _, setting := range config.Settings(cfg) {
+		require.NotEmpty(t, setting.Description, setting.Name)
+	}
+}
+
+func TestAServiceThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	for name, value := range map[string]string{"DATABASE_URL": "::", "REDIS_URL": "::", "NATS_URL": "nats://%zz"} {
+		cfg, err := registry.LoadConfig(environment(settings(map[string]string{name: value})))
+		if err == nil { // some mistakes show when the setting is read, some when it is used
+			_, err = registry.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
+		}
+		require.ErrorContains(t, err, name)
+	}
+}
+
+func TestMigratingTwiceIsMigratingOnce(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "registry")
+	// Nothing but the owner's URL is needed, and the service's own prefix counts here too.
+	values := map[string]string{"REGISTRY_MIGRATE_DATABASE_URL": database.OwnerURL, "LOG_LEVEL": "error"}
+	require.NoError(t, registry.Migrate(t.Context(), environment(values)))
+	require.ErrorContains(t, registry.Migrate(t.Context(), environment(nil)), "MIGRATE_DATABASE_URL")
+	values["REGISTRY_MIGRATE_DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/none"
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	require.Error(t, registry.Migrate(ctx, environment(values)))
+}
