@@ -37,12 +37,13 @@ import (
 const (
 	internalToken = "internal-token-of-the-tests"
 	issuer        = "http://idp.test"
-	eventually    = 20 * time.Second
+	eventually    = 30 * time.Second
 	often         = 20 * time.Millisecond
 )
 
 // fixture is one replica on real servers, between a registry and a token service
-// that a test commands.
+// that a test commands. Tests with one do not run side by side: bcrypt under the
+// race detector takes a second of a core, and more of it at once only waits.
 type fixture struct {
 	registry *fakeRegistry
 	key      *ecdsa.PrivateKey
@@ -96,6 +97,7 @@ func (f *fixture) start(t *testing.T, cfg credentials.Config) {
 	f.public, f.private = "http://"+public, "http://"+internal
 	f.internal = credentialsapi.NewClient(peer.New(peer.Config{
 		BaseURL: f.private, Token: internalToken, Name: "credentials", Telemetry: telemetry.Discard("test"),
+		Timeout: eventually,
 	}))
 	go func() { f.stopped <- service.Run(ctx) }()
 	var once sync.Once

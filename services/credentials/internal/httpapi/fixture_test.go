@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,16 +66,30 @@ func setup(t *testing.T) *fixture {
 	return f
 }
 
+// documented is parsed once: that takes longer than all else a test does.
+var documented = sync.OnceValues(func() (*openapi3.T, error) {
+	return openapi3.NewLoader().LoadFromData(api.Spec)
+})
+
+// routed finds the operation of a request. Making it validates the document.
+var routed = sync.OnceValues(func() (routers.Router, error) {
+	doc, err := documented()
+	if err != nil {
+		return nil, err
+	}
+	return legacy.NewRouter(doc)
+})
+
 func load(t *testing.T) *openapi3.T {
 	t.Helper()
-	doc, err := openapi3.NewLoader().LoadFromData(api.Spec)
+	doc, err := documented()
 	require.NoError(t, err)
 	return doc
 }
 
 func document(t *testing.T) routers.Router {
 	t.Helper()
-	router, err := legacy.NewRouter(load(t))
+	router, err := routed()
 	require.NoError(t, err)
 	return router
 }
