@@ -366,6 +366,11 @@ func TestErrorsCarryWhatTheServerSaid(t *testing.T) {
 	require.Equal(t, []FieldError{{"email", "is no address"}, {"owner", "is missing"}}, refused.Fields())
 	require.EqualError(t, err, "agentidp: 400 VALIDATION_ERROR: The request is not valid.; email: is no address; owner: is missing (request request-1)")
 
+	p = newProvider(t, answer{403, nil, `{"code":"FORBIDDEN","message":"No.","details":{"reason":"needs agents:write"}}`})
+	client, _ = newClient(t, p, nil)
+	_, err = client.Agents.Get(t.Context(), agentID)
+	require.EqualError(t, err, "agentidp: 403 FORBIDDEN: No. needs agents:write (request request-1)")
+
 	p = newProvider(t, answer{413, map[string]string{"X-Request-ID": ""}, "<html>nginx</html>"})
 	client, _ = newClient(t, p, nil)
 	_, err = client.Agents.Get(t.Context(), agentID)

@@ -66,6 +66,9 @@ type Error struct {
 
 func (e *Error) Error() string {
 	text := fmt.Sprintf("agentidp: %d %s: %s", e.Status, e.Code, e.Message)
+	if reason, found := e.Details["reason"].(string); found {
+		text += " " + reason
+	}
 	for _, field := range e.Fields() {
 		text += fmt.Sprintf("; %s: %s", field.Field, field.Reason)
 	}
