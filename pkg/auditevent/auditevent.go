@@ -32,9 +32,9 @@ const (
 	AgentSuspended      Action = "agent.suspended"
 	AgentReactivated    Action = "agent.reactivated"
 	AgentDecommissioned Action = "agent.decommissioned"
-	CredentialGenerated Action = "credential.generated"
-	CredentialRotated   Action = "credential.rotated"
-	CredentialRevoked   Action = "credential.revoked"
+	CredentialGenerated Action = "credential.generated" // #nosec G101 -- a word of the protocol
+	CredentialRotated   Action = "credential.rotated"   // #nosec G101 -- a word of the protocol
+	CredentialRevoked   Action = "credential.revoked"   // #nosec G101 -- a word of the protocol
 	TokenIssued         Action = "token.issued"
 	TokenIntrospected   Action = "token.introspected"
 	TokenRevoked        Action = "token.revoked"
@@ -75,8 +75,8 @@ func (o Outcome) Valid() bool { return o == Success || o == Failure }
 // The reasons that the metadata of an auth.failed event gives under "reason".
 const (
 	ReasonAgentNotFound       = "agent_not_found"
-	ReasonInvalidSecret       = "invalid_secret" // #nosec G101 -- a word of the protocol
-	ReasonCredentialExpired   = "credential_expired"
+	ReasonInvalidSecret       = "invalid_secret"     // #nosec G101 -- a word of the protocol
+	ReasonCredentialExpired   = "credential_expired" // #nosec G101 -- a word of the protocol
 	ReasonAgentSuspended      = "agent_suspended"
 	ReasonAgentDecommissioned = "agent_decommissioned"
 	ReasonQuotaExceeded       = "quota_exceeded"

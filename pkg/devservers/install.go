@@ -24,7 +24,7 @@ const (
 // Missing lists the Debian packages with the server programs that this machine does not have.
 func Missing() []string {
 	var packages []string
-	if _, err := findPostgres(""); err != nil {
+	if len(postgresFolders()) == 0 {
 		packages = append(packages, "postgresql")
 	}
 	if _, err := findRedis(); err != nil {

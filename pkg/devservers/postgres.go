@@ -126,7 +126,7 @@ func prepareCluster(ctx context.Context, cfg PostgresConfig) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.bin, err = findPostgres(major); err != nil {
+	if c.bin, err = findPostgres(ctx, major); err != nil {
 		return nil, err
 	}
 	if err := stopLeftover(filepath.Join(c.dir, "postmaster.pid"), c.dir, "postgres", syscall.SIGINT); err != nil {
@@ -244,7 +244,7 @@ func (c *cluster) arguments(port int, fsync bool) []string {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off",
 			"wal_level=minimal", "max_wal_senders=0")
 	}
-	args := []string{"-D", c.dir}
+	args := append(make([]string, 0, 2+2*len(settings)), "-D", c.dir)
 	for _, s := range settings {
 		args = append(args, "-c", s)
 	}
@@ -285,7 +285,7 @@ func majorOf(dir string) (string, error) {
 
 // findPostgres finds the folder with the server programs: that of PATH, else the newest that is
 // installed; with major, the first of that version, as other ones cannot read its data.
-func findPostgres(major string) (string, error) {
+func findPostgres(ctx context.Context, major string) (string, error) {
 	found := postgresFolders()
 	if len(found) == 0 {
 		return "", fmt.Errorf("postgres: %w", ErrNotFound)
@@ -294,7 +294,7 @@ func findPostgres(major string) (string, error) {
 		return found[0], nil
 	}
 	for _, bin := range found {
-		if postgresMajor(bin) == major {
+		if postgresMajor(ctx, bin) == major {
 			return bin, nil
 		}
 	}
@@ -304,8 +304,8 @@ func findPostgres(major string) (string, error) {
 func postgresFolders() []string {
 	var candidates []string
 	if path, err := exec.LookPath("initdb"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			candidates = append(candidates, filepath.Dir(real))
+		if program, err := filepath.EvalSymlinks(path); err == nil {
+			candidates = append(candidates, filepath.Dir(program))
 		}
 	}
 	for _, pattern := range []string{
@@ -334,8 +334,8 @@ func versionIn(path string) int {
 }
 
 // postgresMajor asks a server program for its major version ("postgres (PostgreSQL) 15.13 ...").
-func postgresMajor(bin string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+func postgresMajor(ctx context.Context, bin string) string {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output() // #nosec G204 -- found on this machine
 	if err != nil {

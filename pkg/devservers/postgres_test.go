@@ -142,7 +142,7 @@ func TestServerProcess(t *testing.T) {
 	require.NoError(t, err)
 	redis, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: filepath.Join(dir, "redis")})
 	require.NoError(t, err)
-	fmt.Printf("running %s %s\n", pg.AdminURL(), redis.URL())
+	_, _ = fmt.Fprintf(os.Stdout, "running %s %s\n", pg.AdminURL(), redis.URL())
 	_, _ = io.Copy(io.Discard, os.Stdin) // until it is killed
 }
 

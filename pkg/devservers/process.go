@@ -164,7 +164,9 @@ func stopLeftover(pidFile, dir, program string, polite syscall.Signal) error {
 	if err := syscall.Kill(pid, polite); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop the %s (pid %d) that an earlier run left: %w", program, pid, err)
 	}
-	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(stopTimeout); time.Now().Before(deadline); <-tick.C {
 		if !isServer(pid, dir, program) {
 			return removeStale(pidFile)
 		}
@@ -190,6 +192,6 @@ func isServer(pid int, dir, program string) bool {
 	if err != nil {
 		return false
 	}
-	real, err := filepath.EvalSymlinks(dir)
-	return err == nil && cwd == real
+	actual, err := filepath.EvalSymlinks(dir)
+	return err == nil && cwd == actual
 }

@@ -115,8 +115,8 @@ func Connect(cfg Config, name string, tel *telemetry.Telemetry) (*Conn, error) {
 
 func (c *Conn) handlers() []nats.Option {
 	return []nats.Option{
-		nats.ConnectHandler(func(*nats.Conn) { c.connected("connected to nats") }),
-		nats.ReconnectHandler(func(*nats.Conn) { c.connected("connected to nats again") }),
+		nats.ConnectHandler(func(*nats.Conn) { c.connected() }),
+		nats.ReconnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				c.log.Warn("nats is away", "error", err)
@@ -133,8 +133,8 @@ func (c *Conn) handlers() []nats.Option {
 	}
 }
 
-func (c *Conn) connected(message string) {
-	c.log.Info(message)
+func (c *Conn) connected() {
+	c.log.Info("connected to nats")
 	c.mu.Lock()
 	told := slices.Collect(maps.Values(c.onConnect))
 	c.mu.Unlock()

@@ -41,15 +41,15 @@ func TestRelaysThatAreKilledUnderLoadLoseAndDoubleNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	var msgs []outbox.Message
-	for round := range 4 {
+	for round := range 3 {
 		child := startRelayProcess(t, b)
-		batch := messages("audit.registry.agent.created", 2500)
+		batch := messages("audit.registry.agent.created", 1500)
 		msgs = append(msgs, batch...)
 		for chunk := range chunks(batch, 25) {
 			b.append(t, chunk...)
 		}
 		// Somewhere in the middle: a part is published, a part is in flight, a part still waits.
-		published := uint64(len(msgs)) - 2400 + uint64(round)*400
+		published := uint64(len(msgs)) - 1400 + uint64(round)*400
 		require.Eventually(t, func() bool { return b.inStream(t) >= published }, patient, time.Millisecond)
 		require.NoError(t, child.Process.Kill())
 		_ = child.Wait()

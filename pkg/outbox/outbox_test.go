@@ -24,7 +24,7 @@ import (
 
 const (
 	schema  = "registry"
-	patient = 30 * time.Second
+	patient = 90 * time.Second
 	often   = 10 * time.Millisecond
 )
 

@@ -71,7 +71,7 @@ func TestAServerThatTellsNoRunIDCanBeUsed(t *testing.T) {
 
 func TestAServerThatHangsIsGivenUpWithinASecond(t *testing.T) {
 	t.Parallel()
-	silent, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // a listener of this test
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer func() { _ = silent.Close() }()
 	client := testkit.OpenRedis(t, "redis://"+silent.Addr().String())

@@ -20,7 +20,7 @@ const (
 
 // dockerAnswers says whether a Docker engine takes connections; one that hangs must not hold up
 // the tests.
-func dockerAnswers() bool {
+func dockerAnswers(ctx context.Context) bool {
 	network, address := "unix", "/var/run/docker.sock"
 	if host := os.Getenv("DOCKER_HOST"); host != "" {
 		u, err := url.Parse(host)
@@ -33,7 +33,7 @@ func dockerAnswers() bool {
 		}
 	}
 	dialer := net.Dialer{Timeout: 500 * time.Millisecond}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	conn, err := dialer.DialContext(ctx, network, address)
 	if err != nil {

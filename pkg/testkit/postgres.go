@@ -48,20 +48,20 @@ func (d Database) For(service string) Database {
 // Postgres makes a database with the roles, schema and migrations of a service ("" means of all
 // services), and drops it at the end of the test. The roles belong to the whole server: where
 // TEST_DATABASE_URL names one, their passwords become TEST_DB_PASSWORD (or a fixed one).
-func Postgres(t testing.TB, service string) Database {
-	t.Helper()
-	admin := postgresServer.get(t)
+func Postgres(tb testing.TB, service string) Database {
+	tb.Helper()
+	admin := postgresServer.get(tb)
 	ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
 	defer cancel()
 	name, err := cloneTemplate(ctx, admin, service)
 	if err != nil {
-		t.Fatalf("make a test database: %v", err)
+		tb.Fatalf("make a test database: %v", err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
 		defer cancel()
 		if err := execAdmin(ctx, admin, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)"); err != nil {
-			t.Logf("drop the test database: %v", err)
+			tb.Logf("drop the test database: %v", err)
 		}
 	})
 	if service == "" {
@@ -71,19 +71,19 @@ func Postgres(t testing.TB, service string) Database {
 }
 
 // DB is a pool on a fresh database, as the role that the service runs as.
-func DB(t testing.TB, service string) *pgdb.DB {
-	t.Helper()
-	return Open(t, Postgres(t, service).AppURL)
+func DB(tb testing.TB, service string) *pgdb.DB {
+	tb.Helper()
+	return Open(tb, Postgres(tb, service).AppURL)
 }
 
 // Open makes a pool that is closed at the end of the test.
-func Open(t testing.TB, databaseURL string) *pgdb.DB {
-	t.Helper()
+func Open(tb testing.TB, databaseURL string) *pgdb.DB {
+	tb.Helper()
 	db, err := pgdb.Open(context.Background(), pgdb.Config{URL: config.Secret(databaseURL), MaxConns: 10}, telemetry.Discard("test"))
 	if err != nil {
-		t.Fatalf("open the test database: %v", err)
+		tb.Fatalf("open the test database: %v", err)
 	}
-	t.Cleanup(db.Close)
+	tb.Cleanup(db.Close)
 	return db
 }
 

@@ -28,6 +28,8 @@ type shared struct {
 
 // The servers belong to the process and not to a test, so they are the one state that this package
 // keeps.
+//
+//nolint:gochecknoglobals // see above
 var (
 	postgresServer = &shared{env: "TEST_DATABASE_URL", start: startPostgres}
 	redisServer    = &shared{env: "TEST_REDIS_URL", start: startRedis}
@@ -35,8 +37,8 @@ var (
 
 // get answers the server's URL: from the environment, else of a container, else of a program of
 // this machine. Without any of them the test is skipped, or fails where CI is set.
-func (s *shared) get(t testing.TB) string {
-	t.Helper()
+func (s *shared) get(tb testing.TB) string {
+	tb.Helper()
 	s.once.Do(func() {
 		if s.url = os.Getenv(s.env); s.url != "" {
 			return
@@ -46,23 +48,23 @@ func (s *shared) get(t testing.TB) string {
 		s.url, s.err = s.start(ctx)
 	})
 	if s.err != nil {
-		unavailable(t, s.env, s.err)
+		unavailable(tb, s.env, s.err)
 	}
 	return s.url
 }
 
 // unavailable skips on a laptop; a missing server in CI would hide that nothing was tested.
-func unavailable(t testing.TB, env string, err error) {
-	t.Helper()
-	stop := t.Skipf
+func unavailable(tb testing.TB, env string, err error) {
+	tb.Helper()
+	stop := tb.Skipf
 	if os.Getenv("CI") != "" {
-		stop = t.Fatalf
+		stop = tb.Fatalf
 	}
 	stop("no server to test with (set %s, start Docker, or install it): %v", env, err)
 }
 
 func startPostgres(ctx context.Context) (string, error) {
-	if dockerAnswers() {
+	if dockerAnswers(ctx) {
 		return postgresContainer(ctx)
 	}
 	dir, release, err := scratch("postgres")
@@ -79,7 +81,7 @@ func startPostgres(ctx context.Context) (string, error) {
 }
 
 func startRedis(ctx context.Context) (string, error) {
-	if dockerAnswers() {
+	if dockerAnswers(ctx) {
 		return redisContainer(ctx)
 	}
 	dir, release, err := scratch("redis")
@@ -116,4 +118,6 @@ func scratch(name string) (dir string, release func() error, err error) {
 }
 
 // holds keeps the pipes of scratch open as long as the process lives.
+//
+//nolint:gochecknoglobals // as the servers above
 var holds sync.Map

@@ -18,70 +18,70 @@ import (
 )
 
 // Redis is a client with a key prefix of its own. The server is shared: no FLUSHALL here.
-func Redis(t testing.TB) *redisx.Client {
-	t.Helper()
-	return OpenRedis(t, redisServer.get(t))
+func Redis(tb testing.TB) *redisx.Client {
+	tb.Helper()
+	return OpenRedis(tb, redisServer.get(tb))
 }
 
 // OpenRedis makes a client with a key prefix of its own that is closed at the end of the test.
-func OpenRedis(t testing.TB, redisURL string) *redisx.Client {
-	t.Helper()
+func OpenRedis(tb testing.TB, redisURL string) *redisx.Client {
+	tb.Helper()
 	client, err := redisx.Open(redisx.Config{
 		URL: config.Secret(redisURL), KeyPrefix: "test:" + randomHex(8) + ":",
 	}, telemetry.Discard("test"))
 	if err != nil {
-		t.Fatalf("open the test redis: %v", err)
+		tb.Fatalf("open the test redis: %v", err)
 	}
-	t.Cleanup(func() { _ = client.Close() })
+	tb.Cleanup(func() { _ = client.Close() })
 	return client
 }
 
 // RedisServer is a server of the test's own, which it may stop, restart and empty. It needs the
 // program on this machine.
-func RedisServer(t testing.TB) *devservers.Redis {
-	t.Helper()
+func RedisServer(tb testing.TB) *devservers.Redis {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: t.TempDir()})
+	server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: tb.TempDir()})
 	if err != nil {
-		unavailable(t, "PATH", err)
+		unavailable(tb, "PATH", err)
 	}
-	t.Cleanup(server.Stop)
+	tb.Cleanup(server.Stop)
 	return server
 }
 
 // NATS is a connection to a server of the test's own, with both streams declared.
-func NATS(t testing.TB) *natsx.Conn {
-	t.Helper()
-	conn := ConnectNATS(t, NATSServer(t).URL())
+func NATS(tb testing.TB) *natsx.Conn {
+	tb.Helper()
+	conn := ConnectNATS(tb, NATSServer(tb).URL())
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	for _, declare := range []func(context.Context) error{conn.DeclareAudit, conn.DeclareLifecycle} {
 		if err := declare(ctx); err != nil {
-			t.Fatalf("declare the test streams: %v", err)
+			tb.Fatalf("declare the test streams: %v", err)
 		}
 	}
 	return conn
 }
 
 // NATSServer is a server of the test's own, which it may stop and restart; it has no streams yet.
-func NATSServer(t testing.TB) *devservers.NATS {
-	t.Helper()
-	server, err := devservers.StartNATS(devservers.NATSConfig{Dir: filepath.Join(t.TempDir(), "nats")})
+func NATSServer(tb testing.TB) *devservers.NATS {
+	tb.Helper()
+	server, err := devservers.StartNATS(devservers.NATSConfig{Dir: filepath.Join(tb.TempDir(), "nats")})
 	if err != nil {
-		t.Fatalf("start the test nats: %v", err)
+		tb.Fatalf("start the test nats: %v", err)
 	}
-	t.Cleanup(server.Stop)
+	tb.Cleanup(server.Stop)
 	return server
 }
 
 // ConnectNATS makes a connection that is closed at the end of the test.
-func ConnectNATS(t testing.TB, natsURL string) *natsx.Conn {
-	t.Helper()
+func ConnectNATS(tb testing.TB, natsURL string) *natsx.Conn {
+	tb.Helper()
 	conn, err := natsx.Connect(natsx.Config{URL: config.Secret(natsURL), Replicas: 1}, "test", telemetry.Discard("test"))
 	if err != nil {
-		t.Fatalf("connect to the test nats: %v", err)
+		tb.Fatalf("connect to the test nats: %v", err)
 	}
-	t.Cleanup(conn.Close)
+	tb.Cleanup(conn.Close)
 	return conn
 }

@@ -130,12 +130,12 @@ func TestDockerIsAskedOnlyWhereItAnswers(t *testing.T) {
 		"unix:///no/such.sock": false, "tcp://127.0.0.1:1": false, "://": false,
 	} {
 		t.Setenv("DOCKER_HOST", host)
-		require.Equal(t, want, testkit.DockerAnswers(), host)
+		require.Equal(t, want, testkit.DockerAnswers(t.Context()), host)
 	}
 	socket := filepath.Join(t.TempDir(), "docker.sock")
-	engine, err := net.Listen("unix", socket) //nolint:noctx // a listener of this test
+	engine, err := net.Listen("unix", socket)
 	require.NoError(t, err)
 	defer func() { _ = engine.Close() }()
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
-	require.True(t, testkit.DockerAnswers())
+	require.True(t, testkit.DockerAnswers(t.Context()))
 }

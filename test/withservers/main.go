@@ -142,8 +142,6 @@ func execute(ctx context.Context, command, environ []string) (int, error) {
 			return 128 + int(status.Signal()), nil
 		}
 		return exit.ExitCode(), nil
-	case ctx.Err() != nil:
-		return 128 + int(syscall.SIGTERM), nil
 	default:
 		return exitNotStarted, err
 	}
