@@ -87,6 +87,8 @@ type Page struct {
 	Limit  int
 	Offset int64
 	After  *Position
+	// Total is, with After, the number of agents that passed the filter when the walk began.
+	Total int64
 }
 
 // Position is an agent's place in a list.
@@ -95,7 +97,8 @@ type Position struct {
 	ID        uuid.UUID
 }
 
-// Listing is one page of a list. Next is the place of its last agent, nil if no further agent follows.
+// Listing is one page of a list. Total counts all agents that pass the filter; a walk behind a position repeats what was
+// counted when it began, because counting takes the longer the more there are. Next is the place of its last agent, nil if no further agent follows.
 type Listing struct {
 	Agents []Agent
 	Total  int64

@@ -63,7 +63,7 @@ func (a *API) list(c *gin.Context) error {
 	}
 	part := agent.Page{Limit: page.Limit, Offset: page.Offset()}
 	if page.After != nil {
-		part.After = &agent.Position{CreatedAt: page.After.Time, ID: page.After.ID}
+		part.After, part.Total = &agent.Position{CreatedAt: page.After.Time, ID: page.After.ID}, page.Total
 	}
 	listing, err := a.registry.List(c.Request.Context(), filter, part)
 	if err != nil {

@@ -55,6 +55,7 @@ func TestPagesAndCursorsWalkTheSameOrder(t *testing.T) {
 	for {
 		got := b.call(t, operator, http.MethodGet, target, "")
 		byCursor = append(byCursor, ids(t, got)...)
+		require.EqualValues(t, 5, got.json()["total"], "as counted when the walk began")
 		next, more := got.json()["nextCursor"].(string)
 		if !more {
 			break

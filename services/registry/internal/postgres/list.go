@@ -18,15 +18,16 @@ SELECT ` + columns + ` FROM registry.agents`
 SELECT count(*) FROM registry.agents`
 )
 
-// List reads one page and the number of all agents that pass the filter.
+// List reads one page and, unless the page continues a walk, the number of all agents that pass the filter.
 func (s *Store) List(ctx context.Context, filter agent.Filter, page agent.Page) (agent.Listing, error) {
 	var cond conditions
 	cond.filter(filter)
-	var listing agent.Listing
-	if err := s.db.QueryRow(ctx, sqlCount+cond.where(), cond.args...).Scan(&listing.Total); err != nil {
-		return agent.Listing{}, pgdb.Fault(err)
-	}
-	if page.After != nil {
+	listing := agent.Listing{Total: page.Total}
+	if page.After == nil {
+		if err := s.db.QueryRow(ctx, sqlCount+cond.where(), cond.args...).Scan(&listing.Total); err != nil {
+			return agent.Listing{}, pgdb.Fault(err)
+		}
+	} else {
 		cond.terms = append(cond.terms,
 			"(created_at, agent_id) < ("+cond.arg(page.After.CreatedAt)+", "+cond.arg(page.After.ID)+")")
 	}

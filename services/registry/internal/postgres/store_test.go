@@ -531,7 +531,8 @@ func TestACursorWalksBehindAFilter(t *testing.T) {
 		for _, found := range listing.Agents {
 			got = append(got, found.ID)
 		}
-		if page.After = listing.Next; page.After == nil {
+		page.After, page.Total = listing.Next, listing.Total
+		if page.After == nil {
 			break
 		}
 	}
