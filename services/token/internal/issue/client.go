@@ -73,9 +73,7 @@ func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenti
 // for. Only a failure is counted and limited, so a right secret is never refused
 // because of others' wrong ones.
 func (a *Authenticator) Authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
-	// An id that is no UUID is looked up as the nil UUID, which no agent has: it
-	// costs the same and ends the same.
-	id := parseClientID(credentials.ClientID)
+	id, wellFormed := parseClientID(credentials.ClientID)
 	agent, verification, err := a.lookUp(ctx, id, credentials.Secret)
 	unknown := errors.Is(err, ErrUnknownAgent)
 	if err != nil && !unknown {
@@ -93,7 +91,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 		reason = auditevent.ReasonAgentNotFound
 	}
 	var about *uuid.UUID
-	if id != uuid.Nil {
+	if wellFormed {
 		about = &id
 	}
 	if err := a.recordFailure(ctx, about, reason, origin); err != nil {
@@ -106,6 +104,10 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret) (Agent, Verification, error) {
 	verification, secretKnown := a.Secrets.Known(id, secret)
 	agent, agentErr, agentKnown := a.Agents.Known(id)
+	if agentKnown && agentErr == nil && agent.Status != StatusActive {
+		// It may have been reactivated a moment ago: nobody is refused for what is remembered.
+		agentKnown = false
+	}
 	if secretKnown && agentKnown {
 		return agent, verification, agentErr
 	}
@@ -154,11 +156,12 @@ func (a *Authenticator) recordFailure(ctx context.Context, about *uuid.UUID, rea
 	return nil
 }
 
-// parseClientID reads a UUID in canonical lower-case form; anything else is the nil UUID.
-func parseClientID(text string) uuid.UUID {
+// parseClientID reads a UUID in canonical lower-case form. Anything else is looked up
+// as an id that no agent has: it costs the same and ends the same.
+func parseClientID(text string) (id uuid.UUID, wellFormed bool) {
 	id, err := uuid.Parse(text)
-	if err != nil || id.String() != text {
-		return uuid.Nil
+	if err != nil || id.String() != text || id == uuid.Nil {
+		return uuid.UUID{15: 1}, false
 	}
-	return id
+	return id, true
 }

@@ -40,6 +40,7 @@ type world struct {
 	secretReason string
 	secretKnown  bool
 	agentKnown   bool
+	remembered   *issue.Agent // what memory has, if it is not what the registry says
 	verified     int
 	failures     int
 	failureWait  time.Duration
@@ -77,6 +78,9 @@ func newWorld() *world {
 }
 
 func (w *world) Known(uuid.UUID) (issue.Agent, error, bool) { //nolint:revive // the interface's order
+	if w.remembered != nil {
+		return *w.remembered, nil, true
+	}
 	return w.agent, w.agentErr, w.agentKnown
 }
 

@@ -200,6 +200,26 @@ func TestAClientThatMayNotActIsToldSo(t *testing.T) {
 	}
 }
 
+func TestNobodyIsRefusedForWhatWasTrueAMomentAgo(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]func(*issue.Agent){
+		"the agent was suspended":          func(a *issue.Agent) { a.Status = issue.StatusSuspended },
+		"the scope was not yet allowed":    func(a *issue.Agent) { a.AllowedScopes = nil },
+		"the capability was not yet there": func(a *issue.Agent) { a.Capabilities = nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			old := w.agent
+			before(&old)
+			w.remembered, w.secretKnown = &old, true
+			token, _, err := w.issue(t, "agents:read resume:read")
+			require.NoError(t, err)
+			require.Equal(t, "agents:read resume:read", token.Scope)
+		})
+	}
+}
+
 func TestLimitsRefuse(t *testing.T) {
 	t.Parallel()
 	limited := issue.Charge{Window: ratelimit.Window{Limit: 10, RetryAfter: 5 * time.Second}}

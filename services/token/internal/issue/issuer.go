@@ -102,6 +102,13 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	origin := request.Origin
 	origin.ActorID = &agent.ID
 	granted, err := resolveScope(agent, request.Scope)
+	if err != nil {
+		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered.
+		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
+			agent = current
+			granted, err = resolveScope(agent, request.Scope)
+		}
+	}
 	if agent.Status != StatusActive || err != nil {
 		window, refusal := i.refuse(ctx, agent, origin, err)
 		return Token{}, window, refusal

@@ -1,0 +1,319 @@
+package postgres_test
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/keys"
+	"github.com/sentryagent/agentidp/services/token/internal/postgres"
+	"github.com/sentryagent/agentidp/services/token/internal/quota"
+)
+
+var (
+	noon     = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	november = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+)
+
+func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+func count(t *testing.T, db *pgdb.DB, table string) (n int) {
+	t.Helper()
+	require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*) FROM token."+table).Scan(&n))
+	return n
+}
+
+func requireUnavailable(t *testing.T, err error) {
+	t.Helper()
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+}
+
+func TestKeysAreKeptThroughTheirStates(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewKeys(db)
+	first := keys.Record{
+		ID: "first", Algorithm: keys.RS256, State: keys.Active, Sealed: []byte{0, 1, 2},
+		TokenTTL: time.Hour, CreatedAt: noon, ActivatedAt: &noon,
+	}
+	next := keys.Record{ID: "next", Algorithm: keys.EdDSA, State: keys.Next, Sealed: []byte{3}, TokenTTL: time.Minute, CreatedAt: noon}
+	for _, record := range []keys.Record{first, next} {
+		require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &record} }))
+	}
+	stored, err := store.Keys(t.Context())
+	require.NoError(t, err)
+	require.Len(t, stored, 2)
+
+	require.NoError(t, store.Change(t.Context(), func(current []keys.Record) keys.Change {
+		require.Len(t, current, 2)
+		return keys.Change{
+			RaiseTTL: "next", TTL: 2 * time.Hour, Retire: "first", Activate: "next",
+			At: noon.Add(time.Minute), GoneAt: noon.Add(time.Hour),
+		}
+	}))
+	stored, err = store.Keys(t.Context())
+	require.NoError(t, err)
+	byID := map[string]keys.Record{}
+	for _, record := range stored {
+		byID[record.ID] = record
+	}
+	require.Equal(t, keys.Retired, byID["first"].State)
+	require.True(t, byID["first"].GoneAt.Equal(noon.Add(time.Hour)))
+	require.Equal(t, keys.Active, byID["next"].State)
+	require.Equal(t, 2*time.Hour, byID["next"].TokenTTL)
+	require.Equal(t, []byte{0, 1, 2}, byID["first"].Sealed)
+
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Delete: []string{"first"}} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{} }))
+	require.Equal(t, 1, count(t, db, "signing_keys"))
+
+	second := first
+	second.ID = "second"
+	err = store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &second} })
+	require.Equal(t, "signing_keys_one_active", pgdb.Constraint(err), "two keys never sign at once")
+}
+
+func TestOneReplicaChangesKeysAtATime(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewKeys(db)
+	var made atomic.Int64
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			require.NoError(t, store.Change(t.Context(), func(current []keys.Record) keys.Change {
+				if len(current) > 0 {
+					return keys.Change{}
+				}
+				made.Add(1)
+				return keys.Change{Insert: &keys.Record{
+					ID: uuid.NewString(), Algorithm: keys.ES256, State: keys.Active, Sealed: []byte{1},
+					TokenTTL: time.Hour, CreatedAt: noon, ActivatedAt: &noon,
+				}}
+			}))
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 1, made.Load())
+}
+
+func revocationOf(agentID uuid.UUID) (issue.Revocation, auditevent.Event) {
+	id := newID()
+	event := auditevent.New(newID(), noon, "token", auditevent.TokenRevoked, &agentID, auditevent.Origin{}, nil)
+	return issue.Revocation{TokenID: id, AgentID: agentID, ExpiresAt: noon.Add(time.Hour), RevokedAt: noon}, event
+}
+
+func TestARevocationAndItsEventAreStoredTogetherOnce(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	agent := newID()
+	revoked, event := revocationOf(agent)
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			again := event
+			again.EventID = newID()
+			require.NoError(t, store.Revoke(t.Context(), revoked, again))
+		})
+	}
+	group.Wait()
+	require.Equal(t, 1, count(t, db, "revocations"))
+	require.Equal(t, 1, count(t, db, "outbox"))
+
+	refused, err := store.Refused(t.Context(), revoked.TokenID, agent, noon)
+	require.NoError(t, err)
+	require.True(t, refused)
+	refused, err = store.Refused(t.Context(), newID(), agent, noon)
+	require.NoError(t, err)
+	require.False(t, refused)
+
+	event.Metadata = map[string]any{"bad": make(chan int)}
+	require.Error(t, store.Revoke(t.Context(), revoked, event))
+}
+
+func TestTheNewestCutoffHolds(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	agent, jti := newID(), newID()
+	refused := func(issuedAt time.Time) bool {
+		answer, err := store.Refused(t.Context(), jti, agent, issuedAt)
+		require.NoError(t, err)
+		return answer
+	}
+	record := func(revision int64, blocked bool, validAfter time.Time) {
+		require.NoError(t, store.RecordCutoff(t.Context(), revocation.Cutoff{
+			AgentID: agent, Revision: revision, Blocked: blocked, ValidAfter: validAfter,
+		}, noon))
+	}
+	require.False(t, refused(noon))
+	record(2, true, time.Time{})
+	require.True(t, refused(noon.Add(time.Hour)))
+	record(3, false, noon)
+	require.True(t, refused(noon))
+	require.False(t, refused(noon.Add(time.Millisecond)))
+	record(2, true, time.Time{})
+	require.False(t, refused(noon.Add(time.Millisecond)), "an older message that arrives late changes nothing")
+
+	page, err := store.CutoffsAfter(t.Context(), noon.Add(-time.Second), uuid.Nil, 10)
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	require.EqualValues(t, 3, page[0].Revision)
+	page, err = store.CutoffsAfter(t.Context(), noon, uuid.Nil, 10)
+	require.NoError(t, err)
+	require.Empty(t, page)
+}
+
+func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	for range 5 {
+		revoked, event := revocationOf(newID())
+		require.NoError(t, store.Revoke(t.Context(), revoked, event))
+	}
+	seen := map[string]bool{}
+	for after := uuid.Nil; ; {
+		page, err := store.RevocationsAfter(t.Context(), noon, after, 2)
+		require.NoError(t, err)
+		for _, revoked := range page {
+			require.False(t, seen[revoked.TokenID])
+			seen[revoked.TokenID] = true
+			after = uuid.MustParse(revoked.TokenID)
+		}
+		if len(page) < 2 {
+			break
+		}
+	}
+	require.Len(t, seen, 5)
+	require.NoError(t, store.Purge(t.Context(), noon.Add(time.Hour)))
+	require.Equal(t, 5, count(t, db, "revocations"))
+	require.NoError(t, store.Purge(t.Context(), noon.Add(time.Hour+1000)))
+	require.Zero(t, count(t, db, "revocations"))
+}
+
+func TestTheQuotaIsCountedExactly(t *testing.T) {
+	t.Parallel()
+	store := postgres.NewQuota(testkit.DB(t, "token"))
+	agent := newID()
+	var taken atomic.Int64
+	var group sync.WaitGroup
+	for range 30 {
+		group.Go(func() {
+			_, ok, err := store.Take(t.Context(), quota.Count{AgentID: agent, Month: november}, 10)
+			require.NoError(t, err)
+			if ok {
+				taken.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 10, taken.Load())
+	used, err := store.Used(t.Context(), agent, november)
+	require.NoError(t, err)
+	require.EqualValues(t, 10, used)
+	used, err = store.Used(t.Context(), agent, november.AddDate(0, 1, 0))
+	require.NoError(t, err)
+	require.Zero(t, used, "another month")
+
+	require.NoError(t, store.GiveBack(t.Context(), agent, november))
+	used, ok, err := store.Take(t.Context(), quota.Count{AgentID: agent, Month: november, Used: 12}, 20)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.EqualValues(t, 13, used, "from what was seen on")
+	_, ok, err = store.Take(t.Context(), quota.Count{AgentID: newID(), Month: november, Used: 20}, 20)
+	require.NoError(t, err)
+	require.False(t, ok)
+}
+
+func TestCountsAreOnlyRaised(t *testing.T) {
+	t.Parallel()
+	store := postgres.NewQuota(testkit.DB(t, "token"))
+	one, other := newID(), newID()
+	first, err := store.Open(t.Context(), one, november)
+	require.NoError(t, err)
+	require.True(t, first)
+	first, err = store.Open(t.Context(), one, november)
+	require.NoError(t, err)
+	require.False(t, first)
+	_, err = store.Raise(t.Context(), []quota.Count{{AgentID: one, Month: november, Used: 5}})
+	require.NoError(t, err)
+	counts, err := store.Raise(t.Context(), []quota.Count{
+		{AgentID: one, Month: november, Used: 3}, {AgentID: other, Month: november, Used: 4},
+	})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []quota.Count{
+		{AgentID: one, Month: november, Used: 5}, {AgentID: other, Month: november, Used: 4},
+	}, counts)
+}
+
+func TestTheOutboxTakesABatch(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	require.NoError(t, postgres.Ready(t.Context(), db))
+	store := postgres.NewOutbox(db, outbox.New(postgres.Schema))
+	require.NoError(t, store.Append(t.Context(), []outbox.Message{
+		{ID: newID(), Subject: "audit.token.token.issued", Payload: []byte("{}")},
+		{ID: newID(), Subject: "audit.token.token.issued", Payload: []byte("{}")},
+	}))
+	require.Equal(t, 2, count(t, db, "outbox"))
+}
+
+func TestTheServiceMayDoNoMoreThanItNeeds(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	for _, statement := range []string{
+		"UPDATE token.signing_keys SET sealed_key = ''",
+		"UPDATE token.revocations SET expires_at = now()",
+		"DELETE FROM token.agent_cutoffs",
+		"DELETE FROM token.quota_usage",
+		"TRUNCATE token.revocations",
+		"CREATE TABLE token.mine (id int)",
+		"DROP TABLE token.outbox",
+	} {
+		_, err := db.Exec(t.Context(), statement)
+		require.ErrorContains(t, err, "42501", statement)
+	}
+}
+
+func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	db.Close()
+	box := outbox.New(postgres.Schema)
+	ctx, id := context.Background(), newID()
+	counts, revocations, ring := postgres.NewQuota(db), postgres.NewRevocations(db, box), postgres.NewKeys(db)
+	revoked, event := revocationOf(id)
+	for name, call := range map[string]func() error{
+		"quota open":    func() error { _, err := counts.Open(ctx, id, november); return err },
+		"quota used":    func() error { _, err := counts.Used(ctx, id, november); return err },
+		"quota raise":   func() error { _, err := counts.Raise(ctx, []quota.Count{{AgentID: id, Month: november}}); return err },
+		"quota take":    func() error { _, _, err := counts.Take(ctx, quota.Count{AgentID: id, Month: november}, 1); return err },
+		"give back":     func() error { return counts.GiveBack(ctx, id, november) },
+		"refused":       func() error { _, err := revocations.Refused(ctx, id, id, noon); return err },
+		"revoke":        func() error { return revocations.Revoke(ctx, revoked, event) },
+		"revocations":   func() error { _, err := revocations.RevocationsAfter(ctx, noon, id, 1); return err },
+		"cutoffs":       func() error { _, err := revocations.CutoffsAfter(ctx, noon, id, 1); return err },
+		"record cutoff": func() error { return revocations.RecordCutoff(ctx, revocation.Cutoff{AgentID: id}, noon) },
+		"purge":         func() error { return revocations.Purge(ctx, noon) },
+		"keys":          func() error { _, err := ring.Keys(ctx); return err },
+		"change keys":   func() error { return ring.Change(ctx, func([]keys.Record) keys.Change { return keys.Change{} }) },
+		"outbox":        func() error { return postgres.NewOutbox(db, box).Append(ctx, []outbox.Message{{ID: id}}) },
+	} {
+		t.Run(name, func(t *testing.T) { requireUnavailable(t, call()) })
+	}
+	require.Error(t, postgres.Ready(ctx, db))
+}

@@ -1,0 +1,275 @@
+package quota_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/devservers"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/postgres"
+	"github.com/sentryagent/agentidp/services/token/internal/quota"
+)
+
+const (
+	soon  = 10 * time.Second
+	often = 10 * time.Millisecond
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// bundle is one deployment: a Redis and a database that replicas share.
+type bundle struct {
+	server *devservers.Redis
+	redis  *redisx.Client
+	db     *pgdb.DB
+	store  *postgres.Quota
+	clock  *testkit.Clock
+	client uuid.UUID
+}
+
+func setup(t *testing.T) *bundle {
+	t.Helper()
+	b := &bundle{server: testkit.RedisServer(t), db: testkit.DB(t, "token"), clock: testkit.NewClock(noon), client: uuid.Must(uuid.NewV7())}
+	b.redis = testkit.OpenRedis(t, b.server.URL())
+	b.store = postgres.NewQuota(b.db)
+	return b
+}
+
+// replica makes a Budget; running, it also writes behind.
+func (b *bundle) replica(t *testing.T, rate int, monthly int64, running bool) *quota.Budget {
+	t.Helper()
+	budget := quota.New(quota.Config{
+		Redis: b.redis, Limiter: ratelimit.New(b.redis, telemetry.Discard("test")), Store: b.store,
+		Clock: b.clock.Now, Log: slog.New(slog.DiscardHandler), RatePerMinute: rate, TokensPerMonth: monthly,
+	})
+	if running {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- budget.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			require.NoError(t, <-done)
+		})
+	}
+	return budget
+}
+
+func (b *bundle) spend(t *testing.T, budget *quota.Budget) issue.Charge {
+	t.Helper()
+	charge, err := budget.Spend(t.Context(), b.client)
+	require.NoError(t, err)
+	return charge
+}
+
+func (b *bundle) used(t *testing.T) int64 {
+	t.Helper()
+	used, err := b.store.Used(t.Context(), b.client, time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
+	require.NoError(t, err)
+	return used
+}
+
+func TestTheQuotaIsExactOverReplicasAndClients(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	var taken, refused atomic.Int64
+	var group sync.WaitGroup
+	for range 3 {
+		budget := b.replica(t, 0, 40, true)
+		for range 64 {
+			group.Go(func() {
+				charge, err := budget.Spend(t.Context(), b.client)
+				require.NoError(t, err)
+				if charge.QuotaExceeded {
+					refused.Add(1)
+				} else {
+					taken.Add(1)
+				}
+			})
+		}
+	}
+	group.Wait()
+	require.EqualValues(t, 40, taken.Load())
+	require.EqualValues(t, 3*64-40, refused.Load())
+	require.Eventually(t, func() bool { return b.used(t) == 40 }, soon, often, "the count is written behind")
+}
+
+func TestTheRateWindowComesFirstAndCostsNoToken(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 2, 10, true)
+	require.Equal(t, 1, b.spend(t, budget).Window.Remaining)
+	require.True(t, b.spend(t, budget).Window.Allowed)
+	third := b.spend(t, budget)
+	require.False(t, third.Window.Allowed)
+	require.Positive(t, third.Window.RetryAfter)
+	require.Eventually(t, func() bool { return b.used(t) == 2 }, soon, often)
+	window, err := budget.Request(t.Context(), b.client)
+	require.NoError(t, err)
+	require.False(t, window.Allowed, "the window is one")
+	require.Equal(t, 2, budget.Untouched().Remaining)
+	require.EqualValues(t, 10, budget.MonthlyLimit())
+}
+
+func TestWithoutAQuotaNothingIsCounted(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 0, 0, false)
+	b.server.Stop()
+	charge := b.spend(t, budget)
+	require.True(t, charge.Window.Allowed)
+	require.False(t, charge.QuotaExceeded)
+	budget.Refund(t.Context(), b.client)
+	require.Zero(t, b.used(t))
+}
+
+func TestANewMonthIsANewQuota(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 0, 1, true)
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+	require.True(t, b.spend(t, budget).QuotaExceeded)
+	b.clock.Advance(9 * 24 * time.Hour) // December in UTC
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+}
+
+func TestARefundFreesAToken(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 0, 1, false)
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+	budget.Refund(t.Context(), b.client)
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+	require.True(t, b.spend(t, budget).QuotaExceeded)
+
+	b.server.Stop()
+	require.True(t, b.spend(t, budget).QuotaExceeded)
+	budget.Refund(t.Context(), b.client)
+}
+
+func TestACounterThatRedisLostWaitsForAllReplicas(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	one, two := b.replica(t, 0, 10, true), b.replica(t, 0, 10, true)
+	for range 4 {
+		require.False(t, b.spend(t, one).QuotaExceeded)
+		require.False(t, b.spend(t, two).QuotaExceeded)
+	}
+	require.NoError(t, b.redis.FlushAll(t.Context()).Err()) // within the time of the write-behind
+	require.False(t, b.spend(t, one).QuotaExceeded)
+	require.False(t, b.spend(t, two).QuotaExceeded)
+	require.True(t, b.spend(t, one).QuotaExceeded)
+	require.True(t, b.spend(t, two).QuotaExceeded)
+}
+
+func TestTheQuotaIsExactInPostgresWhileRedisIsAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 100, 20, true)
+	for range 5 {
+		require.False(t, b.spend(t, budget).QuotaExceeded)
+	}
+	b.server.Stop()
+	var taken atomic.Int64
+	var group sync.WaitGroup
+	for range 40 {
+		group.Go(func() {
+			charge, err := budget.Spend(t.Context(), b.client)
+			require.NoError(t, err)
+			require.True(t, charge.Window.Allowed, "the rate window is open")
+			if !charge.QuotaExceeded {
+				taken.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 15, taken.Load())
+}
+
+func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	away, reaches := b.replica(t, 0, 10, false), b.replica(t, 0, 10, true)
+	require.False(t, b.spend(t, reaches).QuotaExceeded)
+	require.Eventually(t, func() bool { return b.used(t) == 1 }, soon, often)
+
+	// One replica alone lost its way to Redis, and counts in Postgres.
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	for used := int64(1); used < 9; used++ {
+		_, taken, err := b.store.Take(ctx, quota.Count{AgentID: b.client, Month: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}, 10)
+		require.NoError(t, err)
+		require.True(t, taken)
+	}
+	require.False(t, b.spend(t, reaches).QuotaExceeded)
+	key := b.redis.Key("quota", b.client.String(), "2026-11")
+	require.Eventually(t, func() bool {
+		used, err := b.redis.Get(t.Context(), key).Int64()
+		return err == nil && used >= 9
+	}, soon, often, "the write-behind finds the higher count and raises the one in redis")
+	require.False(t, b.spend(t, away).QuotaExceeded)
+	require.True(t, b.spend(t, reaches).QuotaExceeded)
+
+	b.server.Stop()
+	require.True(t, b.spend(t, away).QuotaExceeded)
+	require.NoError(t, b.server.Restart(t.Context()))
+	require.Eventually(t, func() bool { return b.redis.Ping(t.Context()).Err() == nil }, soon, often)
+	require.True(t, b.spend(t, away).QuotaExceeded)
+}
+
+func TestAQuotaThatIsNotKnownIsAnError(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 0, 10, false)
+	b.db.Close()
+	_, err := budget.Spend(t.Context(), b.client)
+	require.ErrorIs(t, err, apperr.Unavailable(nil), "cold")
+	b.server.Stop()
+	_, err = budget.Spend(t.Context(), b.client)
+	require.ErrorIs(t, err, apperr.Unavailable(nil), "without redis")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = budget.Spend(ctx, b.client)
+	require.True(t, errors.Is(err, context.Canceled) || errors.Is(err, apperr.Unavailable(nil)))
+}
+
+func TestFailuresAreLimitedPerClientAndAddressAndPerAddress(t *testing.T) {
+	t.Parallel()
+	rdb := testkit.Redis(t)
+	failures := quota.NewFailures(rdb, ratelimit.New(rdb, telemetry.Discard("test")), 2)
+	count := func(client, address string) bool { return failures.Count(t.Context(), client, address) > 0 }
+	require.False(t, count("a", "192.0.2.1"))
+	require.False(t, count("a", "192.0.2.1"))
+	require.True(t, count("a", "192.0.2.1"))
+	require.False(t, count("a", "192.0.2.2"), "another address")
+	require.False(t, count("b", "192.0.2.1"), "another client")
+	for i := range 30 {
+		count(string(rune('c'+i)), "192.0.2.1")
+	}
+	require.True(t, count("z", "192.0.2.1"), "ten times as many for the address")
+	require.Zero(t, quota.NewFailures(rdb, ratelimit.New(rdb, telemetry.Discard("test")), 0).Count(t.Context(), "a", "192.0.2.1"))
+}
+
+func TestFailuresAreNotLimitedWithoutRedis(t *testing.T) {
+	t.Parallel()
+	server := testkit.RedisServer(t)
+	rdb := testkit.OpenRedis(t, server.URL())
+	server.Stop()
+	failures := quota.NewFailures(rdb, ratelimit.New(rdb, telemetry.Discard("test")), 1)
+	for range 3 {
+		require.Zero(t, failures.Count(t.Context(), "a", "192.0.2.1"))
+	}
+}
