@@ -1,0 +1,207 @@
+package httpapi_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/token/api"
+	"github.com/sentryagent/agentidp/services/token/internal/httpapi"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/keys"
+)
+
+const (
+	internalToken = "internal"
+	mediaForm     = "application/x-www-form-urlencoded"
+)
+
+var (
+	start   = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+	agentID = uuid.MustParse("019aa9c0-7d52-7c3e-9b0a-5f0d3c1e8a41")
+	errAway = apperr.Unavailable(errors.New("the database at db.internal is away"))
+)
+
+// bundle is the edge over fakes that note what they are asked.
+type bundle struct {
+	server *httpx.Server
+
+	issued      []issue.Request
+	refused     []error
+	issueErr    error
+	window      ratelimit.Window
+	clientErr   error
+	activeErr   error
+	credentials []issue.Credentials
+	asked       []string
+	origins     []auditevent.Origin
+	answer      issue.Introspection
+	answerErr   error
+	holder      authn.Principal
+	live        bool
+	holderErr   error
+	revoked     []authn.Principal
+	revokeErr   error
+	bearer      authn.Principal
+	bearerErr   error
+	policyErr   error
+	resources   []*authz.Resource
+	policyFor   []string
+	jwksErr     error
+	truth       bool
+	truthErr    error
+	queries     []revocation.Query
+}
+
+func setup(t testing.TB) *bundle {
+	t.Helper()
+	b := &bundle{
+		window: ratelimit.Window{Limit: 100, Remaining: 99, Reset: start, Allowed: true},
+		bearer: authn.Principal{AgentID: agentID, TokenID: "jti", Scopes: []string{"tokens:read"}},
+	}
+	var err error
+	b.server, err = httpx.NewServer(httpx.Config{
+		PublicAddr: "127.0.0.1:0", InternalAddr: "127.0.0.1:0", InternalAPIToken: internalToken, ShutdownTimeout: time.Second,
+	}, httpx.Options{Service: "token", Telemetry: telemetry.Discard("token"), OpenAPI: api.Spec})
+	require.NoError(t, err)
+	require.NoError(t, httpapi.Register(b.server, httpapi.Config{
+		Issuer: b, Clients: clients{b}, Budget: budget{b}, Introspector: b, Revoker: b, Guard: b, Keys: b,
+		Truth: b.check, URL: "https://idp.example.com",
+	}))
+	return b
+}
+
+func (b *bundle) Issue(_ context.Context, request issue.Request) (issue.Token, ratelimit.Window, error) {
+	b.issued = append(b.issued, request)
+	if b.issueErr != nil {
+		return issue.Token{}, b.window, b.issueErr
+	}
+	return issue.Token{Access: "a.b.c", ExpiresIn: time.Hour, Scope: "agents:read"}, b.window, nil
+}
+
+func (b *bundle) Refused(err error) { b.refused = append(b.refused, err) }
+
+type clients struct{ *bundle }
+
+func (c clients) Authenticate(_ context.Context, credentials issue.Credentials, _ auditevent.Origin) (issue.Agent, error) {
+	c.credentials = append(c.bundle.credentials, credentials)
+	c.bundle.credentials = c.credentials
+	return issue.Agent{ID: agentID, Status: issue.StatusActive}, c.clientErr
+}
+
+func (c clients) Active(context.Context, issue.Agent, auditevent.Origin) error { return c.activeErr }
+
+type budget struct{ *bundle }
+
+func (b budget) Spend(context.Context, uuid.UUID) (issue.Charge, error) { return issue.Charge{}, nil }
+func (b budget) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
+	return b.window, nil
+}
+func (b budget) Refund(context.Context, uuid.UUID) {}
+func (b budget) Untouched() ratelimit.Window       { return ratelimit.Untouched(100, start) }
+func (b budget) MonthlyLimit() int64               { return 0 }
+
+func (b *bundle) Introspect(_ context.Context, token string, origin auditevent.Origin) (issue.Introspection, error) {
+	b.asked, b.origins = append(b.asked, token), append(b.origins, origin)
+	return b.answer, b.answerErr
+}
+
+func (b *bundle) Holder(_ context.Context, token string) (authn.Principal, bool, error) {
+	b.asked = append(b.asked, token)
+	return b.holder, b.live, b.holderErr
+}
+
+func (b *bundle) Revoke(_ context.Context, holder authn.Principal, origin auditevent.Origin) error {
+	b.revoked, b.origins = append(b.revoked, holder), append(b.origins, origin)
+	return b.revokeErr
+}
+
+func (b *bundle) Admit(c *gin.Context) (authn.Principal, error) {
+	if _, err := authn.BearerToken(c.Request.Header); err != nil {
+		return authn.Principal{}, err
+	}
+	return b.bearer, b.bearerErr
+}
+
+func (b *bundle) Authorize(_ *gin.Context, resource *authz.Resource) error {
+	b.resources, b.policyFor = append(b.resources, resource), append(b.policyFor, "bearer")
+	return b.policyErr
+}
+
+func (b *bundle) AuthorizeClient(_ *gin.Context, clientID string, resource *authz.Resource) error {
+	b.resources, b.policyFor = append(b.resources, resource), append(b.policyFor, clientID)
+	return b.policyErr
+}
+
+func (b *bundle) JWKS() (keys.Document, error) {
+	body := `{"keys":[{"kty":"OKP","use":"sig","alg":"EdDSA","kid":"k","crv":"Ed25519","x":"eA"}]}`
+	return keys.Document{Body: []byte(body), ETag: `"tag"`}, b.jwksErr
+}
+
+func (b *bundle) check(_ context.Context, query revocation.Query) (bool, error) {
+	b.queries = append(b.queries, query)
+	return b.truth, b.truthErr
+}
+
+type reply struct {
+	*httptest.ResponseRecorder
+}
+
+func (r reply) field(t testing.TB, name string) any {
+	t.Helper()
+	var fields map[string]any
+	require.NoError(t, json.Unmarshal(r.Body.Bytes(), &fields), r.Body.String())
+	return fields[name]
+}
+
+// post sends a body to the public listener; headers are pairs of name and value,
+// a Content-Type of "" among them takes the default away.
+func (b *bundle) post(t testing.TB, target, body string, headers ...string) reply {
+	t.Helper()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(body))
+	request.Header.Set("Content-Type", mediaForm)
+	for i := 0; i+1 < len(headers); i += 2 {
+		if headers[i] == "Content-Type" {
+			request.Header.Del(headers[i])
+			if headers[i+1] == "" {
+				continue
+			}
+		}
+		request.Header.Add(headers[i], headers[i+1])
+	}
+	return b.serve(t, b.server.PublicHandler(), request)
+}
+
+func (b *bundle) get(t testing.TB, handler http.Handler, target string, headers ...string) reply {
+	t.Helper()
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
+	for i := 0; i+1 < len(headers); i += 2 {
+		request.Header.Add(headers[i], headers[i+1])
+	}
+	return b.serve(t, handler, request)
+}
+
+func (b *bundle) serve(t testing.TB, handler http.Handler, request *http.Request) reply {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	handler.ServeHTTP(recorder, request)
+	requireSpec(t, request.Method, request.URL.Path, recorder)
+	return reply{recorder}
+}

@@ -1,0 +1,183 @@
+package httpapi_test
+
+import (
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+)
+
+const (
+	tokenPath = "/api/v1/token"
+	goodForm  = "grant_type=client_credentials&client_id=019aa9c0-7d52-7c3e-9b0a-5f0d3c1e8a41&client_secret=sk_live_s"
+	grantOnly = "grant_type=client_credentials"
+)
+
+func basic(id, secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
+}
+
+func TestATokenResponse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	got := b.post(t, tokenPath, goodForm+"&scope=agents%3Aread+resume:read&unknown=ignored&empty=")
+	require.Equal(t, http.StatusOK, got.Code)
+	require.JSONEq(t, `{"access_token":"a.b.c","token_type":"Bearer","expires_in":3600,"scope":"agents:read"}`, got.Body.String())
+	require.Equal(t, "no-store", got.Header().Get("Cache-Control"))
+	require.Equal(t, "no-cache", got.Header().Get("Pragma"))
+	require.Equal(t, "99", got.Header().Get("X-RateLimit-Remaining"))
+	require.Equal(t, "application/json", got.Header().Get("Content-Type"))
+	require.Equal(t, "agents:read resume:read", b.issued[0].Scope)
+	require.Equal(t, agentID.String(), b.issued[0].Credentials.ClientID)
+	require.Equal(t, "sk_live_s", b.issued[0].Credentials.Secret.Reveal())
+	require.NotEmpty(t, b.issued[0].Origin.IPAddress)
+	require.NotEmpty(t, b.issued[0].Origin.RequestID)
+}
+
+func TestClientSecretBasicIsFormDecoded(t *testing.T) {
+	t.Parallel()
+	for header, want := range map[string]issue.Credentials{
+		basic("id", "secret"):                         {ClientID: "id", Secret: "secret"},
+		basic("a%3Ab", "c%2Bd+e%3Af"):                 {ClientID: "a:b", Secret: "c+d e:f"},
+		basic("id", "with:colon"):                     {ClientID: "id", Secret: "with:colon"},
+		strings.Replace(basic("i", "s"), "B", "b", 1): {ClientID: "i", Secret: "s"},
+	} {
+		b := setup(t)
+		got := b.post(t, tokenPath, grantOnly, "Authorization", header)
+		require.Equal(t, http.StatusOK, got.Code, got.Body)
+		require.Equal(t, want, b.issued[0].Credentials)
+	}
+	b := setup(t)
+	require.Equal(t, http.StatusOK, b.post(t, tokenPath, grantOnly+"&client_id=id", "Authorization", basic("id", "s")).Code, "the same id again does no harm")
+}
+
+func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		target, body string
+		headers      []string
+		status       int
+		oauth        string
+	}{
+		"no grant type":                    {body: "client_id=a&client_secret=b", oauth: "invalid_request"},
+		"an empty grant type":              {body: "grant_type=&client_id=a&client_secret=b", oauth: "invalid_request"},
+		"an empty body":                    {oauth: "invalid_request"},
+		"another grant":                    {body: "grant_type=password&client_id=a&client_secret=b", oauth: "unsupported_grant_type"},
+		"no client":                        {body: grantOnly, oauth: "invalid_request"},
+		"no secret":                        {body: grantOnly + "&client_id=a", oauth: "invalid_request"},
+		"no id":                            {body: grantOnly + "&client_secret=a", oauth: "invalid_request"},
+		"a repeated parameter":             {body: goodForm + "&scope=a&scope=a", oauth: "invalid_request"},
+		"a repeated secret":                {body: goodForm + "&client_secret=x", oauth: "invalid_request"},
+		"a repetition in another spelling": {body: goodForm + "&scope=a&%73cope=b", oauth: "invalid_request"},
+		"a repeated unknown parameter":     {body: goodForm + "&x=1&x=2", oauth: "invalid_request"},
+		"a broken escape":                  {body: goodForm + "&scope=%zz", oauth: "invalid_request"},
+		"an escape cut short":              {body: goodForm + "&scope=%2", oauth: "invalid_request"},
+		"a broken escape in a name":        {body: goodForm + "&%=1", oauth: "invalid_request"},
+		"no UTF-8":                         {body: goodForm + "&scope=%ff%fe", oauth: "invalid_request"},
+		"too many parameters":              {body: goodForm + strings.Repeat("&", 100), oauth: "invalid_request"},
+		"JSON":                             {body: `{"grant_type":"client_credentials"}`, headers: []string{"Content-Type", "application/json"}, oauth: "invalid_request"},
+		"no content type":                  {body: goodForm, headers: []string{"Content-Type", ""}, oauth: "invalid_request"},
+		"two content types":                {body: goodForm, headers: []string{"Content-Type", mediaForm, "content-type", mediaForm}, oauth: "invalid_request"},
+		"another charset":                  {body: goodForm, headers: []string{"Content-Type", mediaForm + "; charset=utf-16"}, oauth: "invalid_request"},
+		"a compressed body":                {body: goodForm, headers: []string{"Content-Encoding", "gzip"}, oauth: "invalid_request"},
+		"a form in parts":                  {body: goodForm, headers: []string{"Content-Type", "multipart/form-data; boundary=x"}, oauth: "invalid_request"},
+		"a secret in the query":            {target: "?client_secret=sk_live_x", body: goodForm, oauth: "invalid_request"},
+		"an id in the query":               {target: "?client_id=x", body: goodForm, oauth: "invalid_request"},
+		"all in the query":                 {target: "?" + goodForm, oauth: "invalid_request"},
+		"a broken query":                   {target: "?a=%zz", body: goodForm, oauth: "invalid_request"},
+		"a query with semicolons":          {target: "?a=1;client_secret=x", body: goodForm, oauth: "invalid_request"},
+		"both ways to authenticate":        {body: goodForm, headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
+		"bearer and secret":                {body: goodForm, headers: []string{"Authorization", "Bearer x"}, oauth: "invalid_request"},
+		"Basic of another client":          {body: grantOnly + "&client_id=other", headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
+		"two Authorization headers":        {body: grantOnly, headers: []string{"Authorization", basic("a", "b"), "Authorization", basic("a", "b")}, oauth: "invalid_request"},
+		"Basic that is no base64":          {body: grantOnly, headers: []string{"Authorization", "Basic !!!"}, status: 401, oauth: "invalid_client"},
+		"Basic without a colon":            {body: grantOnly, headers: []string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte("abc"))}, status: 401, oauth: "invalid_client"},
+		"Basic without an id":              {body: grantOnly, headers: []string{"Authorization", basic("", "b")}, status: 401, oauth: "invalid_client"},
+		"Basic without a secret":           {body: grantOnly, headers: []string{"Authorization", basic("a", "")}, status: 401, oauth: "invalid_client"},
+		"Basic with a broken escape":       {body: grantOnly, headers: []string{"Authorization", basic("a", "%zz")}, status: 401, oauth: "invalid_client"},
+		"Basic with a broken escape in id": {body: grantOnly, headers: []string{"Authorization", basic("%zz", "b")}, status: 401, oauth: "invalid_client"},
+		"Basic without anything":           {body: grantOnly, headers: []string{"Authorization", "Basic"}, status: 401, oauth: "invalid_client"},
+		"another scheme":                   {body: grantOnly, headers: []string{"Authorization", "Digest x"}, status: 401, oauth: "invalid_client"},
+		"a body that is too large":         {body: goodForm + "&x=" + strings.Repeat("x", 1<<20), status: 413, oauth: "invalid_request"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			got := b.post(t, tokenPath+row.target, row.body, row.headers...)
+			if row.status == 0 {
+				row.status = http.StatusBadRequest
+			}
+			require.Equal(t, row.status, got.Code, got.Body)
+			require.Equal(t, row.oauth, got.field(t, "error"))
+			require.Equal(t, "100", got.Header().Get("X-RateLimit-Remaining"), "an untouched window")
+			require.Equal(t, "no-store", got.Header().Get("Cache-Control"))
+			if row.status == http.StatusUnauthorized {
+				require.Equal(t, `Basic realm="agentidp"`, got.Header().Get("WWW-Authenticate"))
+			}
+			require.NotContains(t, got.Body.String(), "sk_live_")
+			require.Empty(t, b.issued)
+			require.Len(t, b.refused, 1, "it is counted")
+		})
+	}
+}
+
+func TestRefusalsOfTheDomainAreWrittenAsTheRFCSays(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		err       error
+		status    int
+		body      string
+		retry     string
+		challenge string
+	}{
+		"scope":     {err: issue.RefuseField(issue.InvalidScope, "scope", "No \"such\" scope\\é."), status: 400, body: `{"error":"invalid_scope","error_description":"No 'such' scope??."}`},
+		"client":    {err: issue.Refuse(issue.InvalidClient, "No."), status: 401, body: `{"error":"invalid_client","error_description":"No."}`, challenge: `Basic realm="agentidp"`},
+		"suspended": {err: issue.Refuse(issue.UnauthorizedClient, "No."), status: 403, body: `{"error":"unauthorized_client","error_description":"No."}`},
+		"rate": {
+			err:    &issue.Refusal{Kind: issue.TooManyRequests, Description: "Wait.", RetryAfter: 1500 * time.Millisecond},
+			status: 429, retry: "2",
+			body: `{"error":"temporarily_unavailable","error_description":"Wait.","code":"RATE_LIMIT_EXCEEDED","message":"Wait."}`,
+		},
+		"outage": {
+			err:    &issue.Refusal{Kind: issue.Unavailable, Description: "Later."},
+			status: 503, retry: "1", body: `{"error":"temporarily_unavailable","error_description":"Later."}`,
+		},
+		"outage of another package": {err: errAway, status: 503, retry: "1", body: `{"error":"temporarily_unavailable","error_description":"The service is temporarily unavailable."}`},
+		"fault": {
+			err: apperr.Internal(errAway), status: 500,
+			body: `{"error":"server_error","error_description":"An internal error occurred.","code":"INTERNAL_SERVER_ERROR","message":"An internal error occurred."}`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.issueErr = row.err
+			got := b.post(t, tokenPath, grantOnly, "Authorization", basic("a", "b"))
+			require.Equal(t, row.status, got.Code)
+			require.JSONEq(t, row.body, got.Body.String())
+			require.Equal(t, row.retry, got.Header().Get("Retry-After"))
+			require.Equal(t, row.challenge, got.Header().Get("WWW-Authenticate"))
+			require.Equal(t, "99", got.Header().Get("X-RateLimit-Remaining"))
+		})
+	}
+	b := setup(t)
+	b.issueErr = issue.Refuse(issue.InvalidClient, "No.")
+	require.Empty(t, b.post(t, tokenPath, goodForm).Header().Get("WWW-Authenticate"), "Basic was not used")
+}
+
+func TestOtherMethodsAreNotAllowed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, path := range []string{tokenPath, tokenPath + "/introspect", tokenPath + "/revoke"} {
+		got := b.get(t, b.server.PublicHandler(), path+"?"+url.Values{"client_secret": {"x"}}.Encode())
+		require.Equal(t, http.StatusMethodNotAllowed, got.Code)
+		require.Equal(t, http.MethodPost, got.Header().Get("Allow"))
+	}
+}
