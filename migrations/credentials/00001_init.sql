@@ -65,6 +65,8 @@ CREATE TABLE credentials.outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
 CREATE INDEX outbox_by_age ON credentials.outbox (created_at);
+-- The relay publishes the changes of one agent in order.
+CREATE INDEX outbox_lifecycle ON credentials.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
 
 -- The service may do exactly this. It deletes no credential, and never changes
 -- whose a credential is, when it was created or when it expires.
