@@ -1,0 +1,95 @@
+package agent_test
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+// fakeStore keeps agents in memory, and what would have been stored beside them.
+type fakeStore struct {
+	agents    map[uuid.UUID]agent.Agent
+	entries   []agent.Entry
+	messages  []outbox.Message
+	err       error
+	operator  *agent.Agent
+	replay    *agent.Agent
+	forgotten time.Time
+}
+
+var _ agent.Store = (*fakeStore)(nil)
+
+func (s *fakeStore) Register(_ context.Context, entry agent.Entry) (agent.Agent, error) {
+	s.entries = append(s.entries, entry)
+	if s.err != nil {
+		return agent.Agent{}, s.err
+	}
+	if s.replay != nil {
+		return *s.replay, nil
+	}
+	s.agents[entry.Agent.ID] = entry.Agent
+	s.messages = append(s.messages, entry.Messages...)
+	return entry.Agent, nil
+}
+
+func (s *fakeStore) Bootstrap(_ context.Context, entry agent.Entry) (agent.Agent, error) {
+	s.entries = append(s.entries, entry)
+	if s.err != nil {
+		return agent.Agent{}, s.err
+	}
+	if s.operator == nil {
+		s.operator = &entry.Agent
+		s.messages = append(s.messages, entry.Messages...)
+	}
+	return *s.operator, nil
+}
+
+func (s *fakeStore) Agent(_ context.Context, id uuid.UUID) (agent.Agent, error) {
+	found, ok := s.agents[id]
+	if !ok {
+		return agent.Agent{}, agent.ErrNotFound
+	}
+	return found, nil
+}
+
+func (s *fakeStore) List(context.Context, agent.Filter, agent.Page) (agent.Listing, error) {
+	return agent.Listing{Total: int64(len(s.agents))}, nil
+}
+
+func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Agent) (agent.Revision, error)) (agent.Agent, error) {
+	current, ok := s.agents[id]
+	if !ok {
+		return agent.Agent{}, agent.ErrNotFound
+	}
+	revision, err := change(current)
+	if err != nil {
+		return agent.Agent{}, err
+	}
+	if s.err != nil {
+		return agent.Agent{}, s.err
+	}
+	s.agents[id] = revision.Agent
+	s.messages = append(s.messages, revision.Messages...)
+	return revision.Agent, nil
+}
+
+func (s *fakeStore) ForgetKeys(_ context.Context, now time.Time) (int64, error) {
+	s.forgotten = now
+	return 3, s.err
+}
+
+// fakeCutoffs remembers what it was told.
+type fakeCutoffs struct {
+	told []revocation.Cutoff
+	err  error
+}
+
+func (c *fakeCutoffs) SetCutoff(_ context.Context, cutoff revocation.Cutoff) error {
+	c.told = append(c.told, cutoff)
+	return c.err
+}
