@@ -27,6 +27,7 @@ const (
 	CodeAgentAlreadyDecommissioned Code = "AGENT_ALREADY_DECOMMISSIONED"
 	CodeAgentNotActive             Code = "AGENT_NOT_ACTIVE"
 	CodeCredentialAlreadyRevoked   Code = "CREDENTIAL_ALREADY_REVOKED" //nolint:gosec // a code
+	CodeCredentialExpired          Code = "CREDENTIAL_EXPIRED"         //nolint:gosec // a code
 	CodeCredentialLimitExceeded    Code = "CREDENTIAL_LIMIT_EXCEEDED"  //nolint:gosec // a code
 	CodeIdempotencyKeyReused       Code = "IDEMPOTENCY_KEY_REUSED"
 	CodePreconditionFailed         Code = "PRECONDITION_FAILED"
