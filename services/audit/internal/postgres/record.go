@@ -88,10 +88,10 @@ func insertEach(ctx context.Context, tx pgx.Tx, batch []trail.Delivery, verdicts
 		case err == nil:
 		case at:
 			batch[i].Reject = reason
-		case errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)):
+		case errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) || faultOfSchema(err):
 			return err
 		default:
-			// Not the row's fault and not an outage, a full disk for one: this
+			// Neither the row's fault nor that of all, a damaged page for one: this
 			// delivery comes again, and the others are not held up by it.
 			verdicts[i] = trail.Retry
 		}
@@ -167,6 +167,13 @@ func faultOfRow(err error) (reason string, at bool) {
 		return fmt.Sprintf("refused by the database: %s (SQLSTATE %s)", pg.Message, pg.Code), true
 	}
 	return "", false
+}
+
+// faultOfSchema tells whether a table or a right is missing, which strikes every
+// row: it has to be an error, or nobody would hear why all is tried again.
+func faultOfSchema(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && strings.HasPrefix(pg.Code, "42")
 }
 
 // plain makes text that Postgres takes: valid UTF-8 without NUL, not too long.

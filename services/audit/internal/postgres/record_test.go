@@ -197,3 +197,16 @@ func TestARefusalThatIsNotTheRowsFaultIsTriedAgain(t *testing.T) {
 	require.Equal(t, []trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, verdicts)
 	require.Equal(t, 1, count(t, db))
 }
+
+func TestAFaultThatStrikesEveryRowIsAnErrorAndNotRetriedInSilence(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	_, err := connect(t, database.OwnerURL).Exec(t.Context(), "REVOKE INSERT ON audit.events FROM audit_app")
+	require.NoError(t, err)
+	db := testkit.Open(t, database.AppURL)
+
+	_, err = postgres.New(db).Record(t.Context(), []trail.Delivery{published(t, 1, nil), published(t, 2, nil)})
+
+	require.ErrorContains(t, err, "42501")
+	require.Zero(t, count(t, db))
+}
