@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -166,10 +167,12 @@ func (l *lane) publish(ctx context.Context, rows []claimed) outcome {
 	return out
 }
 
-// add sorts a failure: an answer about this message, or no answer.
+// add sorts a failure: an answer about this message, or one (a stream without room) that every
+// message would get now, or no answer.
 func (o *outcome) add(r *Relay, row claimed, err error) {
 	var answer *jetstream.APIError
-	if errors.As(err, &answer) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
+	aboutIt := errors.As(err, &answer) && answer.Code < http.StatusInternalServerError
+	if aboutIt || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
 		r.log.Error("jetstream refuses a message; it waits and is tried again",
 			"event_id", row.ID, "subject", row.Subject, "error", err)
 		o.refused = append(o.refused, row)
