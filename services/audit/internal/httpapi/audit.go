@@ -109,7 +109,7 @@ func readFilter(c *gin.Context, query *httpx.Query) trail.Filter {
 	for _, action := range auditevent.Actions() {
 		actions = append(actions, string(action))
 	}
-	return trail.Filter{
+	filter := trail.Filter{
 		AgentID:    query.UUID("agentId"),
 		ActorID:    query.UUID("actorId"),
 		Action:     query.Enum("action", actions...),
@@ -118,6 +118,10 @@ func readFilter(c *gin.Context, query *httpx.Query) trail.Filter {
 		To:         query.Time("toDate", true),
 		FromIsDate: len(c.Query("fromDate")) == len(time.DateOnly),
 	}
+	if filter.Reversed() { // said here too, in one answer with all else that is wrong
+		query.Fail("fromDate", trail.ReasonReversed)
+	}
+	return filter
 }
 
 func (a *api) get(c *gin.Context) error {

@@ -276,6 +276,16 @@ func TestListNamesEveryParameterThatIsWrong(t *testing.T) {
 	require.Nil(t, b.shelf.filter, "the store is not asked")
 }
 
+func TestListNamesADateRangeThatIsReversedWithAllElse(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	response := b.do(t, http.MethodGet, "/api/v1/audit?fromDate=2026-11-20&toDate=2026-11-19&limit=0")
+	require.Equal(t, http.StatusBadRequest, response.Code)
+	require.ElementsMatch(t, []apperr.FieldError{
+		{Field: "limit", Reason: "must be a whole number from 1 to 100"}, {Field: "fromDate", Reason: "must not be after toDate"},
+	}, decode[refusal](t, response).Details.Errors)
+}
+
 func TestListRefuses(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {

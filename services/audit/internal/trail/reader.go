@@ -34,6 +34,14 @@ type Filter struct {
 	FromIsDate bool
 }
 
+// Reversed tells that the filter ends before it begins.
+func (f Filter) Reversed() bool {
+	return f.From != nil && f.To != nil && f.From.After(*f.To)
+}
+
+// ReasonReversed says so of fromDate.
+const ReasonReversed = "must not be after toDate"
+
 // Position is the place of one event in the list, newest first, the id being the
 // tie-break.
 type Position struct {
@@ -85,8 +93,8 @@ func NewReader(store Store, retentionDays int, clock func() time.Time) *Reader {
 // the filter ends before it begins, RETENTION_WINDOW_EXCEEDED if it asks for
 // what may be gone already: a shorter list would look complete and not be.
 func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, error) {
-	if filter.From != nil && filter.To != nil && filter.From.After(*filter.To) {
-		return Page{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: "must not be after toDate"})
+	if filter.Reversed() {
+		return Page{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: ReasonReversed})
 	}
 	since := r.since()
 	if filter.From != nil && r.tooOld(filter, since) {
