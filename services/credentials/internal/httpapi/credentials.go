@@ -40,6 +40,17 @@ type createRequest struct {
 	ExpiresAt *time.Time `json:"expiresAt" null:"allowed"`
 }
 
+// Check implements httpx.Checker. The domain checks again, at the time of the creation;
+// here an expiry that is over is named with all else that is wrong.
+func (r *createRequest) Check(f *apperr.Fields) {
+	if r.ExpiresAt == nil {
+		return
+	}
+	if reason := secret.ExpiryFault(*r.ExpiresAt, time.Now()); reason != "" {
+		f.Add("expiresAt", reason)
+	}
+}
+
 // rotateRequest is the body of a rotation; {} and no body are the same.
 type rotateRequest struct {
 	GracePeriodSeconds int64 `json:"gracePeriodSeconds"`

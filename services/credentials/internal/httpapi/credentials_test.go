@@ -18,7 +18,7 @@ import (
 
 func TestCreateAnswersTheCredentialWithItsSecretAndForbidsKeepingIt(t *testing.T) {
 	t.Parallel()
-	expires := time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	expires := time.Date(2999, 1, 1, 0, 0, 0, 0, time.UTC)
 	for name, tc := range map[string]struct {
 		body string
 		want *time.Time
@@ -26,8 +26,8 @@ func TestCreateAnswersTheCredentialWithItsSecretAndForbidsKeepingIt(t *testing.T
 		"no body":           {"", nil},
 		"an empty object":   {"{}", nil},
 		"null for never":    {`{"expiresAt": null}`, nil},
-		"an expiry":         {`{"expiresAt": "2027-01-01T00:00:00Z"}`, &expires},
-		"an expiry in zone": {`{"expiresAt": "2027-01-01T02:00:00+02:00"}`, &expires},
+		"an expiry":         {`{"expiresAt": "2999-01-01T00:00:00Z"}`, &expires},
+		"an expiry in zone": {`{"expiresAt": "2999-01-01T02:00:00+02:00"}`, &expires},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,7 +83,10 @@ func TestABodyThatIsNotWhatCreateTakesIsRefusedAndNothingIsCreated(t *testing.T)
 		"a repeated field":    {`{"expiresAt": null, "expiresAt": null}`, []string{"expiresAt"}},
 		"invalid UTF-8":       {"{\"expiresAt\": \"\xff\"}", []string{"body"}},
 		"deep nesting":        {strings.Repeat("[", 10000), []string{"body"}},
+		"in the past":         {`{"expiresAt": "2020-01-01T00:00:00Z"}`, []string{"expiresAt"}},
+		"too far":             {`{"expiresAt": "9999-12-31T23:59:59-01:00"}`, []string{"expiresAt"}},
 		"two failing at once": {`{"expiresAt": 1, "secret": "mine"}`, []string{"expiresAt", "secret"}},
+		"two of other kinds":  {`{"expiresAt": "2020-01-01T00:00:00Z", "secret": "mine"}`, []string{"expiresAt", "secret"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

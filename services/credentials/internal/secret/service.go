@@ -231,15 +231,25 @@ func (s *Service) now() time.Time { return s.clock().UTC().Truncate(time.Microse
 
 const reasonNotFuture = "must be in the future"
 
-// checkExpiry gives the expiry as the store keeps it. Years past 9999 (which an
-// offset can make of one that is not) have no RFC 3339 form.
-func checkExpiry(at, now time.Time) (time.Time, error) {
+// ExpiryFault is why a credential cannot expire then, in words that follow the
+// field's name, or "". Years past 9999 (which an offset can make of one that is
+// not) have no RFC 3339 form.
+func ExpiryFault(at, now time.Time) string {
 	at = at.UTC().Truncate(time.Microsecond)
-	if !at.After(now) {
-		return time.Time{}, invalidField("expiresAt", reasonNotFuture)
+	switch {
+	case !at.After(now):
+		return reasonNotFuture
+	case at.Year() > 9999:
+		return "must be before the year 10000 in UTC"
+	default:
+		return ""
 	}
-	if at.Year() > 9999 {
-		return time.Time{}, invalidField("expiresAt", "must be before the year 10000 in UTC")
+}
+
+// checkExpiry gives the expiry as the store keeps it.
+func checkExpiry(at, now time.Time) (time.Time, error) {
+	if reason := ExpiryFault(at, now); reason != "" {
+		return time.Time{}, invalidField("expiresAt", reason)
 	}
-	return at, nil
+	return at.UTC().Truncate(time.Microsecond), nil
 }
