@@ -51,6 +51,25 @@ func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
 	}
 }
 
+// The relays look for rows in these two ways; a backlog without an index for one takes ever longer.
+func TestEveryOutboxHasTheIndexesOfItsRelay(t *testing.T) {
+	t.Parallel()
+	outboxes := 0
+	for _, service := range Services() {
+		files, err := Files(service)
+		require.NoError(t, err)
+		sql, err := fs.ReadFile(files, "00001_init.sql")
+		require.NoError(t, err)
+		if !strings.Contains(string(sql), "CREATE TABLE "+service+".outbox") {
+			continue
+		}
+		outboxes++
+		require.Contains(t, string(sql), " ON "+service+".outbox (created_at);")
+		require.Contains(t, string(sql), " ON "+service+".outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';")
+	}
+	require.Equal(t, 3, outboxes)
+}
+
 func TestFilesAndApplyKnowOnlyTheServices(t *testing.T) {
 	t.Parallel()
 	_, err := Files("billing")

@@ -65,6 +65,8 @@ CREATE TABLE credentials.outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
 CREATE INDEX outbox_by_age ON credentials.outbox (created_at);
+-- Of each lifecycle subject the oldest message goes first.
+CREATE INDEX outbox_by_subject ON credentials.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
 -- The relay publishes the changes of one agent in order.
 CREATE INDEX outbox_lifecycle ON credentials.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
 
