@@ -21,7 +21,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
-	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
@@ -139,14 +138,28 @@ func (p *peers) change(id uuid.UUID, apply func(*registryapi.Agent)) registryapi
 	return agent
 }
 
+// broker and redisServer are servers that a test may stop and restart.
+type (
+	broker interface {
+		URL() string
+		Stop()
+		Restart() error
+	}
+	redisServer interface {
+		URL() string
+		Stop()
+		Restart(ctx context.Context) error
+	}
+)
+
 // world is a token service with everything around it.
 type world struct {
 	peers    *peers
 	settings map[string]string
 	database testkit.Database
 	nats     *natsx.Conn
-	broker   *devservers.NATS
-	redis    *devservers.Redis
+	broker   broker
+	redis    redisServer
 	public   string
 	internal string
 	stop     func()

@@ -62,7 +62,7 @@ type Service struct {
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{}
 	if err := s.open(ctx, cfg); err != nil {
-		s.close()
+		s.close(ctx)
 		return nil, err
 	}
 	return s, nil
@@ -94,7 +94,7 @@ func (s *Service) open(ctx context.Context, cfg Config) (err error) {
 	if s.nats, err = natsx.Connect(cfg.NATS, serviceName, s.tel); err != nil {
 		return fmt.Errorf("nats: %w", err)
 	}
-	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{
+	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{ //nolint:contextcheck // every request brings its own context
 		Service: serviceName, Telemetry: s.tel, OpenAPI: api.Spec, Ready: s.ready,
 	})
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, then finishes the requests that are under way and returns nil. What works behind the
 // requests goes on until the last of them has been answered, and writes what it still holds then.
 func (s *Service) Run(ctx context.Context) error {
-	defer s.close()
+	defer s.close(ctx)
 	serve, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
@@ -161,7 +161,7 @@ func (s *Service) consume(ctx context.Context) error {
 	return lifecycle.ConsumeAgents(ctx, s.nats, s.tel, cutoffsDurable, s.hydrator.Agent)
 }
 
-func (s *Service) close() {
+func (s *Service) close(ctx context.Context) {
 	if s.nats != nil {
 		s.nats.Close()
 	}
@@ -172,7 +172,7 @@ func (s *Service) close() {
 		s.db.Close()
 	}
 	if s.flush != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
 		defer cancel()
 		_ = s.flush(ctx)
 	}

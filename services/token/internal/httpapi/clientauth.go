@@ -25,7 +25,8 @@ func readAuthorization(header http.Header) (authentication, error) {
 	case 0:
 		return authentication{}, nil
 	case 1:
-		scheme, value, _ := strings.Cut(values[0], " ")
+		// A blank header says nothing, and counts as none.
+		scheme, value, _ := strings.Cut(strings.Trim(values[0], " \t"), " ")
 		return authentication{scheme: strings.ToLower(scheme), value: strings.Trim(value, " ")}, nil
 	default:
 		return authentication{}, issue.Refuse(issue.InvalidRequest, "The Authorization header is repeated.")

@@ -165,6 +165,7 @@ func TestErrorsOfTheEndpointsSpeakBothLanguages(t *testing.T) {
 					require.Contains(t, got.field(t, "details"), "reason")
 				case apperr.RateLimitExceeded, apperr.ServiceUnavailable:
 					require.NotEmpty(t, got.Header().Get("Retry-After"))
+				default:
 				}
 				require.NotContains(t, got.Body.String(), "db.internal")
 			}

@@ -70,8 +70,8 @@ type bundle struct {
 	queries     []revocation.Query
 }
 
-func setup(t testing.TB) *bundle {
-	t.Helper()
+func setup(tb testing.TB) *bundle {
+	tb.Helper()
 	b := &bundle{
 		window: ratelimit.Window{Limit: 100, Remaining: 99, Reset: start, Allowed: true},
 		bearer: authn.Principal{AgentID: agentID, TokenID: "jti", Scopes: []string{"tokens:read"}},
@@ -80,8 +80,8 @@ func setup(t testing.TB) *bundle {
 	b.server, err = httpx.NewServer(httpx.Config{
 		PublicAddr: "127.0.0.1:0", InternalAddr: "127.0.0.1:0", InternalAPIToken: internalToken, ShutdownTimeout: time.Second,
 	}, httpx.Options{Service: "token", Telemetry: telemetry.Discard("token"), OpenAPI: api.Spec})
-	require.NoError(t, err)
-	require.NoError(t, httpapi.Register(b.server, httpapi.Config{
+	require.NoError(tb, err)
+	require.NoError(tb, httpapi.Register(b.server, httpapi.Config{
 		Issuer: b, Clients: clients{b}, Budget: budget{b}, Introspector: b, Revoker: b, Guard: b, Keys: b,
 		Truth: b.check, URL: "https://idp.example.com",
 	}))
@@ -101,8 +101,7 @@ func (b *bundle) Refused(err error) { b.refused = append(b.refused, err) }
 type clients struct{ *bundle }
 
 func (c clients) Authenticate(_ context.Context, credentials issue.Credentials, _ auditevent.Origin) (issue.Agent, error) {
-	c.credentials = append(c.bundle.credentials, credentials)
-	c.bundle.credentials = c.credentials
+	c.credentials = append(c.credentials, credentials)
 	return issue.Agent{ID: agentID, Status: issue.StatusActive}, c.clientErr
 }
 
@@ -164,18 +163,18 @@ type reply struct {
 	*httptest.ResponseRecorder
 }
 
-func (r reply) field(t testing.TB, name string) any {
-	t.Helper()
+func (r reply) field(tb testing.TB, name string) any {
+	tb.Helper()
 	var fields map[string]any
-	require.NoError(t, json.Unmarshal(r.Body.Bytes(), &fields), r.Body.String())
+	require.NoError(tb, json.Unmarshal(r.Body.Bytes(), &fields), r.Body.String())
 	return fields[name]
 }
 
 // post sends a body to the public listener; headers are pairs of name and value,
 // a Content-Type of "" among them takes the default away.
-func (b *bundle) post(t testing.TB, target, body string, headers ...string) reply {
-	t.Helper()
-	request := httptest.NewRequestWithContext(t.Context(), http.MethodPost, target, strings.NewReader(body))
+func (b *bundle) post(tb testing.TB, target, body string, headers ...string) reply {
+	tb.Helper()
+	request := httptest.NewRequestWithContext(tb.Context(), http.MethodPost, target, strings.NewReader(body))
 	request.Header.Set("Content-Type", mediaForm)
 	for i := 0; i+1 < len(headers); i += 2 {
 		if headers[i] == "Content-Type" {
@@ -186,22 +185,22 @@ func (b *bundle) post(t testing.TB, target, body string, headers ...string) repl
 		}
 		request.Header.Add(headers[i], headers[i+1])
 	}
-	return b.serve(t, b.server.PublicHandler(), request)
+	return b.serve(tb, b.server.PublicHandler(), request)
 }
 
-func (b *bundle) get(t testing.TB, handler http.Handler, target string, headers ...string) reply {
-	t.Helper()
-	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, target, http.NoBody)
+func (b *bundle) get(tb testing.TB, handler http.Handler, target string, headers ...string) reply {
+	tb.Helper()
+	request := httptest.NewRequestWithContext(tb.Context(), http.MethodGet, target, http.NoBody)
 	for i := 0; i+1 < len(headers); i += 2 {
 		request.Header.Add(headers[i], headers[i+1])
 	}
-	return b.serve(t, handler, request)
+	return b.serve(tb, handler, request)
 }
 
-func (b *bundle) serve(t testing.TB, handler http.Handler, request *http.Request) reply {
-	t.Helper()
+func (b *bundle) serve(tb testing.TB, handler http.Handler, request *http.Request) reply {
+	tb.Helper()
 	recorder := httptest.NewRecorder()
 	handler.ServeHTTP(recorder, request)
-	requireSpec(t, request.Method, request.URL.Path, recorder)
+	requireSpec(tb, request.Method, request.URL.Path, recorder)
 	return reply{recorder}
 }

@@ -15,7 +15,7 @@ import (
 
 const (
 	challengeBasic  = `Basic realm="agentidp"`
-	challengeBearer = `Bearer realm="agentidp"`
+	challengeBearer = `Bearer realm="agentidp"` // #nosec G101 -- words of the protocol
 )
 
 // problem is the body of an error at the token endpoints: in the words of OAuth,

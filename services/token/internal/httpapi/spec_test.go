@@ -30,14 +30,14 @@ var documentRoutes = sync.OnceValues(func() (routers.Router, error) {
 
 // requireSpec holds a response against the document: its status, headers and body must be described there. What is no
 // route (404, 405) is not in the document.
-func requireSpec(t testing.TB, method, path string, response *httptest.ResponseRecorder) {
-	t.Helper()
+func requireSpec(tb testing.TB, method, path string, response *httptest.ResponseRecorder) {
+	tb.Helper()
 	routes, err := documentRoutes()
-	require.NoError(t, err)
-	request := httptest.NewRequestWithContext(t.Context(), method, path, http.NoBody)
+	require.NoError(tb, err)
+	request := httptest.NewRequestWithContext(tb.Context(), method, path, http.NoBody)
 	route, params, err := routes.FindRoute(request)
 	if err != nil {
-		require.Contains(t, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, response.Code, "%s %s", method, path)
+		require.Contains(tb, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, response.Code, "%s %s", method, path)
 		return
 	}
 	input := &openapi3filter.ResponseValidationInput{
@@ -47,7 +47,7 @@ func requireSpec(t testing.TB, method, path string, response *httptest.ResponseR
 		Body:                   io.NopCloser(bytes.NewReader(response.Body.Bytes())),
 		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
 	}
-	require.NoError(t, openapi3filter.ValidateResponse(t.Context(), input), "%s %s: %s", method, path, response.Body)
+	require.NoError(tb, openapi3filter.ValidateResponse(tb.Context(), input), "%s %s: %s", method, path, response.Body)
 }
 
 func TestTheDocumentAndItsExamplesAreValid(t *testing.T) {

@@ -38,7 +38,7 @@ var ErrUnknownAgent = errors.New("unknown agent")
 type Agents interface {
 	// Known answers from memory, with ErrUnknownAgent for an id that is known not
 	// to exist; ok is false when the registry has to be asked.
-	Known(id uuid.UUID) (agent Agent, err error, ok bool) //nolint:revive // the error is part of what is known
+	Known(id uuid.UUID) (agent Agent, ok bool, err error)
 	// Agent asks the registry. It answers ErrUnknownAgent, or an error that means
 	// that the registry could not be asked.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
@@ -46,7 +46,7 @@ type Agents interface {
 
 // find answers from memory or asks.
 func find(ctx context.Context, agents Agents, id uuid.UUID) (Agent, error) {
-	if agent, err, ok := agents.Known(id); ok {
+	if agent, ok, err := agents.Known(id); ok {
 		return agent, err
 	}
 	return agents.Agent(ctx, id)

@@ -103,7 +103,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 // lookUp has the agent and the secret looked up side by side, as far as they are not known.
 func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret) (Agent, Verification, error) {
 	verification, secretKnown := a.Secrets.Known(id, secret)
-	agent, agentErr, agentKnown := a.Agents.Known(id)
+	agent, agentKnown, agentErr := a.Agents.Known(id)
 	if agentKnown && agentErr == nil && agent.Status != StatusActive {
 		// It may have been reactivated a moment ago: nobody is refused for what is remembered.
 		agentKnown = false

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	goodSecret config.Secret = "good"
-	issuerURL                = "https://idp.example.com"
+	goodSecret = config.Secret("good")
+	issuerURL  = "https://idp.example.com"
 )
 
 var (
@@ -77,11 +77,11 @@ func newWorld() *world {
 	}
 }
 
-func (w *world) Known(uuid.UUID) (issue.Agent, error, bool) { //nolint:revive // the interface's order
+func (w *world) Known(uuid.UUID) (issue.Agent, bool, error) {
 	if w.remembered != nil {
-		return *w.remembered, nil, true
+		return *w.remembered, true, nil
 	}
-	return w.agent, w.agentErr, w.agentKnown
+	return w.agent, w.agentKnown, w.agentErr
 }
 
 func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) { return w.agent, w.agentErr }

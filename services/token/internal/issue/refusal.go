@@ -63,7 +63,7 @@ func (k Kind) Code() apperr.Code {
 
 // Refusal is an answer that is not a token. Description is public, in the
 // characters that RFC 6749 §5.2 allows; the cause is for the log.
-type Refusal struct {
+type Refusal struct { //nolint:errname // it is an answer of the protocol before it is an error
 	Kind        Kind
 	Description string
 	// Field is the parameter at fault, where one is.

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
-	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/redisx"
@@ -31,9 +30,16 @@ const (
 
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
+// redisServer is a server that a test may stop and restart.
+type redisServer interface {
+	URL() string
+	Stop()
+	Restart(ctx context.Context) error
+}
+
 // bundle is one deployment: a Redis and a database that replicas share.
 type bundle struct {
-	server *devservers.Redis
+	server redisServer
 	redis  *redisx.Client
 	db     *pgdb.DB
 	store  *postgres.Quota

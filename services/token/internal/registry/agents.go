@@ -81,15 +81,15 @@ func New(cfg Config) *Agents {
 }
 
 // Known answers from memory.
-func (a *Agents) Known(id uuid.UUID) (issue.Agent, error, bool) { //nolint:revive // the interface's order
+func (a *Agents) Known(id uuid.UUID) (issue.Agent, bool, error) {
 	entry, ok := a.cache.GetIfPresent(id)
 	if !ok || entry.epoch != a.epochs.Of(id) || a.clock().Sub(entry.at) > a.epochs.Lifetime(lifetime) {
 		a.miss.Inc()
-		return issue.Agent{}, nil, false
+		return issue.Agent{}, false, nil
 	}
 	a.hit.Inc()
 	agent, err := entry.answer()
-	return agent, err, true
+	return agent, true, err
 }
 
 // Agent asks the registry, once for all who ask at the same time, and remembers the answer.

@@ -49,7 +49,7 @@ func setup() *bundle {
 }
 
 func (b *bundle) known(id uuid.UUID) bool {
-	_, _, ok := b.agents.Known(id)
+	_, ok, _ := b.agents.Known(id)
 	return ok
 }
 
@@ -95,7 +95,7 @@ func TestAnUnknownAgentIsRememberedAndAnOutageIsNot(t *testing.T) {
 	}
 	_, err = b.agents.Agent(t.Context(), id)
 	require.ErrorIs(t, err, issue.ErrUnknownAgent)
-	_, err, ok := b.agents.Known(id)
+	_, ok, err := b.agents.Known(id)
 	require.True(t, ok)
 	require.ErrorIs(t, err, issue.ErrUnknownAgent)
 	require.InDelta(t, 1, testutil.ToFloat64(b.metrics.CacheRequests.WithLabelValues("agent", "hit")), 0)
