@@ -124,12 +124,11 @@ func (q *Query) Time(name string, endOfDay bool) *time.Time {
 		return &t
 	}
 	// A plus sign that was not escaped arrives as a space.
-	t, err := time.Parse(time.RFC3339, strings.Replace(value, " ", "+", 1))
-	if err != nil {
+	t, ok := parseTime(strings.Replace(value, " ", "+", 1))
+	if !ok {
 		q.Fail(name, reasonTime)
 		return nil
 	}
-	t = t.UTC()
 	return &t
 }
 

@@ -230,3 +230,18 @@ func TestCheckText(t *testing.T) {
 	}
 	require.Empty(t, httpx.CheckText("", 0, 5))
 }
+
+func TestOnlyTimesOfRFC3339AreTimes(t *testing.T) {
+	t.Parallel()
+	for _, wrong := range []string{
+		"2026-01-31T1:00:00Z", "2026-01-31T01:00:00,5Z", "2026-02-30T00:00:00Z", "2026-01-31T24:00:00Z",
+		"2026-01-31T00:00:00", "2026-01-31T00:00:00%2B24:00", "9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00Z",
+	} {
+		q := queryOf("at=" + wrong)
+		require.Nil(t, q.Time("at", false), wrong)
+		require.Error(t, q.Err(), wrong)
+	}
+	q := queryOf("at=2026-01-31T01:00:00.5%2B02:00")
+	require.Equal(t, time.Date(2026, 1, 30, 23, 0, 0, 500_000_000, time.UTC), *q.Time("at", false))
+	require.NoError(t, q.Err())
+}

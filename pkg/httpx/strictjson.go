@@ -309,12 +309,22 @@ func (d *strictDecoder) time(dst reflect.Value, raw json.RawMessage, path string
 	if !ok {
 		return
 	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
+	t, ok := parseTime(s)
+	if !ok {
 		d.fields.Add(path, "must be an RFC 3339 time such as 2026-01-31T12:00:00Z")
 		return
 	}
-	dst.Set(reflect.ValueOf(t.UTC()))
+	dst.Set(reflect.ValueOf(t))
+}
+
+// parseTime reads a time exactly as RFC 3339 §5.6 writes it; time.Parse takes "1:00" and "5,5" as well. Its year in
+// UTC has four digits, so that it can be written again.
+func parseTime(s string) (t time.Time, ok bool) {
+	if err := t.UnmarshalText([]byte(s)); err != nil {
+		return time.Time{}, false
+	}
+	t = t.UTC()
+	return t, t.Year() >= 1 && t.Year() <= 9999
 }
 
 func (d *strictDecoder) uuid(dst reflect.Value, raw json.RawMessage, path string) {
