@@ -64,8 +64,8 @@ func TestEveryOutboxHasTheIndexesOfItsRelay(t *testing.T) {
 			continue
 		}
 		outboxes++
-		require.Contains(t, string(sql), " ON "+service+".outbox (created_at);")
-		require.Contains(t, string(sql), " ON "+service+".outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';")
+		require.Contains(t, string(sql), " ON "+service+".outbox (position);")
+		require.Contains(t, string(sql), " ON "+service+".outbox (subject, position) WHERE subject LIKE 'lifecycle.%';")
 	}
 	require.Equal(t, 3, outboxes)
 }

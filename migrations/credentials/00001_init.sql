@@ -58,17 +58,16 @@ CREATE INDEX credentials_active ON credentials.credentials (agent_id, expires_at
 
 CREATE TABLE credentials.outbox (
     event_id      uuid        NOT NULL,
+    -- Grows with every row; of two changes of one agent, the later has the higher one, as its row lock was taken later.
+    position      bigint      GENERATED ALWAYS AS IDENTITY,
     subject       text        NOT NULL,
     payload       bytea       NOT NULL,
-    created_at    timestamptz NOT NULL DEFAULT now(),
     claimed_until timestamptz,
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
-CREATE INDEX outbox_by_age ON credentials.outbox (created_at);
--- Of each lifecycle subject the oldest message goes first.
-CREATE INDEX outbox_by_subject ON credentials.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
--- The relay publishes the changes of one agent in order.
-CREATE INDEX outbox_lifecycle ON credentials.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
+CREATE INDEX outbox_by_position ON credentials.outbox (position);
+-- Lifecycle messages leave in order, subject by subject.
+CREATE INDEX outbox_lifecycle ON credentials.outbox (subject, position) WHERE subject LIKE 'lifecycle.%';
 
 -- The service may do exactly this. It deletes no credential, and never changes
 -- whose a credential is, when it was created or when it expires.

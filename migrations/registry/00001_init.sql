@@ -4,14 +4,17 @@
 -- +goose Up
 
 CREATE TABLE registry.outbox (
-    event_id      uuid PRIMARY KEY,
-    subject       text NOT NULL,
-    payload       bytea NOT NULL,
-    created_at    timestamptz NOT NULL DEFAULT now(),
-    claimed_until timestamptz
+    event_id      uuid        NOT NULL,
+    -- Grows with every row; of two changes of one agent, the later has the higher one, as its row lock was taken later.
+    position      bigint      GENERATED ALWAYS AS IDENTITY,
+    subject       text        NOT NULL,
+    payload       bytea       NOT NULL,
+    claimed_until timestamptz,
+    CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
-CREATE INDEX outbox_created_at_idx ON registry.outbox (created_at);
-CREATE INDEX outbox_lifecycle_idx ON registry.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
+CREATE INDEX outbox_by_position ON registry.outbox (position);
+-- Lifecycle messages leave in order, subject by subject.
+CREATE INDEX outbox_lifecycle ON registry.outbox (subject, position) WHERE subject LIKE 'lifecycle.%';
 
 -- A row is never deleted: a decommissioned agent stays readable, and its address stays taken.
 CREATE TABLE registry.agents (

@@ -6,14 +6,17 @@
 -- +goose Up
 
 CREATE TABLE token.outbox (
-    event_id      uuid PRIMARY KEY,
-    subject       text NOT NULL,
-    payload       bytea NOT NULL,
-    created_at    timestamptz NOT NULL DEFAULT now(),
-    claimed_until timestamptz
+    event_id      uuid        NOT NULL,
+    -- Grows with every row; of two changes of one agent, the later has the higher one, as its row lock was taken later.
+    position      bigint      GENERATED ALWAYS AS IDENTITY,
+    subject       text        NOT NULL,
+    payload       bytea       NOT NULL,
+    claimed_until timestamptz,
+    CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
-CREATE INDEX outbox_created_at_idx ON token.outbox (created_at);
-CREATE INDEX outbox_lifecycle_idx ON token.outbox (subject, created_at) WHERE subject LIKE 'lifecycle.%';
+CREATE INDEX outbox_by_position ON token.outbox (position);
+-- Lifecycle messages leave in order, subject by subject.
+CREATE INDEX outbox_lifecycle ON token.outbox (subject, position) WHERE subject LIKE 'lifecycle.%';
 
 -- next: published in the JWKS, does not sign yet. active: signs. retired: signs
 -- no more, stays published until gone_at, when the last token it signed has

@@ -42,13 +42,12 @@ func newStatements(schema, channel string) statements {
 
 const sqlListen = "LISTEN {listen}"
 
-// clock_timestamp and not the start of the transaction: the later of two changes of one row may be
-// in the transaction that began first.
 const sqlInsert = `-- name: outbox_append
 WITH added AS (
-    INSERT INTO {table} (event_id, subject, payload, created_at)
-    SELECT event_id, subject, payload, clock_timestamp()
-    FROM unnest($1::uuid[], $2::text[], $3::bytea[]) AS m (event_id, subject, payload)
+    INSERT INTO {table} (event_id, subject, payload)
+    SELECT event_id, subject, payload
+    FROM unnest($1::uuid[], $2::text[], $3::bytea[]) WITH ORDINALITY AS m (event_id, subject, payload, place)
+    ORDER BY place
 )
 SELECT pg_notify('{channel}', '')`
 
@@ -63,8 +62,8 @@ WITH next AS (
       AND NOT EXISTS (
           SELECT FROM {table} e
           WHERE e.subject LIKE '{lifecycle}' AND e.subject = o.subject
-            AND (e.created_at, e.event_id) < (o.created_at, o.event_id))
-    ORDER BY o.created_at
+            AND e.position < o.position)
+    ORDER BY o.position
     LIMIT $1
     FOR UPDATE OF o SKIP LOCKED
 )
@@ -80,7 +79,7 @@ WITH next AS (
     FROM {table}
     WHERE subject NOT LIKE '{lifecycle}'
       AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-    ORDER BY created_at
+    ORDER BY position
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
