@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -317,14 +318,17 @@ func (d *strictDecoder) time(dst reflect.Value, raw json.RawMessage, path string
 	dst.Set(reflect.ValueOf(t))
 }
 
-// parseTime reads a time exactly as RFC 3339 §5.6 writes it; time.Parse takes "1:00" and "5,5" as well. Its year in
-// UTC has four digits, so that it can be written again.
+// timePattern is date-time of RFC 3339 §5.6, which time.Parse is lax about: it takes "1:00" and "5,5" as well.
+var timePattern = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
+// parseTime reads a time as RFC 3339 writes it. Its year in UTC has four digits, so that it can be written again.
 func parseTime(s string) (t time.Time, ok bool) {
-	if err := t.UnmarshalText([]byte(s)); err != nil {
+	if !timePattern.MatchString(s) {
 		return time.Time{}, false
 	}
+	t, err := time.Parse(time.RFC3339, s)
 	t = t.UTC()
-	return t, t.Year() >= 1 && t.Year() <= 9999
+	return t, err == nil && t.Year() >= 1 && t.Year() <= 9999
 }
 
 func (d *strictDecoder) uuid(dst reflect.Value, raw json.RawMessage, path string) {
