@@ -23,7 +23,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-ctx.Done()
-		time.Sleep(oneKeystroke)
+		<-time.After(oneKeystroke)
 		stop() // the next signal ends the process at once
 	}()
 	// A console that is gone (dev | tee, ended by the same Ctrl-C) must not cut the shutdown short.

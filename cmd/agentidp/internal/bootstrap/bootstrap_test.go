@@ -62,7 +62,11 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		_ = json.NewDecoder(r.Body).Decode(&req)
 		valid := len(s.secrets) > 0 && req.Secret == s.secrets[len(s.secrets)-1]
-		_ = json.NewEncoder(w).Encode(credentialsapi.VerifyResponse{Valid: valid})
+		answer := credentialsapi.VerifyResponse{Valid: valid}
+		if !valid {
+			answer.Reason = credentialsapi.ReasonInvalidSecret
+		}
+		_ = json.NewEncoder(w).Encode(answer)
 	default:
 		fail(apperr.New(apperr.NotFound, "no"))
 	}

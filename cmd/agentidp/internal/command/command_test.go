@@ -2,10 +2,19 @@ package command
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"runtime/debug"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/devservers"
 )
 
 // run executes a command line with an environment and gives what it printed.
@@ -82,4 +91,62 @@ func TestBootstrapGivesUpAfterItsDeadline(t *testing.T) {
 		"REGISTRY_INTERNAL_URL": "http://127.0.0.1:1", "CREDENTIALS_INTERNAL_URL": "http://127.0.0.1:1", "INTERNAL_API_TOKEN": "x",
 	}, "bootstrap", "--timeout", "300ms")
 	require.ErrorContains(t, err, "create the operator at the registry")
+}
+
+// internalAPIs stands for registry and credentials: one operator, who gets one credential.
+func internalAPIs(t *testing.T) string {
+	t.Helper()
+	const id = "0191f3c2-7b1a-7c3e-9a51-0123456789ab"
+	var registered, issued atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.URL.Path == "/internal/v1/bootstrap":
+			_, _ = fmt.Fprintf(w, `{"agentId":%q,"email":"ops@example.com","status":"active","created":%t}`, id, !registered.Swap(true))
+		case issued.Swap(true):
+			_, _ = fmt.Fprint(w, `{"exists":true}`)
+		default:
+			_, _ = fmt.Fprintf(w, `{"credentialId":%q,"clientId":%q,"clientSecret":"sk_live_x"}`, id, id)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func TestBootstrapPrintsTheSecretOnceForPeopleAndForPrograms(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{"text": nil, "json": {"--json"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := internalAPIs(t)
+			env := map[string]string{"REGISTRY_INTERNAL_URL": url, "CREDENTIALS_INTERNAL_URL": url, "INTERNAL_API_TOKEN": "0123456789abcdef"}
+			out, err := run(t, env, append([]string{"bootstrap"}, args...)...)
+			require.NoError(t, err)
+			require.Equal(t, 1, strings.Count(out, "sk_live_x"))
+			require.Equal(t, name == "json", json.Valid([]byte(out)))
+
+			out, err = run(t, env, append([]string{"bootstrap"}, args...)...)
+			require.NoError(t, err, "a second run is no failure")
+			require.NotContains(t, out, "sk_live_x")
+		})
+	}
+}
+
+func TestDevPassesOnWhyItDoesNotStart(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "data")
+	out, err := run(t, map[string]string{"LOG_LEVEL": "loud"}, "dev", "--port", "0", "--ephemeral", "--data-dir", dir)
+	require.ErrorContains(t, err, "LOG_LEVEL")
+	require.Contains(t, out, dir)
+	require.NoDirExists(t, dir)
+}
+
+func TestSetupSaysWhenNothingIsMissing(t *testing.T) {
+	t.Parallel()
+	if missing := devservers.Missing(); len(missing) > 0 {
+		t.Skipf("it would install %v", missing)
+	}
+	out, err := run(t, nil, "setup")
+	require.NoError(t, err)
+	require.Equal(t, "Everything that is needed is installed.\n", out)
 }

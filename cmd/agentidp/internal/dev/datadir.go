@@ -81,7 +81,7 @@ func (d *dataDir) acquire() error {
 	if err != nil {
 		return fmt.Errorf("open the lock of the data directory: %w", err)
 	}
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // descriptors are small
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		holder, _ := os.ReadFile(file.Name())
 		_ = file.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {

@@ -55,6 +55,7 @@ type session struct {
 	keys     keys
 	logs     *logs
 	listener net.Listener
+	ports    *portBlock
 	layout   layout
 	servers  *servers
 	stack    *stack
@@ -130,12 +131,11 @@ func (s *session) settle(ctx context.Context) error {
 		if s.keys, err = loadKeys(s.dir.join("secrets"), systemRandom(), err == nil); err != nil {
 			return "", err
 		}
-		ports, err := freePorts(ctx, portsNeeded(len(s.programs)))
-		if err != nil {
+		if s.ports, err = takePorts(ctx, portsNeeded(len(s.programs))); err != nil {
 			return "", err
 		}
 		s.layout, err = makeLayout(layoutInput{
-			programs: s.programs, environ: s.options.Environ, keys: s.keys, ports: ports,
+			programs: s.programs, environ: s.options.Environ, keys: s.keys, ports: s.ports.ports,
 			baseURL: fmt.Sprintf("http://%s:%d", loopback, portOf(s.listener)),
 		})
 		if err != nil {
@@ -323,6 +323,9 @@ func (s *session) close() error {
 	}
 	if s.servers != nil {
 		s.servers.close()
+	}
+	if s.ports != nil {
+		s.ports.release()
 	}
 	if s.logs != nil {
 		failures = append(failures, s.logs.close())

@@ -60,7 +60,7 @@ func (l *logs) explain(name string, failure error) error {
 func (l *logs) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var failures []error
+	failures := make([]error, 0, len(l.files))
 	for _, file := range l.files {
 		failures = append(failures, file.close())
 	}

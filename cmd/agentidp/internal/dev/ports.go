@@ -18,6 +18,9 @@ const (
 	lowestInnerPort  = 20000
 	highestInnerPort = 32000
 
+	// portBlocks is in how many blocks these ports are shared out.
+	portBlocks = 600
+
 	// portsToTry bounds the search for a port near the one asked for.
 	portsToTry = 100
 )
@@ -60,19 +63,48 @@ func portOf(listener net.Listener) int {
 	return address.Port
 }
 
-// freePorts chooses distinct ports that nothing listens on now.
-func freePorts(ctx context.Context, count int) ([]int, error) {
-	ports := make([]int, 0, count)
-	for _, offset := range rand.Perm(highestInnerPort - lowestInnerPort) { //nolint:gosec // no secret, only spread
-		listener, err := listen(ctx, lowestInnerPort+offset)
+// portBlock is a run of ports that belongs to one process: as long as it is held, no other `agentidp dev`
+// takes one of them, also while nothing listens there yet.
+type portBlock struct {
+	ports []int
+	guard net.PacketConn
+}
+
+// takePorts finds a block of ports that nothing listens on. The UDP side of its first port, which nobody
+// uses, marks it as taken; the kernel gives that back when the process ends in whatever way.
+func takePorts(ctx context.Context, count int) (*portBlock, error) {
+	const size = (highestInnerPort - lowestInnerPort) / portBlocks
+	if count > size {
+		return nil, fmt.Errorf("%d ports do not fit into a block of %d", count, size)
+	}
+	var config net.ListenConfig
+	for _, block := range rand.Perm(portBlocks) { //nolint:gosec // no secret, only spread
+		first := lowestInnerPort + block*size
+		guard, err := config.ListenPacket(ctx, "udp4", net.JoinHostPort(loopback, strconv.Itoa(first)))
 		if err != nil {
 			continue
 		}
-		defer func() { _ = listener.Close() }() //nolint:revive // all are held until all are chosen
-		ports = append(ports, lowestInnerPort+offset)
-		if len(ports) == count {
-			return ports, nil
+		taken := &portBlock{guard: guard}
+		for port := first; port < first+size && len(taken.ports) < count; port++ {
+			if isFree(ctx, port) {
+				taken.ports = append(taken.ports, port)
+			}
 		}
+		if len(taken.ports) == count {
+			return taken, nil
+		}
+		taken.release()
 	}
 	return nil, fmt.Errorf("no %d free ports between %d and %d", count, lowestInnerPort, highestInnerPort)
+}
+
+func (b *portBlock) release() { _ = b.guard.Close() } // nothing was written
+
+func isFree(ctx context.Context, port int) bool {
+	listener, err := listen(ctx, port)
+	if err != nil {
+		return false
+	}
+	_ = listener.Close() // nobody connected
+	return true
 }

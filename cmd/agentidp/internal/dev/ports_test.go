@@ -24,20 +24,23 @@ func TestATakenPortIsAnErrorOnlyIfItWasAskedFor(t *testing.T) {
 	require.Equal(t, "127.0.0.1", taken.Addr().(interface{ String() string }).String()[:9], "nobody outside this machine gets in")
 }
 
-func TestFreePortsAreDistinctAndOutOfTheWayOfOutgoingConnections(t *testing.T) {
+func TestPortsBelongToOneRunAndAreOutOfTheWayOfOutgoingConnections(t *testing.T) {
 	t.Parallel()
-	ports, err := freePorts(t.Context(), 50)
-	require.NoError(t, err)
 	seen := make(map[int]bool)
-	for _, port := range ports {
-		require.False(t, seen[port])
-		seen[port] = true
-		require.GreaterOrEqual(t, port, lowestInnerPort)
-		require.Less(t, port, highestInnerPort)
-		listener, err := listen(t.Context(), port)
-		require.NoError(t, err, "they are free again")
+	for range 20 {
+		block, err := takePorts(t.Context(), portsNeeded(4))
+		require.NoError(t, err)
+		t.Cleanup(block.release)
+		for _, port := range block.ports {
+			require.False(t, seen[port], "no two runs share a port, though nothing listens there")
+			seen[port] = true
+			require.GreaterOrEqual(t, port, lowestInnerPort)
+			require.Less(t, port, highestInnerPort)
+		}
+		listener, err := listen(t.Context(), block.ports[0])
+		require.NoError(t, err, "they can be listened on")
 		require.NoError(t, listener.Close())
 	}
-	_, err = freePorts(t.Context(), highestInnerPort)
+	_, err := takePorts(t.Context(), highestInnerPort)
 	require.Error(t, err)
 }

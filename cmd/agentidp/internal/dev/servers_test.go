@@ -57,10 +57,11 @@ func serversIn(t *testing.T, out *lockedBuffer) *servers {
 	t.Cleanup(func() { require.NoError(t, dir.close()) })
 	k, err := loadKeys(dir.join("secrets"), rand.Reader, false)
 	require.NoError(t, err)
-	ports, err := freePorts(t.Context(), portsNeeded(4))
+	ports, err := takePorts(t.Context(), portsNeeded(4))
 	require.NoError(t, err)
+	t.Cleanup(ports.release)
 	l, err := makeLayout(layoutInput{
-		programs: fakePrograms(), environ: lookup(nil), baseURL: "http://127.0.0.1:1", keys: k, ports: ports,
+		programs: fakePrograms(), environ: lookup(nil), baseURL: "http://127.0.0.1:1", keys: k, ports: ports.ports,
 	})
 	require.NoError(t, err)
 	logs := newLogs(dir.join("logs"), nil)

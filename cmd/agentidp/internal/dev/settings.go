@@ -183,7 +183,7 @@ func (l *layout) readTrusted(environ func(string) (string, bool)) error {
 
 // believed is TRUSTED_PROXIES of every service: the ingress, and whom the ingress believes.
 func (l *layout) believed() string {
-	peers := []string{loopback + "/32"}
+	peers := append(make([]string, 0, 1+len(l.trusted)), loopback+"/32")
 	for _, prefix := range l.trusted {
 		peers = append(peers, prefix.String())
 	}

@@ -348,7 +348,7 @@ func TestServeLetsRequestsUnderWayFinish(t *testing.T) {
 
 	answered := make(chan string, 1)
 	go func() {
-		res, err := http.Get("http://" + listener.Addr().String() + "/api/v1/audit") //nolint:noctx // ends with the server
+		res, err := http.Get("http://" + listener.Addr().String() + "/api/v1/audit")
 		if err != nil {
 			answered <- err.Error()
 			return
@@ -364,6 +364,6 @@ func TestServeLetsRequestsUnderWayFinish(t *testing.T) {
 
 	require.Equal(t, "done", <-answered)
 	require.NoError(t, <-served)
-	_, err = http.Get("http://" + listener.Addr().String() + "/healthz") //nolint:noctx,bodyclose // it must fail
+	_, err = http.Get("http://" + listener.Addr().String() + "/healthz")
 	require.Error(t, err, "the port is closed")
 }
