@@ -5,8 +5,11 @@ package hydration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +24,7 @@ import (
 const (
 	// checkEvery is how soon an emptied Redis is noticed.
 	checkEvery = time.Second
-	// retryEvery is the pause between attempts to announce a revocation.
+	// retryEvery is the pause between attempts to announce a revocation or a cutoff.
 	retryEvery = 200 * time.Millisecond
 	// announceWait bounds one attempt.
 	announceWait = 500 * time.Millisecond
@@ -72,6 +75,7 @@ type Hydrator struct {
 
 	mu          sync.Mutex
 	unannounced map[string]revocation.Revoked
+	cutoffs     map[uuid.UUID]revocation.Cutoff // unannounced as well
 	wake        chan struct{}
 }
 
@@ -79,7 +83,10 @@ var _ issue.Announcer = (*Hydrator)(nil)
 
 // New makes a Hydrator.
 func New(cfg Config) *Hydrator {
-	return &Hydrator{Config: cfg, unannounced: map[string]revocation.Revoked{}, wake: make(chan struct{}, 1)}
+	return &Hydrator{
+		Config: cfg, unannounced: map[string]revocation.Revoked{}, cutoffs: map[uuid.UUID]revocation.Cutoff{},
+		wake: make(chan struct{}, 1),
+	}
 }
 
 // Announce brings a stored revocation to Redis, at once if possible, and else
@@ -95,6 +102,10 @@ func (h *Hydrator) Announce(ctx context.Context, revoked revocation.Revoked) {
 	h.mu.Lock()
 	h.unannounced[revoked.TokenID] = revoked
 	h.mu.Unlock()
+	h.wakeUp()
+}
+
+func (h *Hydrator) wakeUp() {
 	select {
 	case h.wake <- struct{}{}:
 	default:
@@ -112,10 +123,11 @@ func (h *Hydrator) retry(ctx context.Context) (done bool) {
 		}
 		waiting = append(waiting, revoked)
 	}
+	cutoffs := slices.Collect(maps.Values(h.cutoffs))
 	h.mu.Unlock()
 	attempt, cancel := context.WithTimeout(ctx, announceWait)
 	defer cancel()
-	if err := h.Cache.Load(attempt, waiting, nil); err != nil {
+	if err := h.Cache.Load(attempt, waiting, cutoffs); err != nil {
 		return false
 	}
 	h.mu.Lock()
@@ -123,7 +135,12 @@ func (h *Hydrator) retry(ctx context.Context) (done bool) {
 	for _, revoked := range waiting {
 		delete(h.unannounced, revoked.TokenID)
 	}
-	return len(h.unannounced) == 0
+	for _, cutoff := range cutoffs {
+		if h.cutoffs[cutoff.AgentID].Revision == cutoff.Revision {
+			delete(h.cutoffs, cutoff.AgentID)
+		}
+	}
+	return len(h.unannounced)+len(h.cutoffs) == 0
 }
 
 // RetryAnnouncements announces what could not be announced at once, until ctx is done.
@@ -159,7 +176,38 @@ func (h *Hydrator) Agent(ctx context.Context, change lifecycle.AgentChanged) err
 	if err := h.Store.RecordCutoff(ctx, cutoff, h.Clock()); err != nil {
 		return err
 	}
-	return h.Cache.Load(ctx, nil, []revocation.Cutoff{cutoff})
+	if h.behind() {
+		// Changes come one after the other: the next ones must get into the store without waiting for Redis as well.
+		h.postpone(cutoff)
+		return errBehind
+	}
+	attempt, cancel := context.WithTimeout(ctx, announceWait)
+	defer cancel()
+	err := h.Cache.Load(attempt, nil, []revocation.Cutoff{cutoff})
+	if err != nil {
+		h.postpone(cutoff)
+	}
+	return err
+}
+
+var errBehind = errors.New("redis has not taken yet what waits for it")
+
+// behind tells whether something waits for Redis.
+func (h *Hydrator) behind() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.unannounced)+len(h.cutoffs) > 0
+}
+
+// postpone has the cutoff announced in the background. Its change is handed in again as well, but later and later, and
+// a Redis that was only out of reach is believed as soon as it is back.
+func (h *Hydrator) postpone(cutoff revocation.Cutoff) {
+	h.mu.Lock()
+	if known, ok := h.cutoffs[cutoff.AgentID]; !ok || known.Revision < cutoff.Revision {
+		h.cutoffs[cutoff.AgentID] = cutoff
+	}
+	h.mu.Unlock()
+	h.wakeUp()
 }
 
 // Run hydrates Redis at the start, and whenever it has lost what it was given,

@@ -205,6 +205,28 @@ func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {
 	require.False(t, w.read(func(w *world) bool { return w.cache["pointless"] })())
 }
 
+func TestACutoffIsAnnouncedUntilItArrivesThoughNobodyHandsItInAgain(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	start(t, h.RetryAnnouncements)
+	suspended := lifecycle.AgentChanged{AgentID: uuid.Must(uuid.NewV7()), Status: registryapi.StatusSuspended, Revision: 2}
+	w.set(func(w *world) { w.cacheErr = errAway })
+	require.ErrorIs(t, h.Agent(t.Context(), suspended), errAway, "the stream is to keep it for other replicas")
+	next := suspended
+	next.AgentID = uuid.Must(uuid.NewV7())
+	require.ErrorIs(t, h.Agent(t.Context(), next), errBehind, "the store has it without another wait for redis")
+	require.Len(t, w.recorded, 2)
+	w.set(func(w *world) { w.cacheErr = nil })
+	require.Eventually(t, w.read(func(w *world) bool {
+		return w.cache[suspended.AgentID.String()] && w.cache[next.AgentID.String()]
+	}), 5*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return len(h.cutoffs) == 0
+	}, 5*time.Second, 10*time.Millisecond)
+}
+
 func TestOnlyChangesThatRefuseTokensAreKept(t *testing.T) {
 	t.Parallel()
 	id := uuid.Must(uuid.NewV7())
