@@ -236,3 +236,21 @@ func TestAServerThatWasClosedStillStops(t *testing.T) {
 	r.stop()
 	require.NoError(t, r.wait(t))
 }
+
+func TestARequestForNoPathIsAnsweredByUsAsWell(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	for _, address := range []string{r.PublicAddr(), r.InternalAddr()} {
+		var dialer net.Dialer
+		conn, err := dialer.DialContext(t.Context(), "tcp", address)
+		require.NoError(t, err)
+		_, err = conn.Write([]byte("OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+		require.NoError(t, err)
+		answer := readAll(t, conn)
+		require.NoError(t, conn.Close())
+		require.True(t, strings.HasPrefix(answer, "HTTP/1.1 404 "), answer)
+		require.Contains(t, answer, "X-Request-Id: ")
+		require.Contains(t, answer, "X-Content-Type-Options: nosniff")
+		require.Contains(t, answer, `"NOT_FOUND"`)
+	}
+}

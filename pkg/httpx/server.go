@@ -157,6 +157,8 @@ func (s *Server) newHTTPServer(h http.Handler) *http.Server {
 		IdleTimeout:    120 * time.Second,
 		MaxHeaderBytes: 32 << 10,
 		ErrorLog:       errorLog(s.opts.Telemetry.Log),
+		// "OPTIONS *" would be answered before any of our headers is set.
+		DisableGeneralOptionsHandler: true,
 	}
 	if s.cfg.PProf {
 		srv.WriteTimeout = 2 * time.Minute
