@@ -20,15 +20,15 @@ import (
 const oneKeystroke = 500 * time.Millisecond
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signalled, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	go func() {
-		<-ctx.Done()
+		<-signalled.Done()
 		<-time.After(oneKeystroke)
 		stop() // the next signal ends the process at once
 	}()
 	// A console that is gone (dev | tee, ended by the same Ctrl-C) must not cut the shutdown short.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, hangUp := context.WithCancel(ctx)
+	ctx, hangUp := context.WithCancel(signalled)
 	go stopWithTerminal(hangUp)
 	root := command.New(command.Console{Out: os.Stdout, Err: os.Stderr, Environ: os.LookupEnv})
 	if err := root.ExecuteContext(ctx); err != nil {
