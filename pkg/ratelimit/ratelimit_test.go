@@ -147,11 +147,11 @@ func TestRetryAfterIsLongEnoughAndNotTooLong(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.past(t, time.Minute-400*time.Millisecond)
+	at := time.Now() // before Redis looks at its clock
 	refused := b.take(t, 1)
 	require.False(t, refused.Allowed)
-	at := time.Now()
 	require.Eventually(t, func() bool { return b.take(t, 1).Allowed }, 5*time.Second, time.Millisecond)
-	require.GreaterOrEqual(t, time.Since(at), refused.RetryAfter-2*time.Millisecond)
+	require.GreaterOrEqual(t, time.Since(at), refused.RetryAfter)
 
 	// One that waits as long as it is told is admitted.
 	again := setup(t)
