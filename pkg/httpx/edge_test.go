@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -368,4 +369,22 @@ func TestSettingsThatCannotWorkAreRefused(t *testing.T) {
 	require.ErrorContains(t, err, "token")
 	_, err = httpx.NewServer(good, httpx.Options{})
 	require.Error(t, err)
+}
+
+func TestARequestThatHangsEndsIn503(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := setup(t)
+		b.Public().GET("/hangs", handler(func(c *gin.Context) error {
+			<-c.Request.Context().Done()
+			return c.Request.Context().Err()
+		}))
+		start := time.Now()
+		w := b.get("/hangs")
+		require.Equal(t, http.StatusServiceUnavailable, w.Code)
+		require.Equal(t, "SERVICE_UNAVAILABLE", decodeError(t, w).Code)
+		require.NotEmpty(t, w.Header().Get("Retry-After"))
+		require.Equal(t, 20*time.Second, time.Since(start))
+		require.EqualValues(t, 503, b.logs.lines(t, "request")[0]["status"], "the client has not left")
+	})
 }

@@ -80,6 +80,20 @@ func (s *Server) prepare(c *gin.Context, maxBody int64) {
 	}
 }
 
+// deadline ends the context of requests that take longer.
+func deadline(longest time.Duration) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		parent := c.Request.Context()
+		ctx, cancel := context.WithTimeout(parent, longest)
+		defer func() {
+			cancel()
+			c.Request = c.Request.WithContext(parent) // in whose end observe sees that the client left
+		}()
+		c.Request = c.Request.WithContext(ctx)
+		c.Next()
+	}
+}
+
 func requestID(h http.Header) string {
 	if ids := h.Values(headerRequestID); len(ids) == 1 && len(ids[0]) <= maxRequestID && visibleASCII(ids[0]) {
 		return ids[0]

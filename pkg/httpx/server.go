@@ -32,6 +32,9 @@ const (
 	maxPublicBody = 64 << 10
 	// maxInternalBody is the largest internal one: services send each other batches.
 	maxInternalBody = 1 << 20
+	// maxPublicTime is how long a public request may take: a dependency that hangs must end in a 503, and before the
+	// connection's write timeout. Internal callers bring a shorter patience of their own.
+	maxPublicTime = 20 * time.Second
 	// minInternalToken keeps a guessable token from guarding the internal API.
 	minInternalToken = 16
 )
@@ -115,7 +118,7 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 	s := &Server{cfg: cfg, opts: opts}
 
 	s.public = newEngine()
-	s.public.Use(s.observe(maxPublicBody))
+	s.public.Use(s.observe(maxPublicBody), deadline(maxPublicTime))
 	if len(cfg.CORSAllowedOrigins) > 0 {
 		s.public.Use(allowOrigins(cfg.CORSAllowedOrigins))
 	}
