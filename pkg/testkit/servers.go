@@ -64,35 +64,52 @@ func unavailable(tb testing.TB, env string, err error) {
 }
 
 func startPostgres(ctx context.Context) (string, error) {
-	if dockerAnswers(ctx) {
-		return postgresContainer(ctx)
-	}
-	dir, release, err := scratch("postgres")
-	if err != nil {
-		return "", err
-	}
-	server, err := devservers.StartPostgres(ctx, devservers.PostgresConfig{
-		Dir: filepath.Join(dir, "data"), Password: rolePassword(""),
+	return containerOrProgram(ctx, postgresContainer, func() (string, error) {
+		dir, release, err := scratch("postgres")
+		if err != nil {
+			return "", err
+		}
+		server, err := devservers.StartPostgres(ctx, devservers.PostgresConfig{
+			Dir: filepath.Join(dir, "data"), Password: rolePassword(""),
+		})
+		if err != nil {
+			return "", errors.Join(err, release())
+		}
+		return server.AdminURL(), nil
 	})
-	if err != nil {
-		return "", errors.Join(err, release())
-	}
-	return server.AdminURL(), nil
 }
 
 func startRedis(ctx context.Context) (string, error) {
+	return containerOrProgram(ctx, redisContainer, func() (string, error) {
+		dir, release, err := scratch("redis")
+		if err != nil {
+			return "", err
+		}
+		server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: dir})
+		if err != nil {
+			return "", errors.Join(err, release())
+		}
+		return server.URL(), nil
+	})
+}
+
+// containerOrProgram starts a container where an engine answers, and a program of this machine where
+// none does or where it cannot run the image, which may not be to be had.
+func containerOrProgram(
+	ctx context.Context, container func(context.Context) (string, error), program func() (string, error),
+) (string, error) {
+	var containerErr error
 	if dockerAnswers(ctx) {
-		return redisContainer(ctx)
+		var url string
+		if url, containerErr = container(ctx); containerErr == nil {
+			return url, nil
+		}
 	}
-	dir, release, err := scratch("redis")
+	url, err := program()
 	if err != nil {
-		return "", err
+		return "", errors.Join(containerErr, err)
 	}
-	server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: dir})
-	if err != nil {
-		return "", errors.Join(err, release())
-	}
-	return server.URL(), nil
+	return url, nil
 }
 
 // scratch makes a directory that is removed when this process has ended, however it ends: a shell

@@ -139,3 +139,22 @@ func TestDockerIsAskedOnlyWhereItAnswers(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix://"+socket)
 	require.True(t, testkit.DockerAnswers(t.Context()))
 }
+
+func TestAnEngineThatCannotRunTheImageIsNoObstacle(t *testing.T) {
+	engine, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = engine.Close() }()
+	t.Setenv("DOCKER_HOST", "tcp://"+engine.Addr().String())
+	noImage, noProgram := errors.New("no such image"), errors.New("no such program")
+	failing := func(context.Context) (string, error) { return "", noImage }
+
+	url, err := testkit.ContainerOrProgram(t.Context(), failing, func() (string, error) { return "a program's", nil })
+	require.NoError(t, err)
+	require.Equal(t, "a program's", url)
+	_, err = testkit.ContainerOrProgram(t.Context(), failing, func() (string, error) { return "", noProgram })
+	require.ErrorIs(t, err, noImage)
+	require.ErrorIs(t, err, noProgram)
+	url, err = testkit.ContainerOrProgram(t.Context(), func(context.Context) (string, error) { return "a container's", nil }, nil)
+	require.NoError(t, err)
+	require.Equal(t, "a container's", url)
+}
