@@ -40,9 +40,20 @@ func OpenRedis(tb testing.TB, redisURL string) *redisx.Client {
 // program on this machine.
 func RedisServer(tb testing.TB) *devservers.Redis {
 	tb.Helper()
+	return ownRedis(tb, devservers.RedisConfig{Dir: tb.TempDir()})
+}
+
+// PersistentRedisServer is a RedisServer that has its data again after a restart.
+func PersistentRedisServer(tb testing.TB) *devservers.Redis {
+	tb.Helper()
+	return ownRedis(tb, devservers.RedisConfig{Dir: tb.TempDir(), Persist: true})
+}
+
+func ownRedis(tb testing.TB, cfg devservers.RedisConfig) *devservers.Redis {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	server, err := devservers.StartRedis(ctx, devservers.RedisConfig{Dir: tb.TempDir()})
+	server, err := devservers.StartRedis(ctx, cfg)
 	if err != nil {
 		unavailable(tb, "PATH", err)
 	}

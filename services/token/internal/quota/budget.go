@@ -28,8 +28,8 @@ const (
 	writeChunk = 1000
 	// afterwards bounds what goes on without the caller.
 	afterwards = 3 * time.Second
-	// attempts bounds how often a counter that is missing is loaded for one request.
-	attempts = 3
+	// attempts bounds how often one request is tried at a Redis that restarts or loses the counter.
+	attempts = 5
 )
 
 // Count is how many tokens an agent got in a month.
@@ -164,11 +164,17 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 		}
 	}
 	for range attempts {
+		run := b.Redis.RunID()
+		counter := b.counter(acc, run)
 		answer, err := b.spend.Run(ctx, b.Redis, []string{
-			b.Limiter.RedisKey(ratelimit.ClientKey(clientID)), b.counter(acc),
+			b.Limiter.RedisKey(ratelimit.ClientKey(clientID)), counter,
 		}, b.RatePerMinute, b.TokensPerMonth).Slice()
 		if err != nil {
 			return b.withoutRedis(ctx, acc, err)
+		}
+		if b.Redis.RunID() != run {
+			// Another server answered, perhaps from a counter that it kept of an earlier life.
+			continue
 		}
 		status, used, window, err := readSpend(answer)
 		if err != nil {
@@ -177,7 +183,7 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 		if status != spendCold {
 			return b.charged(ctx, acc, status, used, window)
 		}
-		if err := b.load(ctx, acc); errors.Is(err, errRedis) {
+		if err := b.load(ctx, acc, counter); errors.Is(err, errRedis) {
 			return b.withoutRedis(ctx, acc, err)
 		} else if err != nil {
 			return issue.Charge{}, err
@@ -241,11 +247,11 @@ func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (is
 }
 
 // load puts a missing counter into Redis, once for all who miss it at the same time.
-func (b *Budget) load(ctx context.Context, acc account) error {
-	result := b.loads.DoChan(b.counter(acc), func() (any, error) {
+func (b *Budget) load(ctx context.Context, acc account, counter string) error {
+	result := b.loads.DoChan(counter, func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), afterwards)
 		defer cancel()
-		return nil, b.loadOnce(ctx, acc)
+		return nil, b.loadOnce(ctx, acc, counter)
 	})
 	select {
 	case <-ctx.Done():
@@ -255,13 +261,13 @@ func (b *Budget) load(ctx context.Context, acc account) error {
 	}
 }
 
-func (b *Budget) loadOnce(ctx context.Context, acc account) error {
+func (b *Budget) loadOnce(ctx context.Context, acc account, counter string) error {
 	first, err := b.Store.Open(ctx, acc.agentID, acc.month)
 	if err != nil {
 		return err
 	}
 	if !first {
-		there, err := b.settled(ctx, acc)
+		there, err := b.settled(ctx, counter)
 		if there || err != nil {
 			return err
 		}
@@ -275,7 +281,7 @@ func (b *Budget) loadOnce(ctx context.Context, acc account) error {
 	}
 	// A day longer than the month, for clocks that differ.
 	lifetime := acc.month.AddDate(0, 1, 1).Sub(b.Clock())
-	if err := b.Redis.SetNX(ctx, b.counter(acc), used, lifetime).Err(); err != nil {
+	if err := b.Redis.SetNX(ctx, counter, used, lifetime).Err(); err != nil {
 		return fmt.Errorf("%w: %w", errRedis, err)
 	}
 	return nil
@@ -283,12 +289,12 @@ func (b *Budget) loadOnce(ctx context.Context, acc account) error {
 
 // settled waits until every replica has written what it saw, or another one has
 // loaded the counter.
-func (b *Budget) settled(ctx context.Context, acc account) (there bool, err error) {
+func (b *Budget) settled(ctx context.Context, counter string) (there bool, err error) {
 	enough := time.After(settle)
 	poll := time.NewTicker(settlePoll)
 	defer poll.Stop()
 	for {
-		n, err := b.Redis.Exists(ctx, b.counter(acc)).Result()
+		n, err := b.Redis.Exists(ctx, counter).Result()
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", errRedis, err)
 		}
@@ -311,11 +317,17 @@ func (b *Budget) catchUp(ctx context.Context, acc account) error {
 	if err != nil {
 		return err
 	}
-	if err := b.raise.Run(ctx, b.Redis, []string{b.counter(acc)}, used).Err(); err != nil {
-		return fmt.Errorf("%w: %w", errRedis, err)
+	for range attempts {
+		run := b.Redis.RunID()
+		if err := b.raise.Run(ctx, b.Redis, []string{b.counter(acc, run)}, used).Err(); err != nil {
+			return fmt.Errorf("%w: %w", errRedis, err)
+		}
+		if b.Redis.RunID() == run {
+			b.ledger.raised(acc)
+			return nil
+		}
 	}
-	b.ledger.raised(acc)
-	return nil
+	return fmt.Errorf("%w: it restarts again and again", errRedis)
 }
 
 // Refund gives a token back. It does its best: where Redis and Postgres are both
@@ -328,8 +340,9 @@ func (b *Budget) Refund(ctx context.Context, clientID uuid.UUID) {
 	ctx, cancel := context.WithTimeout(ctx, afterwards)
 	defer cancel()
 	acc := account{agentID: clientID, month: monthOf(b.Clock())}
-	used, err := b.refund.Run(ctx, b.Redis, []string{b.counter(acc)}).Int64()
-	if err == nil && used >= 0 {
+	run := b.Redis.RunID()
+	used, err := b.refund.Run(ctx, b.Redis, []string{b.counter(acc, run)}).Int64()
+	if err == nil && used >= 0 && b.Redis.RunID() == run {
 		b.ledger.lower(acc, used)
 	}
 	if giveErr := b.Store.GiveBack(ctx, acc.agentID, acc.month); giveErr != nil || err != nil {
@@ -338,8 +351,11 @@ func (b *Budget) Refund(ctx context.Context, clientID uuid.UUID) {
 	}
 }
 
-func (b *Budget) counter(acc account) string {
-	return b.Redis.Key("quota", acc.agentID.String(), acc.month.Format("2006-01"))
+// counter is the key of the counter in the life of Redis with that run id. What
+// Redis kept of an earlier life may be older than what it had answered, so nobody
+// finds it: the counter is missing then, and is loaded.
+func (b *Budget) counter(acc account, run string) string {
+	return b.Redis.Key("quota", acc.agentID.String(), acc.month.Format("2006-01"), run)
 }
 
 func monthOf(now time.Time) time.Time {

@@ -10,6 +10,10 @@
 //   - A counter that is missing in Redis is loaded from Postgres. If the month was
 //     counted before, then Redis lost it, and other replicas may still hold counts
 //     they have not written: settle is waited for first.
+//   - A Redis that restarted, or that another one took over from, may have kept an
+//     older count. So the run id of the server is part of the counter's key, and an
+//     answer holds only if the run id is still the same after it; else the charge is
+//     tried again (and the rate window is charged twice, once per restart).
 //   - A counter that Postgres was charged for meanwhile is raised in Redis before
 //     this replica uses it again; and every write-behind that finds a higher count
 //     in Postgres raises the one in Redis.

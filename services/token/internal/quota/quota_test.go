@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -49,7 +50,12 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{server: testkit.RedisServer(t), db: testkit.DB(t, "token"), clock: testkit.NewClock(noon), client: uuid.Must(uuid.NewV7())}
+	return setupOn(t, testkit.RedisServer(t))
+}
+
+func setupOn(t *testing.T, server redisServer) *bundle {
+	t.Helper()
+	b := &bundle{server: server, db: testkit.DB(t, "token"), clock: testkit.NewClock(noon), client: uuid.Must(uuid.NewV7())}
 	b.redis = testkit.OpenRedis(t, b.server.URL())
 	b.store = postgres.NewQuota(b.db)
 	return b
@@ -79,6 +85,11 @@ func (b *bundle) spend(t *testing.T, budget *quota.Budget) issue.Charge {
 	charge, err := budget.Spend(t.Context(), b.client)
 	require.NoError(t, err)
 	return charge
+}
+
+// counter is the key of the counter at the server that answers now.
+func (b *bundle) counter() string {
+	return b.redis.Key("quota", b.client.String(), "2026-11", b.redis.RunID())
 }
 
 func (b *bundle) used(t *testing.T) int64 {
@@ -181,6 +192,49 @@ func TestACounterThatRedisLostWaitsForAllReplicas(t *testing.T) {
 	require.True(t, b.spend(t, two).QuotaExceeded)
 }
 
+func TestAnOlderCountThatRedisComesBackWithIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	b := setupOn(t, testkit.PersistentRedisServer(t))
+	budgets := []*quota.Budget{b.replica(t, 0, 20, true), b.replica(t, 0, 20, true)}
+	for i := range 18 {
+		require.False(t, b.spend(t, budgets[i%2]).QuotaExceeded)
+	}
+	require.Eventually(t, func() bool { return b.used(t) == 18 }, soon, often)
+	stale := b.counter()
+	require.NoError(t, b.redis.Set(t.Context(), stale, 5, redis.KeepTTL).Err())
+	require.NoError(t, b.server.Restart(t.Context()))
+
+	var taken atomic.Int64
+	var group sync.WaitGroup
+	for i := range 64 {
+		group.Go(func() {
+			charge, err := budgets[i%2].Spend(t.Context(), b.client)
+			require.NoError(t, err)
+			if !charge.QuotaExceeded {
+				taken.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 2, taken.Load())
+	require.NotEqual(t, stale, b.counter())
+	require.EqualValues(t, 1, b.redis.Exists(t.Context(), stale).Val(), "redis did keep its data")
+	require.Eventually(t, func() bool { return b.used(t) == 20 }, soon, often)
+}
+
+func TestARefundAtARestartedRedisForgetsNoCount(t *testing.T) {
+	t.Parallel()
+	b := setupOn(t, testkit.PersistentRedisServer(t))
+	budget := b.replica(t, 0, 10, false) // nothing is written behind: only this replica knows the count
+	for range 10 {
+		require.False(t, b.spend(t, budget).QuotaExceeded)
+	}
+	require.NoError(t, b.redis.Set(t.Context(), b.counter(), 3, redis.KeepTTL).Err())
+	require.NoError(t, b.server.Restart(t.Context()))
+	budget.Refund(t.Context(), b.client)
+	require.True(t, b.spend(t, budget).QuotaExceeded)
+}
+
 func TestTheQuotaIsExactInPostgresWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -221,7 +275,7 @@ func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
 		require.True(t, taken)
 	}
 	require.False(t, b.spend(t, reaches).QuotaExceeded)
-	key := b.redis.Key("quota", b.client.String(), "2026-11")
+	key := b.counter()
 	require.Eventually(t, func() bool {
 		used, err := b.redis.Get(t.Context(), key).Int64()
 		return err == nil && used >= 9
