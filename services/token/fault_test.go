@@ -142,9 +142,24 @@ func TestWithoutPostgresNothingIsGuessed(t *testing.T) {
 	require.Equal(t, "SERVICE_UNAVAILABLE", got.field(t, "code"))
 	require.NotEmpty(t, got.header.Get("Retry-After"))
 	require.Equal(t, http.StatusServiceUnavailable, w.ask(t, other, goodSecret, "").status, "its quota is not known")
-	require.Equal(t, http.StatusServiceUnavailable, w.get(t, w.internal+"/readyz").status)
 	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
 	require.Equal(t, http.StatusServiceUnavailable, w.introspect(t, access, access).status)
+}
+
+func TestAReplicaStaysReadyWithoutPostgresAndDoesNotBecomeSo(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register()
+	w.issue(t, id, "")
+	w.stopDatabase(t)
+	w.issue(t, id, "")
+	require.Equal(t, http.StatusOK, w.get(t, w.public+"/.well-known/jwks.json").status)
+	require.Equal(t, http.StatusOK, w.get(t, w.internal+"/readyz").status, "all replicas would leave at once")
+
+	late := *w
+	late.run(t)
+	require.Eventually(t, func() bool { return late.get(t, late.internal+"/healthz").status == http.StatusOK }, soon, often)
+	require.Equal(t, http.StatusServiceUnavailable, late.get(t, late.internal+"/readyz").status, "it has no keys yet")
 }
 
 // stopDatabase makes the test's database refuse and lose all connections.

@@ -186,8 +186,16 @@ func setup(t *testing.T, settings map[string]string) *world {
 	return w
 }
 
-// start runs the service until the test ends or stop is called.
+// start runs the service until the test ends or stop is called, and waits until it is ready.
 func (w *world) start(t *testing.T) {
+	t.Helper()
+	w.run(t)
+	require.Eventually(t, func() bool {
+		return w.get(t, w.internal+"/readyz").status == http.StatusOK
+	}, soon, often, "the service does not become ready")
+}
+
+func (w *world) run(t *testing.T) {
 	t.Helper()
 	cfg, err := token.LoadConfig(config.Values(w.settings), config.Environ(func(string) (string, bool) { return "", false }))
 	require.NoError(t, err)
@@ -207,9 +215,6 @@ func (w *world) start(t *testing.T) {
 		})
 	}
 	t.Cleanup(w.stop)
-	require.Eventually(t, func() bool {
-		return w.get(t, w.internal+"/readyz").status == http.StatusOK
-	}, soon, often, "the service does not become ready")
 }
 
 type reply struct {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -55,6 +56,9 @@ type Service struct {
 	uses     *usage.Reporter
 	hydrator *hydration.Hydrator
 	relay    *outbox.Relay
+
+	// migrated is set once the schema has answered.
+	migrated atomic.Bool
 }
 
 // New puts a service together. It connects to nothing: what the service depends on may come later. A Service that was
@@ -108,9 +112,17 @@ func (s *Service) open(ctx context.Context, cfg Config) (err error) {
 }
 
 // ready is nil once tokens can be issued and verified. Redis and NATS are not asked: the service works without them.
+// Postgres is asked until the schema has answered once: without it tokens for known agents, the JWKS and most checks go
+// on, and all replicas would leave their balancer at the same time.
 func (s *Service) ready(ctx context.Context) error {
+	var schemaErr error
+	if !s.migrated.Load() {
+		if schemaErr = postgres.Ready(ctx, s.db); schemaErr == nil {
+			s.migrated.Store(true)
+		}
+	}
 	_, keyErr := s.ring.Signer()
-	return errors.Join(postgres.Ready(ctx, s.db), keyErr, s.guard.Ready(ctx))
+	return errors.Join(schemaErr, keyErr, s.guard.Ready(ctx))
 }
 
 // Listen opens both listeners, so that Addresses are known before Run; Run does it where nobody did.
