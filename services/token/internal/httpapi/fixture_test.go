@@ -113,9 +113,9 @@ func (b budget) Spend(context.Context, uuid.UUID) (issue.Charge, error) { return
 func (b budget) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 	return b.window, nil
 }
-func (b budget) Refund(context.Context, uuid.UUID) {}
-func (b budget) Untouched() ratelimit.Window       { return ratelimit.Untouched(100, start) }
-func (b budget) MonthlyLimit() int64               { return 0 }
+func (b budget) Refund(context.Context, issue.Charge) {}
+func (b budget) Untouched() ratelimit.Window          { return ratelimit.Untouched(100, start) }
+func (b budget) MonthlyLimit() int64                  { return 0 }
 
 func (b *bundle) Introspect(_ context.Context, token string, origin auditevent.Origin) (issue.Introspection, error) {
 	b.asked, b.origins = append(b.asked, token), append(b.origins, origin)

@@ -51,6 +51,7 @@ type world struct {
 	keyErr       error
 	signErr      error
 	charge       issue.Charge
+	refunded     issue.Charge
 	chargeErr    error
 	spent        int
 	requests     int
@@ -147,7 +148,10 @@ func (w *world) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 	return w.charge.Window, w.chargeErr
 }
 
-func (w *world) Refund(context.Context, uuid.UUID) { w.refunds++ }
+func (w *world) Refund(_ context.Context, charge issue.Charge) {
+	w.refunds++
+	w.refunded = charge
+}
 
 func (w *world) Untouched() ratelimit.Window {
 	return ratelimit.Window{Limit: 10, Remaining: 10, Allowed: true}

@@ -22,6 +22,10 @@ type Charge struct {
 	// QuotaExceeded tells that the month's tokens are used up. Then, and when the
 	// window does not allow the request, nothing was taken from the quota.
 	QuotaExceeded bool
+	// ClientID and Month (the first of it, UTC) say whose quota was charged, and of
+	// when; without a quota they are not set.
+	ClientID uuid.UUID
+	Month    time.Time
 }
 
 // Budget is what a client may spend: requests per minute, tokens per calendar month (UTC).
@@ -32,7 +36,7 @@ type Budget interface {
 	// Request charges the rate window alone.
 	Request(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error)
 	// Refund gives a token back that was charged and not issued.
-	Refund(ctx context.Context, clientID uuid.UUID)
+	Refund(ctx context.Context, charge Charge)
 	// Untouched is the window of a client that is not known.
 	Untouched() ratelimit.Window
 	// MonthlyLimit is the quota, 0 for none.
@@ -128,7 +132,7 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	}
 	token, err := i.make(ctx, grant{agent, granted, origin, sign})
 	if err != nil {
-		i.Budget.Refund(context.WithoutCancel(ctx), agent.ID)
+		i.Budget.Refund(context.WithoutCancel(ctx), charge)
 		return Token{}, charge.Window, unavailable(err)
 	}
 	return token, charge.Window, nil

@@ -222,7 +222,7 @@ func (b *Budget) charged(ctx context.Context, acc account, status, used int64, r
 			return issue.Charge{}, err
 		}
 	}
-	return issue.Charge{Window: window, QuotaExceeded: status == spendExceeded}, nil
+	return acc.charge(window, status == spendExceeded), nil
 }
 
 // withoutRedis leaves the rate window open and counts the token in Postgres.
@@ -243,7 +243,7 @@ func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (is
 	if err != nil {
 		return issue.Charge{}, err
 	}
-	return issue.Charge{Window: window, QuotaExceeded: !taken}, nil
+	return acc.charge(window, !taken), nil
 }
 
 // load puts a missing counter into Redis, once for all who miss it at the same time.
@@ -333,13 +333,13 @@ func (b *Budget) catchUp(ctx context.Context, acc account) error {
 // Refund gives a token back. It does its best: where Redis and Postgres are both
 // away a token may stay counted that nobody got, which refuses one too early and
 // never one too late.
-func (b *Budget) Refund(ctx context.Context, clientID uuid.UUID) {
+func (b *Budget) Refund(ctx context.Context, charge issue.Charge) {
 	if b.TokensPerMonth == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, afterwards)
 	defer cancel()
-	acc := account{agentID: clientID, month: monthOf(b.Clock())}
+	acc := account{agentID: charge.ClientID, month: charge.Month}
 	run := b.Redis.RunID()
 	used, err := b.refund.Run(ctx, b.Redis, []string{b.counter(acc, run)}).Int64()
 	if err == nil && used >= 0 && b.Redis.RunID() == run {
@@ -347,7 +347,7 @@ func (b *Budget) Refund(ctx context.Context, clientID uuid.UUID) {
 	}
 	if giveErr := b.Store.GiveBack(ctx, acc.agentID, acc.month); giveErr != nil || err != nil {
 		b.Log.WarnContext(ctx, "a token that was not issued may stay counted",
-			slog.String("client_id", clientID.String()), slog.Any("error", errors.Join(err, giveErr)))
+			slog.String("client_id", acc.agentID.String()), slog.Any("error", errors.Join(err, giveErr)))
 	}
 }
 

@@ -5,12 +5,20 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
 // account names a client's month.
 type account struct {
 	agentID uuid.UUID
 	month   time.Time // the first of the month, UTC
+}
+
+// charge is what became of a request to this account.
+func (a account) charge(window ratelimit.Window, exceeded bool) issue.Charge {
+	return issue.Charge{Window: window, QuotaExceeded: exceeded, ClientID: a.agentID, Month: a.month}
 }
 
 // page is what this replica has to remember of an account.

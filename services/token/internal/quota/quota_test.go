@@ -149,7 +149,7 @@ func TestWithoutAQuotaNothingIsCounted(t *testing.T) {
 	charge := b.spend(t, budget)
 	require.True(t, charge.Window.Allowed)
 	require.False(t, charge.QuotaExceeded)
-	budget.Refund(t.Context(), b.client)
+	budget.Refund(t.Context(), charge)
 	require.Zero(t, b.used(t))
 }
 
@@ -167,14 +167,32 @@ func TestARefundFreesAToken(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	budget := b.replica(t, 0, 1, false)
-	require.False(t, b.spend(t, budget).QuotaExceeded)
-	budget.Refund(t.Context(), b.client)
-	require.False(t, b.spend(t, budget).QuotaExceeded)
+	first := b.spend(t, budget)
+	require.False(t, first.QuotaExceeded)
+	budget.Refund(t.Context(), first)
+	second := b.spend(t, budget)
+	require.False(t, second.QuotaExceeded)
 	require.True(t, b.spend(t, budget).QuotaExceeded)
 
 	b.server.Stop()
 	require.True(t, b.spend(t, budget).QuotaExceeded)
-	budget.Refund(t.Context(), b.client)
+	budget.Refund(t.Context(), second)
+}
+
+func TestARefundGoesToTheMonthOfTheCharge(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	budget := b.replica(t, 0, 2, false)
+	november := b.spend(t, budget)
+	require.False(t, november.QuotaExceeded)
+	b.clock.Advance(9 * 24 * time.Hour) // December in UTC
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+	budget.Refund(t.Context(), november)
+	used, err := b.redis.Get(t.Context(), b.counter()).Int64()
+	require.NoError(t, err)
+	require.Zero(t, used, "november")
+	require.False(t, b.spend(t, budget).QuotaExceeded)
+	require.True(t, b.spend(t, budget).QuotaExceeded, "december got nothing back")
 }
 
 func TestACounterThatRedisLostWaitsForAllReplicas(t *testing.T) {
@@ -226,12 +244,14 @@ func TestARefundAtARestartedRedisForgetsNoCount(t *testing.T) {
 	t.Parallel()
 	b := setupOn(t, testkit.PersistentRedisServer(t))
 	budget := b.replica(t, 0, 10, false) // nothing is written behind: only this replica knows the count
+	var charge issue.Charge
 	for range 10 {
-		require.False(t, b.spend(t, budget).QuotaExceeded)
+		charge = b.spend(t, budget)
+		require.False(t, charge.QuotaExceeded)
 	}
 	require.NoError(t, b.redis.Set(t.Context(), b.counter(), 3, redis.KeepTTL).Err())
 	require.NoError(t, b.server.Restart(t.Context()))
-	budget.Refund(t.Context(), b.client)
+	budget.Refund(t.Context(), charge)
 	require.True(t, b.spend(t, budget).QuotaExceeded)
 }
 
