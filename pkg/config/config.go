@@ -3,8 +3,8 @@
 // A setting is a field with an `env:"NAME"` tag, and `default:"..."`,
 // `desc:"..."` and `required:"true"` where they apply; structs are searched
 // for settings at any depth. Fields may be string, bool, int, int64,
-// time.Duration (Go's notation or whole seconds), Secret, []string (commas)
-// and []netip.Prefix (commas; a bare address is a network of its own).
+// time.Duration (Go's notation or whole seconds), Secret, URL, []string
+// (commas) and []netip.Prefix (commas; a bare address is a network of its own).
 //
 // The first of these that is set, and not empty, counts: SERVICE_NAME for the
 // service given by Prefix, a value computed by an embedding program (Values),
@@ -18,6 +18,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"reflect"
 	"strings"
@@ -71,6 +72,14 @@ type Error struct {
 
 func (e *Error) Error() string {
 	return "configuration: " + strings.Join(e.Problems, "; ")
+}
+
+// URL is the absolute http or https URL of another service.
+type URL string
+
+func (u URL) usable() bool {
+	parsed, err := url.Parse(string(u))
+	return err == nil && parsed.Host != "" && (parsed.Scheme == "http" || parsed.Scheme == "https")
 }
 
 // Setting describes one environment variable.
@@ -137,6 +146,9 @@ func (l *loader) fill(v reflect.Value) bool {
 			if err := l.read(v.Field(i), s); err != nil {
 				l.problems = append(l.problems, s.Name+": "+err.Error())
 				good = false
+			} else if u, ok := v.Field(i).Interface().(URL); ok && u != "" && !u.usable() {
+				// It was read, so what else is wrong can still be found.
+				l.problems = append(l.problems, s.Name+" must be an http or https URL")
 			}
 		} else if f.IsExported() && f.Type.Kind() == reflect.Struct {
 			good = l.fill(v.Field(i)) && good

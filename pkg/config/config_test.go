@@ -245,3 +245,24 @@ func TestSettingsListsEachNameOnce(t *testing.T) {
 	}
 	require.Equal(t, []string{"ADDR", "DEBUG", "LIMIT", "TTL", "ORIGINS", "PROXIES", "DATABASE_URL", "DATABASE_MAX_CONNS"}, names)
 }
+
+func TestAURLIsAbsoluteAndHTTP(t *testing.T) {
+	t.Parallel()
+	type settings struct {
+		Peer config.URL `env:"PEER_URL"`
+	}
+	load := func(value string) (settings, error) {
+		var s settings
+		err := config.Load(&s, config.Environ(func(name string) (string, bool) { return value, name == "PEER_URL" }))
+		return s, err
+	}
+	for _, wrong := range []string{"registry:9090", "ftp://registry", "//registry", "http://", "http://%zz", "registry"} {
+		_, err := load(wrong)
+		require.ErrorContains(t, err, "PEER_URL", wrong)
+	}
+	for _, right := range []string{"http://registry:9090", "https://registry.example/base"} {
+		s, err := load(right)
+		require.NoError(t, err)
+		require.Equal(t, config.URL(right), s.Peer)
+	}
+}
