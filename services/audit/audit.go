@@ -10,15 +10,9 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/natsx"
-	"github.com/sentryagent/agentidp/pkg/peer"
-	"github.com/sentryagent/agentidp/pkg/pgdb"
-	"github.com/sentryagent/agentidp/pkg/redisx"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/audit/api"
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
@@ -29,68 +23,41 @@ import (
 
 const name = "audit"
 
-// flushFor bounds what a stopping service spends on its last traces.
-const flushFor = 2 * time.Second
-
 // Service is one replica.
 type Service struct {
-	server *httpx.Server
-	guard  *guard.Guard
-	intake *intake.Intake
-	close  []func()
+	replica *replica.Replica
+	server  *httpx.Server
+	guard   *guard.Guard
+	intake  *intake.Intake
 }
 
 // New wires a replica. It connects to nothing yet: everything the service depends
 // on may come later. A Service that was made must be run, which also releases it.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	s := &Service{}
+	held, err := replica.Open(ctx, name, cfg.Config)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{replica: held}
 	if err := s.wire(ctx, cfg); err != nil {
-		s.release()
-		return nil, fmt.Errorf("audit service: %w", err)
+		held.Close()
+		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Service) wire(ctx context.Context, cfg Config) error {
-	tel, flush, err := telemetry.New(ctx, cfg.Telemetry, name)
-	if err != nil {
-		return err
+func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
+	r := s.replica
+	tokens := tokenapi.NewClient(r.Peer("token", cfg.TokenURL))
+	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, r.Redis, r.Telemetry); err != nil {
+		return fmt.Errorf("guard: %w", err)
 	}
-	s.onRelease(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushFor)
-		defer cancel()
-		_ = flush(ctx) // the last traces are lost if the collector is away
-	})
-	db, err := pgdb.Open(ctx, cfg.Database, tel)
+	store := postgres.New(r.DB)
+	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: store, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
-		return err
+		return fmt.Errorf("intake: %w", err)
 	}
-	s.onRelease(db.Close)
-	redis, err := redisx.Open(cfg.Redis, tel)
-	if err != nil {
-		return err
-	}
-	s.onRelease(func() { _ = redis.Close() })
-	nats, err := natsx.Connect(cfg.NATS, name, tel)
-	if err != nil {
-		return err
-	}
-	s.onRelease(nats.Close)
-	tokens := tokenapi.NewClient(peer.New(peer.Config{
-		BaseURL: cfg.TokenURL, Token: cfg.HTTP.InternalAPIToken, Name: "token", Telemetry: tel,
-	}))
-	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, redis, tel); err != nil {
-		return err
-	}
-	store := postgres.New(db)
-	s.intake, err = intake.New(intake.Config{Conn: nats, Recorder: store, Telemetry: tel, Clock: time.Now})
-	if err != nil {
-		return err
-	}
-	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{ //nolint:contextcheck // a request brings its own context
-		Service: name, Telemetry: tel, OpenAPI: api.Spec, Ready: s.ready(store),
-	})
-	if err != nil {
+	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil {
 		return err
 	}
 	httpapi.Register(s.server.Public(), s.guard, trail.NewReader(store, cfg.RetentionDays, time.Now))
@@ -102,15 +69,6 @@ func (s *Service) wire(ctx context.Context, cfg Config) error {
 func (s *Service) ready(store *postgres.Store) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
-	}
-}
-
-func (s *Service) onRelease(f func()) { s.close = append(s.close, f) }
-
-// release gives back what wire took, last first.
-func (s *Service) release() {
-	for i := len(s.close) - 1; i >= 0; i-- {
-		s.close[i]()
 	}
 }
 
@@ -138,10 +96,5 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	defer s.release()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.server.Run(ctx) })
-	group.Go(func() error { return s.guard.Run(ctx) })
-	group.Go(func() error { return s.intake.Run(ctx) })
-	return group.Wait()
+	return s.replica.Run(ctx, s.server, s.guard.Run, s.intake.Run)
 }

@@ -11,17 +11,12 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
-	"github.com/sentryagent/agentidp/pkg/peer"
-	"github.com/sentryagent/agentidp/pkg/pgdb"
-	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/revocation"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/registry/api"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
@@ -34,17 +29,11 @@ const (
 	// forgetEvery is how often expired idempotency keys are deleted. They count no more once they are expired, so
 	// this only bounds what is stored.
 	forgetEvery = 10 * time.Minute
-	// flushTimeout bounds how long the last spans may take at the end.
-	flushTimeout = 2 * time.Second
 )
 
 // Service is one replica of the registry.
 type Service struct {
-	tel      *telemetry.Telemetry
-	flush    func()
-	db       *pgdb.DB
-	redis    *redisx.Client
-	nats     *natsx.Conn
+	replica  *replica.Replica
 	guard    *guard.Guard
 	relay    *outbox.Relay
 	registry *agent.Registry
@@ -54,9 +43,13 @@ type Service struct {
 // New puts a service together. It connects to nothing: what the service depends on may come later. A Service that was
 // made must be Run, which also lets go of what New holds.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	s := &Service{}
-	if err := s.open(ctx, cfg); err != nil {
-		s.close()
+	held, err := replica.Open(ctx, serviceName, cfg.Config)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{replica: held}
+	if err := s.wire(ctx, cfg); err != nil {
+		held.Close()
 		return nil, err
 	}
 	return s, nil
@@ -75,59 +68,30 @@ func Serve(ctx context.Context) error {
 	return s.Run(ctx)
 }
 
-func (s *Service) open(ctx context.Context, cfg Config) (err error) {
-	var flush func(context.Context) error
-	if s.tel, flush, err = telemetry.New(ctx, cfg.Telemetry, serviceName); err != nil {
-		return fmt.Errorf("telemetry: %w", err)
-	}
-	s.flush = func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
-		defer cancel()
-		_ = flush(ctx) // the last spans are lost where the collector is away
-	}
-	if s.db, err = pgdb.Open(ctx, cfg.Database, s.tel); err != nil {
-		return fmt.Errorf("postgres: %w", err)
-	}
-	if s.redis, err = redisx.Open(cfg.Redis, s.tel); err != nil {
-		return fmt.Errorf("redis: %w", err)
-	}
-	if s.nats, err = natsx.Connect(cfg.NATS, serviceName, s.tel); err != nil {
-		return fmt.Errorf("nats: %w", err)
-	}
-	tokens := tokenapi.NewClient(peer.New(peer.Config{
-		BaseURL: cfg.TokenURL, Token: cfg.HTTP.InternalAPIToken, Name: "token", Telemetry: s.tel,
-	}))
-	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, s.redis, s.tel); err != nil {
+func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
+	r := s.replica
+	tokens := tokenapi.NewClient(r.Peer("token", cfg.TokenURL))
+	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, r.Redis, r.Telemetry); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	return s.serve(cfg) //nolint:contextcheck // the server makes a context for each request
-}
-
-// serve makes the domain and puts its routes on the server.
-func (s *Service) serve(cfg Config) (err error) {
-	store := postgres.NewStore(s.db)
+	store := postgres.NewStore(r.DB)
 	s.registry = agent.New(agent.Options{
 		Store:      store,
-		Cutoffs:    revocation.NewStore(s.redis),
+		Cutoffs:    revocation.NewStore(r.Redis),
 		MaxAgents:  cfg.MaxAgents,
 		Clock:      time.Now,
 		NewID:      newID,
-		Log:        s.tel.Log,
-		Registered: countRegistrations(s.tel.Metrics.Registry),
+		Log:        r.Telemetry.Log,
+		Registered: countRegistrations(r.Telemetry.Metrics.Registry),
 	})
 	s.relay = outbox.New(postgres.Schema).NewRelay(outbox.RelayConfig{
-		DB: s.db, Conn: s.nats, Telemetry: s.tel, Clock: time.Now,
+		DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now,
 	})
-	s.server, err = httpx.NewServer(cfg.HTTP, httpx.Options{
-		Service:   serviceName,
-		Telemetry: s.tel,
-		OpenAPI:   api.Spec,
-		Ready: func(ctx context.Context) error {
-			return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
-		},
+	s.server, err = r.Server(api.Spec, func(ctx context.Context) error {
+		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
 	})
 	if err != nil {
-		return fmt.Errorf("http: %w", err)
+		return err
 	}
 	httpapi.New(s.registry, s.guard).Routes(s.server.Public(), s.server.Internal())
 	return nil
@@ -141,27 +105,9 @@ func (s *Service) Addresses() (public, internal string) {
 	return s.server.PublicAddr(), s.server.InternalAddr()
 }
 
-// Run serves until ctx ends, then finishes the requests that are under way and returns nil. The relay goes on until the
-// last of them has been answered.
+// Run serves until ctx ends, then finishes the requests that are under way and returns nil.
 func (s *Service) Run(ctx context.Context) error {
-	defer s.close()
-	serve, stopServing := context.WithCancel(ctx)
-	defer stopServing()
-	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopWork()
-
-	var group errgroup.Group
-	group.Go(func() error {
-		defer stopWork()
-		return s.server.Run(serve)
-	})
-	for _, worker := range []func(context.Context) error{s.relay.Run, s.guard.Run, s.forgetKeys} {
-		group.Go(func() error {
-			defer stopServing()
-			return worker(work)
-		})
-	}
-	return group.Wait()
+	return s.replica.Run(ctx, s.server, s.relay.Run, s.guard.Run, s.forgetKeys)
 }
 
 // forgetKeys deletes expired idempotency keys from time to time, in every replica: they do not stand in each other's way.
@@ -176,25 +122,10 @@ func (s *Service) forgetKeys(ctx context.Context) error {
 		}
 		forgotten, err := s.registry.ForgetExpiredKeys(ctx)
 		if err != nil && ctx.Err() == nil {
-			s.tel.Log.WarnContext(ctx, "expired idempotency keys not deleted", "error", err)
+			s.replica.Telemetry.Log.WarnContext(ctx, "expired idempotency keys not deleted", "error", err)
 			continue
 		}
-		s.tel.Log.DebugContext(ctx, "expired idempotency keys deleted", "count", forgotten)
-	}
-}
-
-func (s *Service) close() {
-	if s.nats != nil {
-		s.nats.Close()
-	}
-	if s.redis != nil {
-		_ = s.redis.Close()
-	}
-	if s.db != nil {
-		s.db.Close()
-	}
-	if s.flush != nil {
-		s.flush()
+		s.replica.Telemetry.Log.DebugContext(ctx, "expired idempotency keys deleted", "count", forgotten)
 	}
 }
 

@@ -4,18 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
-	"os"
 	"time"
 
-	"github.com/sentryagent/agentidp/migrations"
 	"github.com/sentryagent/agentidp/pkg/config"
-	"github.com/sentryagent/agentidp/pkg/guard"
-	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/natsx"
-	"github.com/sentryagent/agentidp/pkg/pgdb"
-	"github.com/sentryagent/agentidp/pkg/redisx"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token/internal/keys"
 )
 
@@ -27,19 +19,15 @@ const (
 
 // Config holds every setting of the service.
 type Config struct {
-	HTTP      httpx.Config
-	Telemetry telemetry.Config
-	Database  pgdb.Config
-	Redis     redisx.Config
-	NATS      natsx.Config
-	Guard     guard.Config
-	Tokens    TokenConfig
+	replica.Config
+
+	Tokens TokenConfig
 }
 
 // TokenConfig holds the settings that no other service has.
 type TokenConfig struct {
-	RegistryURL    string `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"base URL of the registry's internal port"`
-	CredentialsURL string `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"base URL of the credentials service's internal port"`
+	RegistryURL    config.URL `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"base URL of the registry's internal port"`
+	CredentialsURL config.URL `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"base URL of the credentials service's internal port"`
 
 	KeyEncryptionKey config.Secret `env:"KEY_ENCRYPTION_KEY" required:"true" desc:"32 bytes in base64 that encrypt the signing keys at rest; the same for all replicas"`
 	SigningAlg       string        `env:"SIGNING_ALG" default:"RS256" desc:"algorithm of new signing keys: RS256, ES256 or EdDSA"`
@@ -58,8 +46,6 @@ func (c TokenConfig) Validate() error {
 			errs = append(errs, errors.New(problem))
 		}
 	}
-	check(isURL(c.RegistryURL), "REGISTRY_INTERNAL_URL must be an http or https URL")
-	check(isURL(c.CredentialsURL), "CREDENTIALS_INTERNAL_URL must be an http or https URL")
 	if _, err := keys.NewSealer(c.KeyEncryptionKey.Reveal()); err != nil {
 		errs = append(errs, fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err))
 	}
@@ -74,35 +60,14 @@ func (c TokenConfig) Validate() error {
 	return errors.Join(errs...)
 }
 
-func isURL(raw string) bool {
-	parsed, err := url.Parse(raw)
-	return err == nil && parsed.Host != "" && (parsed.Scheme == "http" || parsed.Scheme == "https")
-}
-
 // LoadConfig reads the settings from the environment; TOKEN_KEY beats KEY. Its error names every setting that is
 // missing or wrong.
-func LoadConfig(opts ...config.Option) (Config, error) {
-	var cfg Config
-	err := config.Load(&cfg, append([]config.Option{config.Prefix(serviceName)}, opts...)...)
+func LoadConfig(opts ...config.Option) (cfg Config, err error) {
+	err = replica.Load(serviceName, &cfg, opts...)
 	return cfg, err
 }
 
-// migrateConfig is all that applying the migrations needs: a job that does so is given no other secret.
-type migrateConfig struct {
-	Telemetry telemetry.Config
-
-	URL config.Secret `env:"MIGRATE_DATABASE_URL" required:"true"`
-}
-
-// Migrate brings the schema up to date, as the role that owns it. Any number of replicas may do so at once.
+// Migrate brings the schema up to date, as the role that owns it (MIGRATE_DATABASE_URL).
 func Migrate(ctx context.Context, opts ...config.Option) error {
-	var cfg migrateConfig
-	if err := config.Load(&cfg, append([]config.Option{config.Prefix(serviceName)}, opts...)...); err != nil {
-		return err
-	}
-	log := telemetry.NewLogger(os.Stderr, serviceName, cfg.Telemetry.LogLevel)
-	if err := migrations.Apply(ctx, serviceName, cfg.URL.Reveal(), log); err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
+	return replica.Migrate(ctx, serviceName, opts...)
 }

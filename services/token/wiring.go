@@ -16,7 +16,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
-	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/revocation"
@@ -35,10 +34,11 @@ import (
 
 // wire makes the parts and ties them together.
 func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) {
+	r := s.replica
 	box := outbox.New(postgres.Schema)
-	s.relay = box.NewRelay(outbox.RelayConfig{DB: s.db, Conn: s.nats, Telemetry: s.tel, Clock: time.Now})
-	s.journal = journal.New(stream{s.nats}, postgres.NewOutbox(s.db, box), s.tel.Log)
-	s.epochs = invalidation.New(s.nats.Connected)
+	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
+	s.journal = journal.New(stream{r.NATS}, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
+	s.epochs = invalidation.New(r.NATS.Connected)
 
 	if err := s.wireKeys(cfg); err != nil {
 		return httpapi.Config{}, err
@@ -48,38 +48,38 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 		return httpapi.Config{}, err
 	}
 
-	revocations := postgres.NewRevocations(s.db, box)
-	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents, Following: s.nats.Connected})
-	checker := revocation.NewChecker(s.redis, truth.Revoked)
+	revocations := postgres.NewRevocations(r.DB, box)
+	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents, Following: r.NATS.Connected})
+	checker := revocation.NewChecker(r.Redis, truth.Revoked)
 	s.hydrator = hydration.New(hydration.Config{
-		Store: revocations, Cache: revocation.NewStore(s.redis), Following: s.nats.Connected,
-		Clock: time.Now, Log: s.tel.Log,
+		Store: revocations, Cache: revocation.NewStore(r.Redis), Following: r.NATS.Connected,
+		Clock: time.Now, Log: r.Telemetry.Log,
 	})
 
-	limiter := ratelimit.New(s.redis, s.tel)
+	limiter := ratelimit.New(r.Redis, r.Telemetry)
 	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring})
-	authorizer, err := authz.New(ctx, cfg.Guard.Policy, s.tel.Log)
+	authorizer, err := authz.New(ctx, cfg.Guard.Policy, r.Telemetry.Log)
 	if err != nil {
 		return httpapi.Config{}, fmt.Errorf("policy: %w", err)
 	}
 	s.guard = guard.New(guard.Options{
-		Verifier: verifier, Redis: s.redis, Limiter: limiter, Revocations: checker,
-		Authorizer: authorizer, Config: cfg.Guard, Telemetry: s.tel,
+		Verifier: verifier, Redis: r.Redis, Limiter: limiter, Revocations: checker,
+		Authorizer: authorizer, Config: cfg.Guard, Telemetry: r.Telemetry,
 	})
 	s.budget = quota.New(quota.Config{
-		Redis: s.redis, Limiter: limiter, Store: postgres.NewQuota(s.db), Clock: time.Now, Log: s.tel.Log,
+		Redis: r.Redis, Limiter: limiter, Store: postgres.NewQuota(r.DB), Clock: time.Now, Log: r.Telemetry.Log,
 		RatePerMinute: cfg.Guard.RateLimitPerMinute, TokensPerMonth: cfg.Tokens.MonthlyTokens,
 	})
 
 	events := issue.Events{Clock: time.Now, NewID: newID}
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
 		Agents: agents, Secrets: secrets, Uses: s.uses, Journal: s.journal, Events: events,
-		Failures: quota.NewFailures(s.redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
+		Failures: quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
 	})
 	return httpapi.Config{
 		Issuer: issue.NewIssuer(issue.IssuerConfig{
 			Authenticator: clients, Budget: s.budget, Keys: signing{s.ring}, Journal: s.journal, Events: events,
-			URL: cfg.Guard.Issuer, TTL: cfg.Tokens.TokenTTL, Outcomes: countTokens(s.tel.Metrics.Registry),
+			URL: cfg.Guard.Issuer, TTL: cfg.Tokens.TokenTTL, Outcomes: countTokens(r.Telemetry.Metrics.Registry),
 		}),
 		Clients: clients,
 		Budget:  s.budget,
@@ -97,6 +97,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 }
 
 func (s *Service) wireKeys(cfg Config) error {
+	r := s.replica
 	sealer, err := keys.NewSealer(cfg.Tokens.KeyEncryptionKey.Reveal())
 	if err != nil {
 		return fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err)
@@ -106,28 +107,26 @@ func (s *Service) wireKeys(cfg Config) error {
 		return fmt.Errorf("SIGNING_ALG: %w", err)
 	}
 	s.ring = keys.NewRing(keys.RingConfig{
-		Store: postgres.NewKeys(s.db), Sealer: sealer, Algorithm: algorithm,
-		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.KeyPropagation, Clock: time.Now, Log: s.tel.Log,
+		Store: postgres.NewKeys(r.DB), Sealer: sealer, Algorithm: algorithm,
+		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.KeyPropagation, Clock: time.Now, Log: r.Telemetry.Log,
 	})
 	return nil
 }
 
 func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets, error) {
-	call := func(name, url string) *peer.Client {
-		return peer.New(peer.Config{BaseURL: url, Token: cfg.HTTP.InternalAPIToken, Name: name, Telemetry: s.tel})
-	}
+	r := s.replica
 	agents := registry.New(registry.Config{
-		Client: registryapi.NewClient(call("registry", cfg.Tokens.RegistryURL)),
-		Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
+		Client: registryapi.NewClient(r.Peer("registry", cfg.Tokens.RegistryURL)),
+		Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
-	client := credentialsapi.NewClient(call("credentials", cfg.Tokens.CredentialsURL))
+	client := credentialsapi.NewClient(r.Peer("credentials", cfg.Tokens.CredentialsURL))
 	secrets, err := credentials.New(credentials.Config{
-		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: s.tel.Metrics.CacheRequests,
+		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	s.uses = usage.New(client, s.tel.Log)
+	s.uses = usage.New(client, r.Telemetry.Log)
 	return agents, secrets, nil
 }
 

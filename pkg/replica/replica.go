@@ -1,0 +1,161 @@
+// Package replica is what one running copy of any service is made of: settings, telemetry, connections to Postgres, Redis
+// and NATS, and the order in which all of it starts and stops. It must not know a route, a table or a rule of any service.
+package replica
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sentryagent/agentidp/migrations"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/guard"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/peer"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/redisx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+// flushTimeout bounds what a stopping replica spends on its last traces.
+const flushTimeout = 2 * time.Second
+
+// Config holds the settings that every service has; the services embed it.
+type Config struct {
+	HTTP      httpx.Config
+	Telemetry telemetry.Config
+	Database  pgdb.Config
+	Redis     redisx.Config
+	NATS      natsx.Config
+	Guard     guard.Config
+}
+
+// Load reads the settings of a service from the environment into cfg; SERVICE_KEY beats KEY. Its error names every setting
+// that is missing or wrong.
+func Load(service string, cfg any, opts ...config.Option) error {
+	return config.Load(cfg, append([]config.Option{config.Prefix(service)}, opts...)...)
+}
+
+// migration is all that Migrate needs: a job that runs it is given no other secret.
+type migration struct {
+	Telemetry telemetry.Config
+	OwnerURL  config.Secret `env:"MIGRATE_DATABASE_URL" required:"true"`
+}
+
+// Migrate brings the schema of a service up to date, as the role that owns it. Any number of replicas may do so at once.
+func Migrate(ctx context.Context, service string, opts ...config.Option) error {
+	var cfg migration
+	if err := Load(service, &cfg, opts...); err != nil {
+		return err
+	}
+	log := telemetry.NewLogger(os.Stderr, service, cfg.Telemetry.LogLevel)
+	if err := migrations.Apply(ctx, service, cfg.OwnerURL.Reveal(), log); err != nil {
+		return fmt.Errorf("migrate: %w", err)
+	}
+	return nil
+}
+
+// Replica holds the telemetry and the connections of one copy of a service.
+type Replica struct {
+	Telemetry *telemetry.Telemetry
+	DB        *pgdb.DB
+	Redis     *redisx.Client
+	NATS      *natsx.Conn
+
+	service string
+	http    httpx.Config
+	flush   func()
+}
+
+// Open makes a replica of a service. It connects to nothing yet: what a service depends on may come later. Close lets go of
+// what Open made, also where Open failed half-way.
+func Open(ctx context.Context, service string, cfg Config) (*Replica, error) {
+	r := &Replica{service: service, http: cfg.HTTP, flush: func() {}}
+	if err := r.open(ctx, cfg); err != nil {
+		r.Close()
+		return nil, err
+	}
+	return r, nil
+}
+
+func (r *Replica) open(ctx context.Context, cfg Config) error {
+	tel, flush, err := telemetry.New(ctx, cfg.Telemetry, r.service)
+	if err != nil {
+		return fmt.Errorf("telemetry: %w", err)
+	}
+	r.Telemetry = tel
+	r.flush = func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTimeout)
+		defer cancel()
+		_ = flush(ctx) // the last traces are lost where the collector is away
+	}
+	if r.DB, err = pgdb.Open(ctx, cfg.Database, tel); err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	if r.Redis, err = redisx.Open(cfg.Redis, tel); err != nil {
+		return fmt.Errorf("redis: %w", err)
+	}
+	if r.NATS, err = natsx.Connect(cfg.NATS, r.service, tel); err != nil {
+		return fmt.Errorf("nats: %w", err)
+	}
+	return nil
+}
+
+// Peer makes a client of another service's internal API.
+func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
+	return peer.New(peer.Config{
+		BaseURL: string(baseURL), Token: r.http.InternalAPIToken, Name: name, Telemetry: r.Telemetry,
+	})
+}
+
+// Server makes the replica's two listeners, which do not listen yet.
+func (r *Replica) Server(openAPI []byte, ready func(context.Context) error) (*httpx.Server, error) {
+	server, err := httpx.NewServer(r.http, httpx.Options{
+		Service: r.service, Telemetry: r.Telemetry, OpenAPI: openAPI, Ready: ready,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("http: %w", err)
+	}
+	return server, nil
+}
+
+// Run serves until ctx ends, finishes the requests that are under way, closes the replica and returns nil. The workers go
+// on until the last request has been answered, so that its events still leave. A worker that fails stops everything.
+func (r *Replica) Run(ctx context.Context, server *httpx.Server, workers ...func(context.Context) error) error {
+	defer r.Close()
+	serve, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+
+	var group errgroup.Group
+	group.Go(func() error {
+		defer stopWork()
+		return server.Run(serve)
+	})
+	for _, worker := range workers {
+		group.Go(func() error {
+			defer stopServing()
+			return worker(work)
+		})
+	}
+	return group.Wait()
+}
+
+// Close lets go of the connections, the last opened first, and of the telemetry. Run does it.
+func (r *Replica) Close() {
+	if r.NATS != nil {
+		r.NATS.Close()
+	}
+	if r.Redis != nil {
+		_ = r.Redis.Close()
+	}
+	if r.DB != nil {
+		r.DB.Close()
+	}
+	r.flush()
+}
