@@ -71,6 +71,7 @@ func TestNothingAcknowledgedIsLostWhenTheProgramIsKilledUnderLoad(t *testing.T) 
 }
 
 func (in *installation) registerUntil(ctx context.Context, t *testing.T, written *book, token string, worker int) {
+	t.Helper()
 	for i := 0; ctx.Err() == nil; i++ {
 		got, err := in.try(in.request(t, http.MethodPost, "/api/v1/agents", token, agentBody(fmt.Sprintf("w%d-%d@example.com", worker, i), nil)))
 		if err != nil || got.status != http.StatusCreated {
@@ -84,6 +85,7 @@ func (in *installation) registerUntil(ctx context.Context, t *testing.T, written
 }
 
 func (in *installation) issueUntil(ctx context.Context, t *testing.T, written *book, id, secret string) {
+	t.Helper()
 	fields := url.Values{"grant_type": {"client_credentials"}, "client_id": {id}, "client_secret": {secret}}.Encode()
 	for ctx.Err() == nil {
 		req, err := http.NewRequest(http.MethodPost, in.url+"/api/v1/token", strings.NewReader(fields))

@@ -108,14 +108,14 @@ func TestTheRateLimitIsCountedPerClientAndTellsWhenToComeBack(t *testing.T) {
 
 func TestWrongSecretsAreLimitedWithoutStoppingTheRightOne(t *testing.T) {
 	t.Parallel()
-	in := install(t, "AUTH_FAILURES_PER_MINUTE=5")
+	in := install(t, "AUTH_FAILURES_PER_MINUTE=5", "TRUSTED_PROXIES=127.0.0.1")
 	operator := in.operator(t)
 	agent := in.register(t, operator, "guessed@example.com", nil)
 	_, secret := in.credential(t, operator, agent)
-	wrong := url.Values{"grant_type": {"client_credentials"}, "client_id": {agent}, "client_secret": {"sk_live_wrong"}}
+	fields := url.Values{"grant_type": {"client_credentials"}, "client_id": {agent}, "client_secret": {"sk_live_wrong"}}
 	statuses := map[int]int{}
 	for range 8 {
-		got := in.form(t, "/api/v1/token", wrong)
+		got := in.form(t, "/api/v1/token", fields, from("203.0.113.9"))
 		statuses[got.status]++
 		if got.status == http.StatusTooManyRequests {
 			require.NotEmpty(t, got.header.Get("Retry-After"))
@@ -123,5 +123,17 @@ func TestWrongSecretsAreLimitedWithoutStoppingTheRightOne(t *testing.T) {
 		}
 	}
 	require.Equal(t, map[int]int{http.StatusUnauthorized: 5, http.StatusTooManyRequests: 3}, statuses)
-	require.NotEmpty(t, in.token(t, agent, secret, ""))
+	require.Equal(t, http.StatusUnauthorized, in.form(t, "/api/v1/token", fields, from("203.0.113.10")).status,
+		"the limit is per client and address")
+	fields.Set("client_secret", secret)
+	for _, address := range []string{"203.0.113.9", "203.0.113.10"} {
+		require.Equal(t, http.StatusOK, in.form(t, "/api/v1/token", fields, from(address)).status)
+	}
+	eventually(t, func() bool {
+		return len(in.trail(t, operator, "action=auth.failed&agentId="+agent)) == 6
+	}, "one event for each failure that was answered as one")
+	for _, event := range in.trail(t, operator, "action=auth.failed&agentId="+agent) {
+		require.Contains(t, []any{"203.0.113.9", "203.0.113.10"}, event["ipAddress"])
+		require.Equal(t, "invalid_secret", event["metadata"].(map[string]any)["reason"])
+	}
 }
