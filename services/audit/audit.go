@@ -57,7 +57,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
 	}
-	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil {
+	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
 	httpapi.Register(s.server.Public(), s.guard, trail.NewReader(store, cfg.RetentionDays, time.Now))

@@ -84,7 +84,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	s.agents = func(ctx context.Context) error {
 		return lifecycle.ConsumeAgents(ctx, r.NATS, r.Telemetry, name, domain.AgentChanged)
 	}
-	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil {
+	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
 	routes := httpapi.New(domain, s.guard)

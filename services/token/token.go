@@ -77,7 +77,7 @@ func Serve(ctx context.Context) error {
 }
 
 func (s *Service) open(ctx context.Context, cfg Config) (err error) {
-	if s.server, err = s.replica.Server(api.Spec, s.ready); err != nil {
+	if s.server, err = s.replica.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
 	routes, err := s.wire(ctx, cfg)
