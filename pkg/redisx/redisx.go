@@ -71,11 +71,14 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	opts.OnConnect = func(ctx context.Context, conn *redis.Conn) error {
 		// A server that does not tell its run id can be used all the same.
 		info, err := conn.Info(ctx, "server").Result()
-		if err == nil || isReply(err) {
-			runID.Store(parseRunID(info))
-			return nil
+		if err != nil && !isReply(err) {
+			return fmt.Errorf("greet redis: %w", err)
 		}
-		return fmt.Errorf("greet redis: %w", err)
+		if redis.HasErrorPrefix(err, "NOPERM") && tel != nil {
+			tel.Log.WarnContext(ctx, "redis refuses INFO: a restart that keeps old data cannot be noticed; allow this user +info", "error", err)
+		}
+		runID.Store(parseRunID(info))
+		return nil
 	}
 	client := redis.NewClient(opts)
 	if tel != nil {

@@ -1,8 +1,10 @@
 package redisx_test
 
 import (
+	"bytes"
 	"context"
 	"net"
+	"net/url"
 	"testing"
 	"time"
 
@@ -67,6 +69,27 @@ func TestAServerThatTellsNoRunIDCanBeUsed(t *testing.T) {
 	client := testkit.OpenRedis(t, "redis://"+server.Addr())
 	require.NoError(t, client.Ready(context.Background()))
 	require.Empty(t, client.RunID())
+}
+
+func TestAUserWithoutINFOIsWarnedAbout(t *testing.T) {
+	t.Parallel()
+	server := testkit.RedisServer(t)
+	admin := testkit.OpenRedis(t, server.URL())
+	require.NoError(t, admin.Do(context.Background(), "ACL", "SETUSER", "blind", "on", ">secret", "~*", "+@all", "-info").Err())
+	address, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	address.User = url.UserPassword("blind", "secret")
+	var log bytes.Buffer
+	tel := telemetry.Discard("test")
+	tel.Log = telemetry.NewLogger(&log, "test", "info")
+	client, err := redisx.Open(redisx.Config{URL: config.Secret(address.String())}, tel)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = client.Close() })
+
+	require.NoError(t, client.Ready(context.Background()))
+	require.Empty(t, client.RunID())
+	require.Contains(t, log.String(), "redis refuses INFO")
+	require.NotContains(t, log.String(), "secret")
 }
 
 func TestAServerThatHangsIsGivenUpWithinASecond(t *testing.T) {
