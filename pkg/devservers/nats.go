@@ -74,6 +74,13 @@ const natsUser = "agentidp"
 func (n *NATS) start() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.port == 0 {
+		port, err := freePort()
+		if err != nil {
+			return fmt.Errorf("nats: %w", err)
+		}
+		n.port = port
+	}
 	opts := &server.Options{
 		ServerName: "agentidp-embedded",
 		Host:       loopback,
@@ -82,9 +89,6 @@ func (n *NATS) start() error {
 		StoreDir:   n.cfg.Dir,
 		NoSigs:     true,
 		NoLog:      true,
-	}
-	if opts.Port == 0 {
-		opts.Port = server.RANDOM_PORT
 	}
 	if n.cfg.Password != "" {
 		opts.Username, opts.Password = natsUser, n.cfg.Password
@@ -104,7 +108,6 @@ func (n *NATS) start() error {
 		s.WaitForShutdown()
 		return fmt.Errorf("nats cannot keep streams in %s", n.cfg.Dir)
 	}
-	n.port = s.Addr().(*net.TCPAddr).Port
 	n.server = s
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -126,15 +127,24 @@ func (t *tailWriter) String() string {
 	return string(bytes.TrimSpace(t.kept))
 }
 
+// Free ports are looked for below the range (32768 and up) from which Linux serves outgoing connections, so that none of
+// those can take a port between choosing and listening, nor while a server is down for a restart.
+const (
+	lowestPort  = 10000
+	highestPort = 20000
+)
+
 // freePort finds a port of 127.0.0.1 that nobody listens on. Another program may take it before it
-// is used: callers try again.
+// is used, which is unlikely.
 func freePort() (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(loopback, "0")) //nolint:noctx // returns at once
-	if err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
+	var err error
+	for range 100 {
+		port := lowestPort + rand.IntN(highestPort-lowestPort) //nolint:gosec // no secret, only spread
+		if err = requireFree(port); err == nil {
+			return port, nil
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().(*net.TCPAddr).Port, nil
+	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
 // requireFree fails when somebody listens on the port, before a server is started that could not.
