@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -91,13 +92,20 @@ func install(t *testing.T, env ...string) *installation {
 	return start(t, dir, freePort(t), env...)
 }
 
-// freePort answers a port of the loopback interface that nobody listens on.
+// freePort answers a port of the loopback interface that nobody listens on, below those of outgoing connections, so that
+// it is still free when the system is started again.
 func freePort(t *testing.T) int {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	require.NoError(t, listener.Close())
-	return listener.Addr().(*net.TCPAddr).Port
+	for range 100 {
+		port := 10000 + rand.IntN(10000)
+		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			require.NoError(t, listener.Close())
+			return port
+		}
+	}
+	require.FailNow(t, "no free port")
+	return 0
 }
 
 // start starts a system on dir and waits until its ingress says that all is there.
