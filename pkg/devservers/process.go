@@ -147,13 +147,18 @@ func freePort() (int, error) {
 	return 0, fmt.Errorf("find a free port: %w", err)
 }
 
-// requireFree fails when somebody listens on the port, before a server is started that could not.
+// requireFree fails when somebody listens on the port, before a server is started that could not. It looks for a moment
+// longer: a process that is being forked elsewhere in this program holds every open socket until it runs its own program.
 func requireFree(port int) error {
-	l, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port))) //nolint:noctx // returns at once
-	if err != nil {
-		return fmt.Errorf("port %d cannot be used: %w", port, err)
+	var err error
+	for range 25 {
+		var l net.Listener
+		if l, err = net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port))); err == nil { //nolint:noctx // returns at once
+			return l.Close()
+		}
+		<-time.After(20 * time.Millisecond)
 	}
-	return l.Close()
+	return fmt.Errorf("port %d cannot be used: %w", port, err)
 }
 
 // stopLeftover ends the server that an earlier run left on a data directory: the process of the
