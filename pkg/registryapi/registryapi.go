@@ -5,6 +5,7 @@ package registryapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"time"
@@ -30,22 +31,33 @@ const (
 // Agent is an agent with what only other services need to know of it: its revision and the time before which none of its
 // tokens is good any more.
 type Agent struct {
-	AgentID       uuid.UUID  `json:"agentId"`
-	Email         string     `json:"email"`
-	AgentType     string     `json:"agentType"`
-	Version       string     `json:"version"`
-	Capabilities  []string   `json:"capabilities"`
-	Owner         string     `json:"owner"`
-	DeploymentEnv string     `json:"deploymentEnv"`
-	AllowedScopes []string   `json:"allowedScopes"`
-	Status        string     `json:"status"`
-	RegisteredBy  *uuid.UUID `json:"registeredBy"`
-	CreatedAt     time.Time  `json:"createdAt"`
-	UpdatedAt     time.Time  `json:"updatedAt"`
+	AgentID       uuid.UUID `json:"agentId"`
+	Email         string    `json:"email"`
+	AgentType     string    `json:"agentType"`
+	Version       string    `json:"version"`
+	Capabilities  []string  `json:"capabilities"`
+	Owner         string    `json:"owner"`
+	DeploymentEnv string    `json:"deploymentEnv"`
+	AllowedScopes []string  `json:"allowedScopes"`
+	// AllowedResources are the absolute URIs (RFC 8707 §2) that the agent may ask for tokens for.
+	AllowedResources []string   `json:"allowedResources"`
+	Status           string     `json:"status"`
+	RegisteredBy     *uuid.UUID `json:"registeredBy"`
+	CreatedAt        time.Time  `json:"createdAt"`
+	UpdatedAt        time.Time  `json:"updatedAt"`
 	// Revision counts the agent's changes, from 1. A higher one is always the newer state.
 	Revision int64 `json:"revision"`
 	// TokensValidAfter is the instant up to which (inclusive) the agent's tokens are refused; zero if there is none.
 	TokensValidAfter time.Time `json:"tokensValidAfter"`
+	// Keys are what the agent's client assertions are verified with; nil if none were registered.
+	Keys *AgentKeys `json:"keys,omitempty"`
+}
+
+// AgentKeys are the public keys that an agent registered for private_key_jwt: a JWK set, or the URI of one; exactly one of
+// them is there. The set is one that jwk.ParseClientSet takes, the URI one that jwk.CheckURI does.
+type AgentKeys struct {
+	JWKS    json.RawMessage `json:"jwks,omitempty"`
+	JWKSURI string          `json:"jwksUri,omitempty"`
 }
 
 // BootstrapRequest asks for the first operator. DeploymentEnv defaults to production when empty.

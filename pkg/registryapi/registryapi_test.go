@@ -36,16 +36,19 @@ func (c *caller) Do(_ context.Context, method, path string, in, out any) error {
 }
 
 const agentJSON = `"agentId":"0190a7c0-0000-4000-8000-00000000000a","email":"a@example.com","agentType":"custom","version":"1.0.0",
-	"capabilities":["operator:*"],"owner":"team-a","deploymentEnv":"production","allowedScopes":["agents:admin"],"status":"suspended",
+	"capabilities":["operator:*"],"owner":"team-a","deploymentEnv":"production","allowedScopes":["agents:admin"],
+	"allowedResources":["https://calendar.example.com/"],"status":"suspended",
 	"registeredBy":null,"createdAt":"2026-11-22T12:00:00Z","updatedAt":"2026-11-22T12:00:01Z","revision":7,
-	"tokensValidAfter":"2026-11-22T12:00:00.123Z"`
+	"tokensValidAfter":"2026-11-22T12:00:00.123Z","keys":{"jwksUri":"https://agent.example.com/jwks.json"}`
 
 func agent() registryapi.Agent {
 	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	return registryapi.Agent{
 		AgentID: id, Email: "a@example.com", AgentType: "custom", Version: "1.0.0", Capabilities: []string{"operator:*"},
-		Owner: "team-a", DeploymentEnv: "production", AllowedScopes: []string{"agents:admin"}, Status: registryapi.StatusSuspended,
+		Owner: "team-a", DeploymentEnv: "production", AllowedScopes: []string{"agents:admin"},
+		AllowedResources: []string{"https://calendar.example.com/"}, Status: registryapi.StatusSuspended,
 		CreatedAt: at, UpdatedAt: at.Add(time.Second), Revision: 7, TokensValidAfter: at.Add(123 * time.Millisecond),
+		Keys: &registryapi.AgentKeys{JWKSURI: "https://agent.example.com/jwks.json"},
 	}
 }
 

@@ -75,6 +75,7 @@ func internalResponseOf(a agent.Agent) registryapi.Agent {
 		Owner:            a.Owner,
 		DeploymentEnv:    a.DeploymentEnv,
 		AllowedScopes:    a.AllowedScopes,
+		AllowedResources: []string{},
 		Status:           string(a.Status),
 		RegisteredBy:     a.RegisteredBy,
 		CreatedAt:        a.CreatedAt,
