@@ -65,8 +65,9 @@ type Options struct {
 
 // Guard admits requests. It is safe for concurrent use.
 type Guard struct {
-	opt  Options
-	keys *authn.RemoteKeys // nil when New was given a verifier with keys of its own
+	opt      Options
+	entrance *entrance
+	keys     *authn.RemoteKeys // nil when New was given a verifier with keys of its own
 }
 
 // New gives a guard of these parts.
@@ -74,7 +75,7 @@ func New(opt Options) *Guard {
 	if opt.Clock == nil {
 		opt.Clock = time.Now
 	}
-	return &Guard{opt: opt}
+	return &Guard{opt: opt, entrance: newEntrance(opt)}
 }
 
 // NewRemote gives the guard of a service that is not the token service: signing keys and the truth about revocations come
@@ -131,8 +132,8 @@ func (g *Guard) Authenticate() gin.HandlerFunc {
 // Admit does for one request what Authenticate does, for routes that also take other credentials: it charges the client, sets
 // the headers, and keeps and gives the principal, or the error to answer with. It makes one round trip to Redis.
 //
-// A token that was revoked is refused as such also when its client is over the limit, and while Redis is away the limit is
-// open, but never the check for revocation.
+// A token that was revoked is refused as such also when its client is over the limit, and charges nothing: who holds a stolen
+// one must not use up its client's requests. While Redis is away the limit is open, but never the check for revocation.
 func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) {
 	ctx, limit := c.Request.Context(), g.opt.Config.RateLimitPerMinute
 	headers := c.Writer.Header()
@@ -147,29 +148,13 @@ func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) {
 		return authn.Principal{}, err
 	}
 
-	query := revocation.Query{TokenID: principal.TokenID, AgentID: principal.AgentID, IssuedAt: principal.IssuedAt}
-	pipe := g.opt.Redis.Pipeline()
-	verdict := g.opt.Revocations.Queue(ctx, pipe, query)
-	take := g.opt.Limiter.Queue(ctx, pipe, ratelimit.ClientKey(principal.AgentID), limit)
-	_, _ = pipe.Exec(ctx) // each command has its own error
-
-	window, err := take()
+	window, err := g.entrance.admit(ctx, principal)
 	if err != nil {
 		return authn.Principal{}, err
 	}
 	ratelimit.WriteHeaders(headers, window)
-	found, err := verdict()
-	if err != nil {
-		g.opt.Telemetry.Log.DebugContext(ctx, "revocation not found in redis", "error", err)
-	}
-	revoked, err := g.opt.Revocations.Resolve(ctx, query, found)
-	switch {
-	case err != nil:
+	if err := window.Err(); err != nil {
 		return authn.Principal{}, err
-	case revoked:
-		return authn.Principal{}, authn.Revoked()
-	case !window.Allowed:
-		return authn.Principal{}, window.Err()
 	}
 	c.Set(principalKey{}, principal)
 	return principal, nil

@@ -5,9 +5,7 @@ package revocation
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,7 +49,7 @@ type Query struct {
 // Verdict is what Redis says of a token.
 type Verdict int
 
-// The verdicts. Unknown is the zero value on purpose: what was not looked up is not live.
+// The verdicts; Lua knows them by their numbers. Unknown is the zero value on purpose: what was not looked up is not live.
 const (
 	Unknown Verdict = iota
 	Live
@@ -65,49 +63,85 @@ type Fallback func(ctx context.Context, q Query) (revoked bool, err error)
 type Checker struct {
 	rdb      *redisx.Client
 	fallback Fallback
+	script   *redis.Script
 }
 
 // NewChecker gives a checker that asks fallback where Redis does not know.
 func NewChecker(rdb *redisx.Client, fallback Fallback) *Checker {
-	return &Checker{rdb: rdb, fallback: fallback}
+	script := Lua + "return verdict(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2])"
+	return &Checker{rdb: rdb, fallback: fallback, script: redis.NewScript(script)}
 }
 
-// Queue adds the look-up, two commands, to a pipeline; the function it returns gives the verdict after the pipeline was
-// executed. An error comes with Unknown.
-func (c *Checker) Queue(ctx context.Context, pipe redis.Pipeliner, q Query) func() (Verdict, error) {
-	marks := pipe.MGet(ctx, revokedKey(c.rdb, q.TokenID), markKey(c.rdb))
-	cutoff := pipe.HMGet(ctx, cutoffKey(c.rdb, q.AgentID), fieldBlocked, fieldValidAfter)
-	return func() (Verdict, error) {
-		if err := errors.Join(marks.Err(), cutoff.Err()); err != nil {
-			return Unknown, fmt.Errorf("look up revocation: %w", err)
-		}
-		if marks.Val()[0] != nil {
-			// Nothing makes a revoked token good again, so this holds whatever else Redis has lost.
-			return Dead, nil
-		}
+// Lua defines the local function verdict(revoked, mark, cutoff, whole, issued_at), for scripts that do more in the same round
+// trip. It takes the Keys and the Args of a Question, writes nothing, and returns what Read takes: the number of a Verdict.
+//
+// A revoked token is dead whatever else Redis has lost, because nothing makes it good again. Everything else it says is
+// believed only under the mark.
+const Lua = `
+local function verdict(revoked, mark, cutoff, whole, issued_at)
+  local found = redis.call('MGET', revoked, mark)
+  if found[1] then
+    return 2
+  end
+  if found[2] ~= whole then
+    return 0
+  end
+  local fields = redis.call('HMGET', cutoff, 'blocked', 'validAfter')
+  if not fields[1] and not fields[2] then
+    return 1
+  end
+  local after = fields[2] and tonumber(fields[2])
+  if not after then
+    return 0
+  end
+  if fields[1] ~= '0' or tonumber(issued_at) <= after then
+    return 2
+  end
+  return 1
+end
+`
+
+// Question is a query in the words of Lua.
+type Question struct {
+	Keys [3]string // revoked, mark, cutoff
+	Args [2]any    // whole, issued_at
+
+	runID string
+}
+
+// Ask makes the question. It holds for the server that answers now.
+func (c *Checker) Ask(q Query) Question {
+	runID := c.rdb.RunID()
+	return Question{
+		Keys:  [3]string{revokedKey(c.rdb, q.TokenID), markKey(c.rdb), cutoffKey(c.rdb, q.AgentID)},
+		Args:  [2]any{markOf(runID), q.IssuedAt.UnixMilli()},
+		runID: runID,
+	}
+}
+
+// Read gives the verdict of what Lua answered to the question.
+func (c *Checker) Read(asked Question, answer int64) Verdict {
+	switch verdict := Verdict(answer); verdict {
+	case Dead:
+		return Dead
+	case Live:
 		// Read after the answer: a connection to another server process would have told its run id before it answered.
-		if marks.Val()[1] != markOf(c.rdb.RunID()) {
-			return Unknown, nil
+		if c.rdb.RunID() == asked.runID {
+			return Live
 		}
-		return judge(cutoff.Val(), q)
+	case Unknown:
 	}
+	return Unknown
 }
 
-// judge holds a token against the fields of its agent's cutoff, which are nil when there is none.
-func judge(fields []any, q Query) (Verdict, error) {
-	blocked, okBlocked := fields[0].(string)
-	after, okAfter := fields[1].(string)
-	if !okBlocked && !okAfter {
-		return Live, nil
-	}
-	millis, err := strconv.ParseInt(after, 10, 64)
+// Look gives the verdict of Redis, in one round trip. An error comes with Unknown.
+func (c *Checker) Look(ctx context.Context, q Query) (Verdict, error) {
+	asked := c.Ask(q)
+	answer, err := c.script.Run(ctx, c.rdb, asked.Keys[:], asked.Args[:]...).Int64()
 	if err != nil {
-		return Unknown, fmt.Errorf("read cutoff: %w", err)
+		return Unknown, fmt.Errorf("look up revocation: %w", err)
 	}
-	if (Cutoff{Blocked: blocked != "0", ValidAfter: time.UnixMilli(millis)}).Refuses(q.IssuedAt) {
-		return Dead, nil
-	}
-	return Live, nil
+	return c.Read(asked, answer), nil
 }
 
 // Resolve turns a verdict into an answer, asking the fallback if it is Unknown. Its error is SERVICE_UNAVAILABLE.
@@ -122,11 +156,8 @@ func (c *Checker) Resolve(ctx context.Context, q Query, v Verdict) (revoked bool
 	return revoked, nil
 }
 
-// Revoked looks the token up on its own: one Redis round trip, and the fallback if that gives no verdict.
+// Revoked looks the token up: one Redis round trip, and the fallback if that gives no verdict.
 func (c *Checker) Revoked(ctx context.Context, q Query) (bool, error) {
-	pipe := c.rdb.Pipeline()
-	verdict := c.Queue(ctx, pipe, q)
-	_, _ = pipe.Exec(ctx) // each command has its own error
-	v, _ := verdict()     // an error is Unknown, and the fallback decides
+	v, _ := c.Look(ctx, q) // an error is Unknown, and the fallback decides
 	return c.Resolve(ctx, q, v)
 }

@@ -68,13 +68,9 @@ func (b bundle) query() revocation.Query {
 	return revocation.Query{TokenID: tokenID, AgentID: agent, IssuedAt: b.issued}
 }
 
-// verdict asks through a pipeline, as the guard does.
 func (b bundle) verdict(t *testing.T) revocation.Verdict {
 	t.Helper()
-	pipe := b.rdb.Pipeline()
-	verdict := b.checker.Queue(t.Context(), pipe, b.query())
-	_, _ = pipe.Exec(t.Context())
-	v, err := verdict()
+	v, err := b.checker.Look(t.Context(), b.query())
 	require.NoError(t, err)
 	return v
 }
@@ -350,10 +346,7 @@ func TestWithoutRedisTheFallbackDecides(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, revoked)
 
-	pipe := b.rdb.Pipeline()
-	verdict := b.checker.Queue(t.Context(), pipe, b.query())
-	_, _ = pipe.Exec(t.Context())
-	v, err := verdict()
+	v, err := b.checker.Look(t.Context(), b.query())
 	require.Error(t, err)
 	require.Equal(t, revocation.Unknown, v)
 
@@ -368,4 +361,17 @@ func TestTheZeroVerdictIsNotLive(t *testing.T) {
 	t.Parallel()
 	var v revocation.Verdict
 	require.Equal(t, revocation.Unknown, v)
+}
+
+func TestAnAnswerOfAnotherServerIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	redisServer, b := server(t)
+	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+	asked := b.checker.Ask(b.query())
+	require.Equal(t, revocation.Live, b.checker.Read(asked, int64(revocation.Live)))
+	require.NoError(t, redisServer.Restart(t.Context()))
+	require.NoError(t, b.rdb.Ping(t.Context()).Err())
+	require.Equal(t, revocation.Unknown, b.checker.Read(asked, int64(revocation.Live)))
+	require.Equal(t, revocation.Dead, b.checker.Read(asked, int64(revocation.Dead)), "nothing makes it good again")
+	require.Equal(t, revocation.Unknown, b.checker.Read(b.checker.Ask(b.query()), 7))
 }

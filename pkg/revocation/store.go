@@ -24,10 +24,6 @@ const (
 	expiryMargin = time.Minute
 	// hydrationTimeout is how long one Hydrate may take.
 	hydrationTimeout = 10 * time.Minute
-
-	fieldRevision   = "revision"
-	fieldBlocked    = "blocked"
-	fieldValidAfter = "validAfter"
 )
 
 func revokedKey(rdb *redisx.Client, tokenID string) string { return rdb.Key("revoked", tokenID) }
