@@ -2,6 +2,7 @@ package authn
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"time"
@@ -24,6 +25,8 @@ type VerifierConfig struct {
 type Verifier struct {
 	keys   KeySet
 	parser *jwt.Parser
+	clock  func() time.Time
+	memo   memo
 	// refuses is set when there is nothing to hold tokens against: the parser would skip an empty issuer.
 	refuses error
 }
@@ -40,6 +43,8 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 	return &Verifier{
 		refuses: refuses,
 		keys:    cfg.Keys,
+		clock:   cfg.Clock,
+		memo:    newMemo(),
 		parser: jwt.NewParser(
 			jwt.WithValidMethods([]string{RS256, ES256, EdDSA}),
 			jwt.WithIssuer(cfg.Issuer),
@@ -85,7 +90,8 @@ func canonicalUUID(s string) (uuid.UUID, bool) {
 	return id, err == nil && id.String() == s
 }
 
-// Verify checks a token as RFC 9068 §4 says and gives its principal. The algorithm is the key's, not the token's choice.
+// Verify checks a token as RFC 9068 §4 says and gives its principal, whose scopes must not be changed. The algorithm is the
+// key's, not the token's choice. The signature of a token that was good is not computed again while its key is published.
 // Errors are *apperr.Error: UNAUTHORIZED with the challenge of RFC 6750 §3, or SERVICE_UNAVAILABLE when the keys could not be
 // asked.
 func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
@@ -99,17 +105,22 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	if !isB64Token(raw) {
 		return Principal{}, refuse("invalid_token", "the bearer token is malformed")
 	}
+	sum := digest(sha256.Sum256([]byte(raw)))
+	if known, ok := v.remembered(ctx, sum); ok {
+		return known, nil
+	}
 	var (
 		c      claims
+		key    Key
 		keyErr error
 	)
 	_, err := v.parser.ParseWithClaims(raw, &c, func(t *jwt.Token) (any, error) {
-		var key Key
 		key, keyErr = v.key(ctx, t)
 		return key.Public, keyErr
 	})
 	switch {
 	case err == nil:
+		v.memo.keep(sum, key, c)
 		return c.principal(), nil
 	case keyErr != nil && !errors.Is(keyErr, ErrUnknownKey) && !errors.Is(keyErr, errHeader):
 		return Principal{}, apperr.Unavailable(keyErr)
@@ -122,6 +133,19 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	default:
 		return Principal{}, refuse("invalid_token", "the token is not a valid access token").Because(err)
 	}
+}
+
+// remembered answers from the memory, where what was found of the token still holds.
+func (v *Verifier) remembered(ctx context.Context, sum digest) (Principal, bool) {
+	known, ok := v.memo.verdicts.GetIfPresent(sum)
+	if !ok {
+		return Principal{}, false
+	}
+	key, err := v.keys.Key(ctx, known.key.ID)
+	if err != nil || !known.holds(v.clock(), key) {
+		return Principal{}, false
+	}
+	return known.principal, true
 }
 
 // key finds the key that the header names and holds the header against it. It runs before the signature is checked.

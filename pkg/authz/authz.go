@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
-
-	"github.com/open-policy-agent/opa/v1/rego"
 )
 
 // The values of Input.Authentication.
@@ -68,7 +66,7 @@ func (c Config) Validate() error {
 type Authorizer struct {
 	cfg    Config
 	log    *slog.Logger
-	policy atomic.Pointer[rego.PreparedEvalQuery]
+	policy atomic.Pointer[policy]
 }
 
 // New compiles the policy; one that cannot be read, does not compile or lacks allow or reason is an error.
@@ -80,9 +78,10 @@ func New(ctx context.Context, cfg Config, log *slog.Logger) (*Authorizer, error)
 	return a, nil
 }
 
-// Decide asks the policy. An error means that it could not be evaluated, never that it denies.
+// Decide asks the policy, or remembers what this policy has said to the same input: an evaluation costs more than all the
+// rest of an authenticated read. An error means that it could not be evaluated, never that it denies.
 func (a *Authorizer) Decide(ctx context.Context, in Input) (Decision, error) {
-	return evaluate(ctx, a.policy.Load(), in)
+	return a.policy.Load().decide(ctx, in)
 }
 
 // load replaces the policy, or leaves it as it is and says why.
@@ -91,10 +90,10 @@ func (a *Authorizer) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	query, err := compile(ctx, modules)
+	compiled, err := compile(ctx, modules)
 	if err != nil {
 		return err
 	}
-	a.policy.Store(query)
+	a.policy.Store(compiled)
 	return nil
 }

@@ -49,8 +49,8 @@ func sources(dir string) (map[string]string, error) {
 	return modules, nil
 }
 
-// compile makes a query of the modules and tries it once, so that a policy that cannot decide is found before it is used.
-func compile(ctx context.Context, modules map[string]string) (*rego.PreparedEvalQuery, error) {
+// compile makes a policy of the modules and tries it once, so that a policy that cannot decide is found before it is used.
+func compile(ctx context.Context, modules map[string]string) (*policy, error) {
 	compiler, err := ast.CompileModules(modules)
 	if err != nil {
 		return nil, fmt.Errorf("compile policy: %w", err)
@@ -78,14 +78,30 @@ func compile(ctx context.Context, modules map[string]string) (*rego.PreparedEval
 	if err != nil {
 		return nil, fmt.Errorf("prepare policy: %w", err)
 	}
-	if _, err := evaluate(ctx, &prepared, Input{Method: "GET", Path: "/api/v1/agents", Authentication: AuthenticationBearer}); err != nil {
+	if _, err := evaluate(ctx, prepared, Input{Method: "GET", Path: "/api/v1/agents", Authentication: AuthenticationBearer}); err != nil {
 		return nil, fmt.Errorf("try policy: %w", err)
 	}
-	return &prepared, nil
+	return newPolicy(prepared, pure(compiler)), nil
+}
+
+// decide answers from memory where it can, else evaluates.
+func (p *policy) decide(ctx context.Context, in Input) (Decision, error) {
+	if p.decided == nil {
+		return evaluate(ctx, p.query, in)
+	}
+	key := in.memoKey()
+	if known, ok := p.decided.GetIfPresent(key); ok {
+		return known, nil
+	}
+	decision, err := evaluate(ctx, p.query, in)
+	if err == nil && len(key) <= memoMaxKey {
+		p.decided.Set(key, decision)
+	}
+	return decision, err
 }
 
 // evaluate asks the query. An undefined allow denies.
-func evaluate(ctx context.Context, query *rego.PreparedEvalQuery, in Input) (Decision, error) {
+func evaluate(ctx context.Context, query rego.PreparedEvalQuery, in Input) (Decision, error) {
 	results, err := query.Eval(ctx, rego.EvalInput(in.document()))
 	if err != nil {
 		return Decision{}, fmt.Errorf("evaluate policy: %w", err)

@@ -1,0 +1,105 @@
+package authn_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/authn"
+)
+
+// changingKeys are keys that a test replaces.
+type changingKeys struct {
+	keys authn.StaticKeys
+	err  error
+}
+
+func (c *changingKeys) Key(ctx context.Context, kid string) (authn.Key, error) {
+	if c.err != nil {
+		return authn.Key{}, c.err
+	}
+	return c.keys.Key(ctx, kid)
+}
+
+func TestAGoodTokenIsVerifiedOnce(t *testing.T) {
+	raw := goodToken().sign(t)
+	first := testing.AllocsPerRun(1, func() {
+		_, err := verifierAt(now).Verify(t.Context(), raw)
+		require.NoError(t, err)
+	})
+	v := verifierAt(now)
+	once, err := v.Verify(t.Context(), raw)
+	require.NoError(t, err)
+	again := testing.AllocsPerRun(10, func() {
+		known, err := v.Verify(t.Context(), raw)
+		require.NoError(t, err)
+		require.Equal(t, once.TokenID, known.TokenID)
+	})
+	require.Greater(t, first, 50.0, "decoding and verifying allocate")
+	require.Less(t, again, 10.0, "neither is done again")
+}
+
+func TestWhatIsRememberedOfATokenIsHeldAgainstTheClockAndTheKeys(t *testing.T) {
+	t.Parallel()
+	otherKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	for name, row := range map[string]struct {
+		change func(keys *changingKeys, clock *time.Time)
+		want   apperr.Code // "" for still good
+	}{
+		"nothing changed": {func(*changingKeys, *time.Time) {}, ""},
+		"a moment before its leeway ends": {
+			func(_ *changingKeys, clock *time.Time) {
+				*clock = now.Add(time.Hour + authn.Leeway - time.Nanosecond)
+			}, "",
+		},
+		"it has expired":                      {func(_ *changingKeys, clock *time.Time) { *clock = now.Add(time.Hour + authn.Leeway) }, apperr.Unauthorized},
+		"the clock was set back before it":    {func(_ *changingKeys, clock *time.Time) { *clock = now.Add(-time.Minute) }, apperr.Unauthorized},
+		"its key is published no more":        {func(keys *changingKeys, _ *time.Time) { keys.keys = nil }, apperr.Unauthorized},
+		"its key's id names another key":      {func(keys *changingKeys, _ *time.Time) { keys.keys[0].Public = otherKey.Public() }, apperr.Unauthorized},
+		"its key is for another algorithm":    {func(keys *changingKeys, _ *time.Time) { keys.keys[0].Algorithm = authn.ES256 }, apperr.Unauthorized},
+		"the keys cannot be asked":            {func(keys *changingKeys, _ *time.Time) { keys.err = errors.New("connection refused") }, apperr.ServiceUnavailable},
+		"its key was read again and is equal": {func(keys *changingKeys, _ *time.Time) { keys.keys = keySet() }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			keys, clock := &changingKeys{keys: keySet()}, now
+			v := authn.NewVerifier(authn.VerifierConfig{
+				Issuer: issuer, Audience: issuer, Keys: keys, Clock: func() time.Time { return clock },
+			})
+			raw := goodToken().sign(t)
+			first, err := v.Verify(t.Context(), raw)
+			require.NoError(t, err)
+
+			row.change(keys, &clock)
+			again, err := v.Verify(t.Context(), raw)
+			if row.want != "" {
+				require.Equal(t, row.want, apperr.From(err).Code)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, first, again)
+		})
+	}
+}
+
+func TestATokenThatDiffersInItsSignatureAloneIsNotTheOneRemembered(t *testing.T) {
+	t.Parallel()
+	v := verifierAt(now)
+	raw := goodToken().sign(t)
+	_, err := v.Verify(t.Context(), raw)
+	require.NoError(t, err)
+	last := len(raw) - 10
+	other := "A"
+	if raw[last] == 'A' {
+		other = "B"
+	}
+	_, err = v.Verify(t.Context(), raw[:last]+other+raw[last+1:])
+	requireInvalidToken(t, err)
+}
