@@ -17,8 +17,11 @@ import (
 type VerifierConfig struct {
 	Issuer   string
 	Audience string
-	Keys     KeySet
-	Clock    func() time.Time
+	// AnyAudience, with an empty Audience, takes tokens of the issuer for whatever audience. It is for who answers about
+	// tokens and not for who is called with them: a token for another resource opens nothing here (RFC 9068 §4).
+	AnyAudience bool
+	Keys        KeySet
+	Clock       func() time.Time
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.
@@ -37,25 +40,22 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 		cfg.Clock = time.Now
 	}
 	var refuses error
-	if cfg.Issuer == "" || cfg.Audience == "" {
+	if cfg.Issuer == "" || (cfg.Audience == "") != cfg.AnyAudience {
 		refuses = errors.New("verifier has no issuer or audience")
 	}
-	return &Verifier{
-		refuses: refuses,
-		keys:    cfg.Keys,
-		clock:   cfg.Clock,
-		memo:    newMemo(),
-		parser: jwt.NewParser(
-			jwt.WithValidMethods([]string{RS256, ES256, EdDSA}),
-			jwt.WithIssuer(cfg.Issuer),
-			jwt.WithAudience(cfg.Audience),
-			jwt.WithExpirationRequired(),
-			jwt.WithIssuedAt(),
-			jwt.WithLeeway(Leeway),
-			jwt.WithStrictDecoding(),
-			jwt.WithTimeFunc(cfg.Clock),
-		),
+	rules := []jwt.ParserOption{
+		jwt.WithValidMethods([]string{RS256, ES256, EdDSA}),
+		jwt.WithIssuer(cfg.Issuer),
+		jwt.WithExpirationRequired(),
+		jwt.WithIssuedAt(),
+		jwt.WithLeeway(Leeway),
+		jwt.WithStrictDecoding(),
+		jwt.WithTimeFunc(cfg.Clock),
 	}
+	if !cfg.AnyAudience {
+		rules = append(rules, jwt.WithAudience(cfg.Audience))
+	}
+	return &Verifier{refuses: refuses, keys: cfg.Keys, clock: cfg.Clock, memo: newMemo(), parser: jwt.NewParser(rules...)}
 }
 
 // claims are the claims of RFC 9068 §2.2 and those of this issuer that a resource server acts on.
@@ -72,10 +72,10 @@ var (
 	errClaims = errors.New("claims not of an access token")
 )
 
-// Validate is called by the parser after it has checked iss, aud, exp, nbf and iat.
+// Validate is called by the parser after it has checked iss, exp, nbf and iat, and aud where that matters.
 func (c claims) Validate() error {
 	id, ok := canonicalUUID(c.Subject)
-	if !ok || id == uuid.Nil || c.ClientID != c.Subject || c.IssuedAt == nil {
+	if !ok || id == uuid.Nil || c.ClientID != c.Subject || c.IssuedAt == nil || len(c.Audience) == 0 {
 		return errClaims
 	}
 	if jti, ok := canonicalUUID(c.ID); !ok || jti.Version() != 7 {

@@ -312,11 +312,47 @@ func TestVerifyDoesNotGuessWhenKeysCannotBeAsked(t *testing.T) {
 
 func TestVerifyRefusesEverythingWithoutAnIssuerOrAudience(t *testing.T) {
 	t.Parallel()
-	for _, cfg := range []authn.VerifierConfig{{Issuer: issuer}, {Audience: issuer}} {
+	for _, cfg := range []authn.VerifierConfig{
+		{Issuer: issuer}, {Audience: issuer}, {AnyAudience: true}, {Issuer: issuer, Audience: issuer, AnyAudience: true},
+	} {
 		cfg.Keys = keySet()
 		cfg.Clock = func() time.Time { return now }
 		_, err := authn.NewVerifier(cfg).Verify(t.Context(), goodToken().sign(t))
 		require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
+	}
+}
+
+func TestAVerifierOfAnyAudienceAsksForTheRestAllTheSame(t *testing.T) {
+	t.Parallel()
+	verifier := authn.NewVerifier(authn.VerifierConfig{
+		Issuer: issuer, AnyAudience: true, Keys: keySet(), Clock: func() time.Time { return now },
+	})
+	for name, row := range map[string]struct {
+		change func(*token)
+		good   bool
+	}{
+		"the issuer":        {func(*token) {}, true},
+		"another audience":  {func(k *token) { k.claims["aud"] = "https://api.example" }, true},
+		"several audiences": {func(k *token) { k.claims["aud"] = []string{"https://api.example", "urn:x"} }, true},
+		"no audience":       {func(k *token) { delete(k.claims, "aud") }, false},
+		"none in the list":  {func(k *token) { k.claims["aud"] = []string{} }, false},
+		"a number":          {func(k *token) { k.claims["aud"] = 7 }, false},
+		"another issuer":    {func(k *token) { k.claims["iss"] = "https://other.example" }, false},
+		"expired":           {func(k *token) { k.claims["exp"] = now.Add(-time.Minute).Unix() }, false},
+		"a foreign key":     {func(k *token) { k.key = signers()["foreign"] }, false},
+		"another typ":       {func(k *token) { k.header["typ"] = "JWT" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			k := goodToken()
+			row.change(&k)
+			_, err := verifier.Verify(t.Context(), k.sign(t))
+			if row.good {
+				require.NoError(t, err)
+				return
+			}
+			requireInvalidToken(t, err)
+		})
 	}
 }
 

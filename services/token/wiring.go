@@ -57,7 +57,9 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	})
 
 	limiter := ratelimit.New(r.Redis, r.Telemetry)
+	// Who calls here needs a token for here; what is asked about may be for any resource.
 	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring})
+	ours := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring})
 	authorizer, err := authz.New(ctx, cfg.Guard.Policy, r.Telemetry.Log)
 	if err != nil {
 		return httpapi.Config{}, fmt.Errorf("policy: %w", err)
@@ -84,10 +86,10 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 		Clients: clients,
 		Budget:  s.budget,
 		Introspector: issue.NewIntrospector(issue.IntrospectorConfig{
-			Verifier: verifier, Revocations: checker, Journal: s.journal, Events: events,
+			Verifier: ours, Revocations: checker, Journal: s.journal, Events: events,
 		}),
 		Revoker: issue.NewRevoker(issue.RevokerConfig{
-			Verifier: verifier, Store: revocations, Announcer: s.hydrator, Events: events,
+			Verifier: ours, Store: revocations, Announcer: s.hydrator, Events: events,
 		}),
 		Guard: s.guard,
 		Keys:  s.ring,

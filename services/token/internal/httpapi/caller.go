@@ -32,7 +32,7 @@ func (a *api) admit(c *gin.Context) (caller, error) {
 		if err != nil {
 			return who, err
 		}
-		byClient = body["client_secret"] != ""
+		byClient = body.get("client_secret") != ""
 	}
 	if byClient {
 		return a.admitClient(c, auth, who)
@@ -90,7 +90,7 @@ func (a *api) form(c *gin.Context) (form, error) {
 	}
 	body, err := readForm(c)
 	if err != nil {
-		return nil, err
+		return form{}, err
 	}
 	c.Set(formKey{}, body)
 	return body, nil
@@ -103,11 +103,11 @@ func (a *api) tokenParameter(c *gin.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if body["client_secret"] != "" && c.GetHeader("Authorization") != "" {
+	if body.get("client_secret") != "" && c.GetHeader("Authorization") != "" {
 		return "", issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
 	}
-	if body["token"] == "" {
+	if body.get("token") == "" {
 		return "", issue.RefuseField(issue.InvalidRequest, "token", "The parameter token is missing.")
 	}
-	return body["token"], nil
+	return body.get("token"), nil
 }

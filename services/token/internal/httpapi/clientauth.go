@@ -42,7 +42,7 @@ func clientCredentials(auth authentication, body form) (issue.Credentials, error
 	if auth.scheme == "" {
 		return postCredentials(body)
 	}
-	if body["client_secret"] != "" {
+	if body.get("client_secret") != "" {
 		return issue.Credentials{}, issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
 	}
 	credentials, ok := basicCredentials(auth)
@@ -50,7 +50,7 @@ func clientCredentials(auth authentication, body form) (issue.Credentials, error
 		return issue.Credentials{}, issue.Refuse(issue.InvalidClient, "Client authentication failed.")
 	}
 	// A client that repeats its id in the body does no harm; another id is another client.
-	if id := body["client_id"]; id != "" && id != credentials.ClientID {
+	if id := body.get("client_id"); id != "" && id != credentials.ClientID {
 		return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, "client_id",
 			"The parameter client_id differs from the client in the Authorization header.")
 	}
@@ -59,11 +59,11 @@ func clientCredentials(auth authentication, body form) (issue.Credentials, error
 
 func postCredentials(body form) (issue.Credentials, error) {
 	for _, name := range []string{"client_id", "client_secret"} {
-		if body[name] == "" {
+		if body.get(name) == "" {
 			return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, name, "The parameter "+name+" is missing.")
 		}
 	}
-	return issue.Credentials{ClientID: body["client_id"], Secret: config.Secret(body["client_secret"])}, nil
+	return issue.Credentials{ClientID: body.get("client_id"), Secret: config.Secret(body.get("client_secret"))}, nil
 }
 
 // basicCredentials reads HTTP Basic (RFC 7617). Id and secret are form-encoded

@@ -36,7 +36,7 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 
 	id := agentID.String()
 	b.answer = issue.Introspection{Active: true, Claims: issue.Claims{
-		Issuer: "https://idp.example.com", Audience: "https://idp.example.com", Subject: id, ClientID: id, ID: id,
+		Issuer: "https://idp.example.com", Audience: issue.Audience{"https://idp.example.com"}, Subject: id, ClientID: id, ID: id,
 		IssuedAt: 1, NotBefore: 1, ExpiresAt: 2, Scope: "agents:read", AgentType: "screener", Owner: "o", DeploymentEnv: "production",
 	}}
 	var fields map[string]any
@@ -50,6 +50,11 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 		"agent_type", "owner", "deployment_env",
 	}, names)
 	require.Equal(t, "Bearer", fields["token_type"])
+	require.Equal(t, "https://idp.example.com", fields["aud"])
+
+	b.answer.Claims.Audience = issue.Audience{"https://api.example.com", "https://files.example.com"}
+	got = b.post(t, introspectPath, "token=x", "Authorization", bearerHeader)
+	require.Equal(t, []any{"https://api.example.com", "https://files.example.com"}, got.field(t, "aud"))
 }
 
 func TestClientsAuthenticateAtBothEndpoints(t *testing.T) {

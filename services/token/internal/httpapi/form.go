@@ -19,32 +19,45 @@ const (
 	mediaForm = "application/x-www-form-urlencoded"
 	// maxParameters bounds what one form may hold.
 	maxParameters = 64
+
+	parameterResource = "resource"
 )
 
 // form holds the parameters of a request body. An empty value counts as absent
 // (RFC 6749 §3.2).
-type form map[string]string
+type form struct {
+	parameters map[string]string
+	// resources are the values of resource, the one parameter that may be repeated
+	// (RFC 8707 §2), in order.
+	resources []string
+}
+
+// get gives a parameter, "" if there is none.
+func (f form) get(name string) string { return f.parameters[name] }
 
 // bodyParameters are what belongs into the body and nowhere else: a query string
 // ends up in logs and histories.
 func bodyParameters() []string {
-	return []string{"grant_type", "client_id", "client_secret", "scope", "token", "token_type_hint", "access_token"}
+	return []string{
+		"grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type",
+		"scope", parameterResource, "token", "token_type_hint", "access_token",
+	}
 }
 
 // readForm reads the body of a request as a form.
 func readForm(c *gin.Context) (form, error) {
 	if err := checkQuery(c.Request.URL.RawQuery); err != nil {
-		return nil, err
+		return form{}, err
 	}
 	if !isForm(c.Request.Header) {
-		return nil, issue.Refuse(issue.UnsupportedMediaType, "The request body must be "+mediaForm+".")
+		return form{}, issue.Refuse(issue.UnsupportedMediaType, "The request body must be "+mediaForm+".")
 	}
 	body, err := httpx.ReadBody(c)
 	if errors.Is(err, errTooLarge) {
-		return nil, issue.Refuse(issue.TooLarge, "The request body is too large.")
+		return form{}, issue.Refuse(issue.TooLarge, "The request body is too large.")
 	}
 	if err != nil {
-		return nil, issue.Refuse(issue.InvalidRequest, "The request body could not be read to its end.")
+		return form{}, issue.Refuse(issue.InvalidRequest, "The request body could not be read to its end.")
 	}
 	return parseForm(string(body))
 }
@@ -87,16 +100,16 @@ func isForm(header http.Header) bool {
 }
 
 // parseForm reads application/x-www-form-urlencoded (RFC 6749 appendix B) more
-// strictly than net/url: every parameter at most once, UTF-8 throughout.
+// strictly than net/url: every parameter but resource at most once, UTF-8 throughout.
 func parseForm(body string) (form, error) {
-	parsed := form{}
+	parsed := form{parameters: map[string]string{}}
 	if body == "" {
 		return parsed, nil
 	}
 	count := 0
 	for pair := range strings.SplitSeq(body, "&") {
 		if count++; count > maxParameters {
-			return nil, issue.Refuse(issue.InvalidRequest, "The request body has too many parameters.")
+			return form{}, issue.Refuse(issue.InvalidRequest, "The request body has too many parameters.")
 		}
 		if pair == "" {
 			continue
@@ -104,16 +117,22 @@ func parseForm(body string) (form, error) {
 		rawName, rawValue, _ := strings.Cut(pair, "=")
 		name, err := formDecode(rawName)
 		if err != nil {
-			return nil, errMalformedForm()
+			return form{}, errMalformedForm()
 		}
 		value, err := formDecode(rawValue)
 		if err != nil {
-			return nil, errMalformedForm()
+			return form{}, errMalformedForm()
 		}
-		if _, repeated := parsed[name]; repeated {
-			return nil, issue.RefuseField(issue.InvalidRequest, printable(name), "The parameter "+printable(name)+" is repeated.")
+		if name == parameterResource {
+			if value != "" {
+				parsed.resources = append(parsed.resources, value)
+			}
+			continue
 		}
-		parsed[name] = value
+		if _, repeated := parsed.parameters[name]; repeated {
+			return form{}, issue.RefuseField(issue.InvalidRequest, printable(name), "The parameter "+printable(name)+" is repeated.")
+		}
+		parsed.parameters[name] = value
 	}
 	return parsed, nil
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -16,7 +17,7 @@ import (
 func FuzzForm(f *testing.F) {
 	for _, seed := range []string{
 		goodForm, goodForm + "&scope=a+b", "a=b&a=c", "%zz", "&&=&", "grant_type", goodForm + "&x=%00", goodForm + ";x=1",
-		goodForm + "&scope=%ff", strings.Repeat("&", 200), goodForm + "&=&", "client_id=%2B&client_secret=+",
+		goodForm + "&scope=%ff", strings.Repeat("&", 200), goodForm + "&=&", "client_id=%2B&client_secret=+", goodForm + "&resource=a&resource=&resource=b",
 	} {
 		f.Add(seed)
 	}
@@ -32,8 +33,12 @@ func FuzzForm(f *testing.F) {
 		require.NoError(t, err)
 		for name, all := range values {
 			require.True(t, utf8.ValidString(name))
-			require.LessOrEqual(t, len(all), 1, "%q is repeated", name)
+			if name != "resource" {
+				require.LessOrEqual(t, len(all), 1, "%q is repeated", name)
+			}
 		}
+		resources := slices.DeleteFunc(slices.Clone(values["resource"]), func(value string) bool { return value == "" })
+		require.ElementsMatch(t, resources, b.issued[0].Resources)
 		require.Equal(t, values.Get("client_id"), b.issued[0].Credentials.ClientID)
 		require.Equal(t, values.Get("client_secret"), b.issued[0].Credentials.Secret.Reveal())
 		require.Equal(t, values.Get("scope"), b.issued[0].Scope)

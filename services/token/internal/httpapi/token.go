@@ -60,7 +60,7 @@ func readTokenRequest(c *gin.Context, auth authentication) (issue.Request, error
 	if err != nil {
 		return issue.Request{}, err
 	}
-	switch body["grant_type"] {
+	switch body.get("grant_type") {
 	case grantClientCredentials:
 	case "":
 		return issue.Request{}, issue.RefuseField(issue.InvalidRequest, "grant_type", "The parameter grant_type is missing.")
@@ -72,5 +72,7 @@ func readTokenRequest(c *gin.Context, auth authentication) (issue.Request, error
 	if err != nil {
 		return issue.Request{}, err
 	}
-	return issue.Request{Credentials: credentials, Scope: body["scope"], Origin: guard.Origin(c)}, nil
+	return issue.Request{
+		Credentials: credentials, Scope: body.get("scope"), Resources: body.resources, Origin: guard.Origin(c),
+	}, nil
 }

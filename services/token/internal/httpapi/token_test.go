@@ -41,6 +41,27 @@ func TestATokenResponse(t *testing.T) {
 	require.NotEmpty(t, b.issued[0].Origin.RequestID)
 }
 
+func TestResourceIsTheOneParameterThatMayBeRepeated(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string][]string{
+		"":                      nil,
+		"&resource=":            nil,
+		"&resource=https://a":   {"https://a"},
+		"&resource=&resource=b": {"b"},
+		"&resource=b&resource=a&resource=b&re%73ource=https%3A%2F%2Fc%3Fx": {"b", "a", "b", "https://c?x"},
+	} {
+		b := setup(t)
+		got := b.post(t, tokenPath, goodForm+body)
+		require.Equal(t, http.StatusOK, got.Code, got.Body)
+		require.Equal(t, want, b.issued[0].Resources)
+	}
+	b := setup(t)
+	b.issueErr = issue.RefuseField(issue.InvalidTarget, "resource", "No.")
+	got := b.post(t, tokenPath, goodForm)
+	require.Equal(t, http.StatusBadRequest, got.Code)
+	require.JSONEq(t, `{"error":"invalid_target","error_description":"No."}`, got.Body.String())
+}
+
 func TestClientSecretBasicIsFormDecoded(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]issue.Credentials{
@@ -89,6 +110,8 @@ func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
 		"a compressed body":                {body: goodForm, headers: []string{"Content-Encoding", "gzip"}, oauth: "invalid_request"},
 		"a form in parts":                  {body: goodForm, headers: []string{"Content-Type", "multipart/form-data; boundary=x"}, oauth: "invalid_request"},
 		"a secret in the query":            {target: "?client_secret=sk_live_x", body: goodForm, oauth: "invalid_request"},
+		"a resource in the query":          {target: "?resource=https://api", body: goodForm, oauth: "invalid_request"},
+		"an assertion in the query":        {target: "?client_assertion=x", body: goodForm, oauth: "invalid_request"},
 		"an id in the query":               {target: "?client_id=x", body: goodForm, oauth: "invalid_request"},
 		"all in the query":                 {target: "?" + goodForm, oauth: "invalid_request"},
 		"a broken query":                   {target: "?a=%zz", body: goodForm, oauth: "invalid_request"},

@@ -27,6 +27,8 @@ type Agent struct {
 	DeploymentEnv string
 	AllowedScopes []string
 	Capabilities  []string
+	// AllowedResources are what its tokens may be for, besides the issuer (RFC 8707).
+	AllowedResources []string
 	// TokensValidAfter is the instant up to which (inclusive) its tokens are refused; zero if there is none.
 	TokensValidAfter time.Time
 }

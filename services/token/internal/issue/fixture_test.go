@@ -212,6 +212,15 @@ func (w *world) request(scope string) issue.Request {
 	}
 }
 
+// issueFor asks for a token for resources.
+func (w *world) issueFor(t *testing.T, resources ...string) (issue.Token, error) {
+	t.Helper()
+	request := w.request("")
+	request.Resources = resources
+	token, _, err := w.issuer().Issue(t.Context(), request)
+	return token, err
+}
+
 // issue asks for a token.
 func (w *world) issue(t *testing.T, scope string) (issue.Token, ratelimit.Window, error) {
 	t.Helper()

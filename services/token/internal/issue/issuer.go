@@ -59,7 +59,7 @@ type IssuerConfig struct {
 	Keys          Keys
 	Journal       Journal
 	Events        Events
-	URL           string        // the issuer, iss and aud of every token
+	URL           string        // the issuer: iss of every token, and aud of those that name no resource
 	TTL           time.Duration // lifetime of a token, whole seconds
 	Outcomes      Outcomes
 }
@@ -68,15 +68,22 @@ type IssuerConfig struct {
 type Outcomes interface{ Count(outcome string) }
 
 // Issuer issues access tokens by the client credentials grant (RFC 6749 §4.4).
-type Issuer struct{ IssuerConfig }
+type Issuer struct {
+	IssuerConfig
+
+	audience Audience // of a token that was asked for without a resource
+}
 
 // NewIssuer makes an Issuer.
-func NewIssuer(cfg IssuerConfig) *Issuer { return &Issuer{cfg} }
+func NewIssuer(cfg IssuerConfig) *Issuer {
+	return &Issuer{IssuerConfig: cfg, audience: Audience{cfg.URL}}
+}
 
-// Request asks for a token. Scope is as it came, "" if there was none.
+// Request asks for a token. Scope and Resources are as they came, empty if there were none.
 type Request struct {
 	Credentials Credentials
 	Scope       string
+	Resources   []string
 	Origin      auditevent.Origin
 }
 
@@ -105,12 +112,12 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	}
 	origin := request.Origin
 	origin.ActorID = &agent.ID
-	granted, err := resolveScope(agent, request.Scope)
+	scopes, audience, err := resolve(agent, request)
 	if err != nil {
 		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered.
 		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
 			agent = current
-			granted, err = resolveScope(agent, request.Scope)
+			scopes, audience, err = resolve(agent, request)
 		}
 	}
 	if agent.Status != StatusActive || err != nil {
@@ -130,7 +137,7 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	case charge.QuotaExceeded:
 		return Token{}, charge.Window, i.overQuota(ctx, agent, origin)
 	}
-	token, err := i.make(ctx, grant{agent, granted, origin, sign})
+	token, err := i.make(ctx, grant{agent, scopes, audience, origin, sign})
 	if err != nil {
 		i.Budget.Refund(context.WithoutCancel(ctx), charge)
 		return Token{}, charge.Window, unavailable(err)
@@ -138,8 +145,17 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	return token, charge.Window, nil
 }
 
+// resolve decides what the token is good for, and where.
+func resolve(agent Agent, request Request) (scopes []string, audience Audience, err error) {
+	if scopes, err = resolveScope(agent, request.Scope); err != nil {
+		return nil, nil, err
+	}
+	audience, err = resolveAudience(agent, request.Resources)
+	return scopes, audience, err
+}
+
 // refuse answers a known client that gets no token because of its status, which
-// comes first, or of the scope it asked for. It is charged for the request all the
+// comes first, or of the scope or resource it asked for. It is charged for the request all the
 // same: who holds a secret must not ask without limit, nor fill the audit trail.
 func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Origin, scopeErr error) (ratelimit.Window, error) {
 	window, err := i.Budget.Request(ctx, agent.ID)
@@ -169,10 +185,11 @@ func (i *Issuer) overQuota(ctx context.Context, agent Agent, origin auditevent.O
 
 // grant is what was decided about a request before its token is made.
 type grant struct {
-	agent  Agent
-	scopes []string
-	origin auditevent.Origin
-	sign   Sign
+	agent    Agent
+	scopes   []string
+	audience Audience // nil for the issuer
+	origin   auditevent.Origin
+	sign     Sign
 }
 
 // make signs the token while its event is on the way, and returns it once that is durable.
@@ -181,8 +198,15 @@ func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	at := issueTime(i.Events.Clock(), agent.TokensValidAfter)
 	id := tokenID(i.Events.NewID(), at).String()
 	subject, scope := agent.ID.String(), strings.Join(granted.scopes, " ")
+	audience := granted.audience
+	metadata := map[string]any{"jti": id, "scope": scope, "expiresAt": at.Add(i.TTL).Truncate(time.Second)}
+	if audience == nil {
+		audience = i.audience
+	} else {
+		metadata["resource"] = []string(audience)
+	}
 	claims, err := json.Marshal(Claims{
-		Issuer: i.URL, Subject: subject, ClientID: subject, Audience: i.URL,
+		Issuer: i.URL, Subject: subject, ClientID: subject, Audience: audience,
 		IssuedAt: at.Unix(), NotBefore: at.Unix(), ExpiresAt: at.Add(i.TTL).Unix(),
 		ID: id, Scope: scope,
 		AgentType: agent.Type, Owner: agent.Owner, DeploymentEnv: agent.DeploymentEnv,
@@ -190,9 +214,7 @@ func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("write the claims: %w", err)
 	}
-	durable := i.Journal.Publish(ctx, i.Events.New(auditevent.TokenIssued, &agent.ID, granted.origin, map[string]any{
-		"jti": id, "scope": scope, "expiresAt": at.Add(i.TTL).Truncate(time.Second),
-	}))
+	durable := i.Journal.Publish(ctx, i.Events.New(auditevent.TokenIssued, &agent.ID, granted.origin, metadata))
 	access, signErr := granted.sign(claims)
 	if err := durable(); err != nil {
 		return Token{}, err

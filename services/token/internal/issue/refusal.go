@@ -16,13 +16,14 @@ const (
 	TooLarge
 	UnsupportedGrantType
 	InvalidScope
+	InvalidTarget
 	InvalidClient
 	UnauthorizedClient
 	TooManyRequests
 	Unavailable
 )
 
-// OAuth is the error code of RFC 6749 §5.2. The RFC has none for a rate limit;
+// OAuth is the error code of RFC 6749 §5.2, or of RFC 8707 §2. There is none for a rate limit;
 // temporarily_unavailable (§4.1.2.1: "temporary overloading") says it best.
 func (k Kind) OAuth() string {
 	switch k {
@@ -30,6 +31,8 @@ func (k Kind) OAuth() string {
 		return "unsupported_grant_type"
 	case InvalidScope:
 		return "invalid_scope"
+	case InvalidTarget:
+		return "invalid_target"
 	case InvalidClient:
 		return "invalid_client"
 	case UnauthorizedClient:

@@ -13,18 +13,18 @@ import (
 
 // Claims of an access token (RFC 9068 §2.2), in the order they are written.
 type Claims struct {
-	Issuer        string `json:"iss"`
-	Subject       string `json:"sub"`
-	ClientID      string `json:"client_id"`
-	Audience      string `json:"aud"`
-	IssuedAt      int64  `json:"iat"`
-	NotBefore     int64  `json:"nbf"`
-	ExpiresAt     int64  `json:"exp"`
-	ID            string `json:"jti"`
-	Scope         string `json:"scope"`
-	AgentType     string `json:"agent_type"`
-	Owner         string `json:"owner"`
-	DeploymentEnv string `json:"deployment_env"`
+	Issuer        string   `json:"iss"`
+	Subject       string   `json:"sub"`
+	ClientID      string   `json:"client_id"`
+	Audience      Audience `json:"aud"`
+	IssuedAt      int64    `json:"iat"`
+	NotBefore     int64    `json:"nbf"`
+	ExpiresAt     int64    `json:"exp"`
+	ID            string   `json:"jti"`
+	Scope         string   `json:"scope"`
+	AgentType     string   `json:"agent_type"`
+	Owner         string   `json:"owner"`
+	DeploymentEnv string   `json:"deployment_env"`
 }
 
 // issueTime is the time a token of the agent is issued at, to the millisecond: now,

@@ -1,0 +1,73 @@
+package issue
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+)
+
+const (
+	// maxResources bounds what one request may name; no agent is allowed more.
+	maxResources = 16
+	// shownResourceBytes bounds what an error repeats of a resource.
+	shownResourceBytes = 128
+)
+
+// Audience is the claim aud: a string in JSON when there is one, else an array (RFC 7519 §4.1.3).
+type Audience []string
+
+// MarshalJSON writes the string or the array.
+func (a Audience) MarshalJSON() ([]byte, error) {
+	if len(a) == 1 {
+		return json.Marshal(a[0])
+	}
+	return json.Marshal([]string(a))
+}
+
+// UnmarshalJSON reads either form.
+func (a *Audience) UnmarshalJSON(data []byte) error {
+	if len(data) > 0 && data[0] == '"' {
+		*a = make(Audience, 1)
+		return json.Unmarshal(data, &(*a)[0])
+	}
+	return json.Unmarshal(data, (*[]string)(a))
+}
+
+// resolveAudience decides whom a token is for (RFC 8707 §2): exactly the resources
+// that were asked for, in that order and without repeats, each spelled as the agent
+// is allowed it. It is nil when none was: then the token is for the issuer.
+func resolveAudience(agent Agent, requested []string) (Audience, error) {
+	if len(requested) == 0 {
+		return nil, nil
+	}
+	if len(requested) > maxResources {
+		return nil, RefuseField(InvalidTarget, "resource", fmt.Sprintf("At most %d resources may be requested.", maxResources))
+	}
+	audience := make(Audience, 0, len(requested))
+	for _, resource := range requested {
+		switch {
+		case !absoluteURI(resource):
+			return nil, RefuseField(InvalidTarget, "resource", "A resource must be an absolute URI without a fragment.")
+		case !slices.Contains(agent.AllowedResources, resource):
+			if len(resource) > shownResourceBytes {
+				resource = resource[:shownResourceBytes] + "..."
+			}
+			return nil, RefuseField(InvalidTarget, "resource", "This client may not request the resource '"+resource+"'.")
+		case !slices.Contains(audience, resource):
+			audience = append(audience, resource)
+		}
+	}
+	return audience, nil
+}
+
+// absoluteURI is RFC 3986 §4.3: a scheme, no fragment, and only the characters of a URI as far as net/url knows them.
+func absoluteURI(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c <= ' ' || c >= 0x7f || c == '#' {
+			return false
+		}
+	}
+	parsed, err := url.Parse(text)
+	return err == nil && parsed.IsAbs() && (parsed.Host != "" || parsed.Opaque != "" || parsed.Path != "")
+}
