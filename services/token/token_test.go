@@ -58,6 +58,52 @@ func TestAnAgentGetsATokenIntrospectsAndRevokesIt(t *testing.T) {
 	require.Equal(t, live.field(t, "jti"), w.eventsOf(t, auditevent.TokenRevoked)[0].Metadata["jti"])
 }
 
+func TestATokenForAResourceIsAnsweredAboutAndOpensNothingHere(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register(func(agent *registryapi.Agent) {
+		agent.AllowedResources = []string{"https://api.example.com", "https://files.example.com"}
+	})
+	own := w.issue(t, id, "tokens:read")
+	require.Equal(t, issuer, claimsOf(t, own)["aud"])
+	ask := func(resources ...string) reply {
+		return w.post(t, "/api/v1/token", "", url.Values{
+			"grant_type": {"client_credentials"}, "client_id": {id.String()}, "client_secret": {goodSecret},
+			"scope": {"tokens:read"}, "resource": resources,
+		})
+	}
+	for want, resources := range map[any][]string{
+		"https://api.example.com": {"https://api.example.com"},
+		"both":                    {"https://files.example.com", "https://api.example.com"},
+	} {
+		got := ask(resources...)
+		require.Equal(t, http.StatusOK, got.status, got.body)
+		access, _ := got.field(t, "access_token").(string)
+		if want == "both" {
+			want = []any{"https://files.example.com", "https://api.example.com"}
+		}
+		require.Equal(t, want, claimsOf(t, access)["aud"])
+		live := w.introspect(t, own, access)
+		require.Equal(t, true, live.field(t, "active"), live.body)
+		require.Equal(t, want, live.field(t, "aud"))
+
+		asCaller := w.introspect(t, access, own)
+		require.Equal(t, http.StatusUnauthorized, asCaller.status, "it is for somebody else")
+		require.Contains(t, asCaller.header.Get("WWW-Authenticate"), `error="invalid_token"`)
+
+		require.Equal(t, http.StatusOK, w.revoke(t, own, access).status)
+		require.JSONEq(t, `{"active":false}`, w.introspect(t, own, access).body)
+	}
+	refused := ask("https://api.example.com", "https://other.example.com")
+	require.Equal(t, http.StatusBadRequest, refused.status)
+	require.Equal(t, "invalid_target", refused.field(t, "error"))
+
+	issued := w.eventsOf(t, auditevent.TokenIssued)
+	require.Len(t, issued, 3)
+	require.NotContains(t, issued[0].Metadata, "resource")
+	require.NotEmpty(t, issued[1].Metadata["resource"])
+}
+
 func TestThirdPartyClientsWork(t *testing.T) {
 	t.Parallel()
 	for _, algorithm := range []string{"RS256", "ES256", "EdDSA"} {

@@ -140,6 +140,7 @@ func fromWire(agent registryapi.Agent) issue.Agent {
 		DeploymentEnv:    agent.DeploymentEnv,
 		AllowedScopes:    agent.AllowedScopes,
 		Capabilities:     agent.Capabilities,
+		AllowedResources: agent.AllowedResources,
 		TokensValidAfter: agent.TokensValidAfter,
 	}
 }
