@@ -200,7 +200,7 @@ func TestMetadataListsWhatWorksAndNothingElse(t *testing.T) {
 		"introspection_endpoint_auth_methods_supported":["Bearer","client_secret_basic","client_secret_post"]`
 	require.JSONEq(t, "{"+common+"}", got.Body.String())
 	openID := b.get(t, b.server.PublicHandler(), "/.well-known/openid-configuration")
-	require.JSONEq(t, "{"+common+`,"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256"]}`, openID.Body.String())
+	require.JSONEq(t, "{"+common+`,"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256","ES256","EdDSA"]}`, openID.Body.String())
 
 	authorize := b.get(t, b.server.PublicHandler(), "/oauth2/authorize?response_type=code&client_id=x")
 	require.Equal(t, http.StatusBadRequest, authorize.Code)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/httpx"
 )
@@ -60,9 +61,11 @@ func (a *api) writeMetadata() error {
 	if a.oauthMetadata, err = json.Marshal(metadata); err != nil {
 		return fmt.Errorf("write the server metadata: %w", err)
 	}
-	// There are no ID tokens; OpenID Connect Discovery §3 requires both members, and RS256 in the second.
+	// There are no ID tokens; OpenID Connect Discovery §3 requires both members, and RS256 in the second. Verifiers take
+	// it for what this issuer signs with, and read it once in their life: so it names every algorithm that SIGNING_ALG
+	// may choose, or a change of it would be refused until they start again.
 	metadata.SubjectTypesSupported = []string{"public"}
-	metadata.IDTokenAlgorithmSupported = []string{"RS256"}
+	metadata.IDTokenAlgorithmSupported = []string{authn.RS256, authn.ES256, authn.EdDSA}
 	if a.openIDMetadata, err = json.Marshal(metadata); err != nil {
 		return fmt.Errorf("write the OpenID metadata: %w", err)
 	}
