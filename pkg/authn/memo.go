@@ -2,6 +2,7 @@ package authn
 
 import (
 	"crypto"
+	"crypto/rsa"
 	"crypto/sha256"
 	"time"
 
@@ -43,9 +44,16 @@ func (m memo) keep(sum digest, key Key, c claims) {
 
 // holds says whether the verdict is good now, with the key that has its id now.
 func (v verdict) holds(now time.Time, key Key) bool {
-	public, ok := key.Public.(interface {
+	return !now.Before(v.from) && now.Before(v.until) && key.Algorithm == v.key.Algorithm && same(key.Public, v.key.Public)
+}
+
+// same tells whether two public keys are one, most often by being the same value in memory.
+func same(a, b crypto.PublicKey) bool {
+	if pointer, ok := a.(*rsa.PublicKey); ok && pointer == b {
+		return true
+	}
+	public, ok := a.(interface {
 		Equal(other crypto.PublicKey) bool
 	})
-	return ok && public.Equal(v.key.Public) && key.Algorithm == v.key.Algorithm &&
-		!now.Before(v.from) && now.Before(v.until)
+	return ok && public.Equal(b)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+	pgxuuid "github.com/vgarvardt/pgx-google-uuid/v5"
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -72,6 +73,11 @@ func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*DB, error
 	parsed.ConnConfig.ConnectTimeout = connectTimeout
 	parsed.MaxConnIdleTime = 5 * time.Minute
 	parsed.HealthCheckPeriod = 15 * time.Second
+	// Without it a UUID goes through its text form, both ways.
+	parsed.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		pgxuuid.Register(conn.TypeMap())
+		return nil
+	}
 	if tel != nil {
 		parsed.ConnConfig.Tracer = newQueryTimer(tel)
 	}
