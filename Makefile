@@ -9,7 +9,7 @@ PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
 BIN      := .bin
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help dev test build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+.PHONY: help dev test bench build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -24,6 +24,10 @@ setup: ## Install what dev and test need and this machine lacks
 
 test: setup ## Run every test with real Postgres, Redis and NATS, under the race detector, with coverage
 	@./test/run
+
+bench: setup ## Measure speed against this machine's signing rate (ARGS="-quick", ARGS="-only token-rs256 -conns 32")
+	@go build -o $(BIN)/bench ./test/bench
+	@exec $(BIN)/bench $(ARGS)
 
 build: ## Build the five programs into .bin
 	@go build -o $(BIN)/ ./cmd/agentidp $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
+	"github.com/sentryagent/agentidp/test/bench/internal/report"
+	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+)
+
+// bench is one run.
+type bench struct {
+	options
+	rig     *rig.Rig
+	signer  *rawsign.Signer
+	say     io.Writer
+	stamp   string // of the files
+	results report.Results
+
+	agents   []rig.Client // that warm tokens are measured with
+	answered int64        // tokens that loads were given
+	// after is the signing rate after the last measurement, as long as nothing else has run since.
+	after map[string]rawsign.Rate
+}
+
+// scenario is what -only chooses.
+type scenario struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+// scenarios in the order in which they run.
+func scenarios() []scenario {
+	return []scenario{
+		{"token-rs256", func(b *bench, ctx context.Context) error { return b.tokens(ctx, "RS256") }},
+		{"profile", (*bench).profile},
+	}
+}
+
+func scenarioNames() string {
+	names := make([]string, 0, len(scenarios()))
+	for _, s := range scenarios() {
+		names = append(names, s.name)
+	}
+	return strings.Join(names, " ")
+}
+
+func (o options) wants(name string) bool {
+	if o.only == "" {
+		return true
+	}
+	for prefix := range strings.SplitSeq(o.only, ",") {
+		if strings.HasPrefix(name, strings.TrimSpace(prefix)) {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *bench) log(format string, args ...any) { _, _ = fmt.Fprintf(b.say, format+"\n", args...) }
+
+func (b *bench) all(ctx context.Context) error {
+	if err := b.populate(ctx); err != nil {
+		return err
+	}
+	for _, s := range scenarios() {
+		if !b.wants(s.name) {
+			continue
+		}
+		b.log("== %s", s.name)
+		if err := s.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		if err := b.rig.Alive(); err != nil {
+			return err
+		}
+	}
+	b.results.Measurements = report.Medians(b.results.Measurements)
+	return b.balance(ctx)
+}
+
+// balance compares the tokens that were answered with the events that were stored.
+func (b *bench) balance(ctx context.Context) error {
+	if _, err := b.rig.Settle(ctx, time.Minute); err != nil {
+		return err
+	}
+	stored, dead, err := b.rig.Events(ctx, "token.issued")
+	if err != nil {
+		return err
+	}
+	answered := b.answered + b.rig.TokensTaken()
+	b.results.Audit = map[string]report.AuditBalance{"token.issued": {Answered: answered, Stored: stored}}
+	if stored != answered || dead != 0 {
+		return fmt.Errorf("%d tokens were answered, but %d events token.issued were stored (and %d messages could not be)", answered, stored, dead)
+	}
+	return nil
+}
+
+func (b *bench) write(out io.Writer) error {
+	if err := os.MkdirAll(b.out, 0o750); err != nil {
+		return fmt.Errorf("directory for the results: %w", err)
+	}
+	encoded, err := json.MarshalIndent(b.results, "", "  ")
+	if err != nil {
+		return fmt.Errorf("write the results: %w", err)
+	}
+	text := report.Text(&b.results)
+	for name, content := range map[string][]byte{
+		b.stamp + ".json": encoded, b.stamp + ".txt": []byte(text),
+	} {
+		if err := os.WriteFile(filepath.Join(b.out, name), content, 0o600); err != nil {
+			return fmt.Errorf("write the results: %w", err)
+		}
+	}
+	_, _ = fmt.Fprintf(out, "%s\nwritten to %s/%s.{json,txt}\n", text, b.out, b.stamp)
+	return nil
+}
+
+func describeMachine(ctx context.Context, root string) report.Machine {
+	m := report.Machine{Cores: runtime.NumCPU(), Go: runtime.Version()}
+	if content, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		_, rest, _ := strings.Cut(string(content), "model name")
+		line, _, _ := strings.Cut(rest, "\n")
+		m.CPU = strings.Trim(line, "\t :")
+	}
+	if content, err := os.ReadFile("/proc/meminfo"); err == nil {
+		var kib int64
+		if _, err := fmt.Sscanf(string(content), "MemTotal: %d kB", &kib); err == nil {
+			m.Memory = kib << 10
+		}
+	}
+	if content, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		m.Kernel = strings.TrimSpace(string(content))
+	}
+	cmd := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty")
+	cmd.Dir = root
+	if content, err := cmd.Output(); err == nil {
+		m.Commit = strings.TrimSpace(string(content))
+	}
+	return m
+}
