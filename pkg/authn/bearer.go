@@ -16,15 +16,15 @@ const (
 )
 
 // BearerToken gives the token of the one Authorization header, RFC 6750 §2.1. Without a header, or with another scheme, the
-// error's challenge names no error code, as RFC 6750 §3.1 asks; a malformed or repeated one is invalid_request or
-// invalid_token. The status is 401 in all cases.
+// error's challenge names no error code, as RFC 6750 §3.1 asks; a malformed or repeated one is invalid_token, which is what
+// that section has for a 401 (invalid_request would be a 400).
 func BearerToken(h http.Header) (string, error) {
 	values := h.Values("Authorization")
 	if len(values) == 0 {
 		return "", apperr.New(apperr.Unauthorized, messageMissing).WithChallenge(challengeMissing)
 	}
 	if len(values) > 1 {
-		return "", refuse("invalid_request", "more than one Authorization header")
+		return "", refuse("more than one Authorization header")
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
@@ -34,11 +34,11 @@ func BearerToken(h http.Header) (string, error) {
 	token = strings.TrimLeft(token, " ")
 	switch {
 	case token == "":
-		return "", refuse("invalid_request", "the bearer token is empty")
+		return "", refuse("the bearer token is empty")
 	case len(token) > MaxTokenBytes:
-		return "", refuse("invalid_token", "the bearer token is too long")
+		return "", refuse("the bearer token is too long")
 	case !isB64Token(token):
-		return "", refuse("invalid_token", "the bearer token is malformed")
+		return "", refuse("the bearer token is malformed")
 	}
 	return token, nil
 }
@@ -61,11 +61,11 @@ func isB64Token(s string) bool {
 }
 
 // Revoked is the error for a genuine token that was revoked or whose agent was cut off.
-func Revoked() error { return refuse("invalid_token", "the token was revoked") }
+func Revoked() error { return refuse("the token was revoked") }
 
-// refuse makes the 401 with a challenge of RFC 6750 §3. code and description are fixed texts of this package: they go into
-// a header in quotes, so nothing that came from the request may be among them.
-func refuse(code, description string) *apperr.Error {
+// refuse makes the 401 with a challenge of RFC 6750 §3. The description is a fixed text of this package: it goes into a
+// header in quotes, so nothing that came from the request may be in it.
+func refuse(description string) *apperr.Error {
 	return apperr.New(apperr.Unauthorized, messageInvalid).
-		WithChallenge(challengeMissing + `, error="` + code + `", error_description="` + description + `"`)
+		WithChallenge(challengeMissing + `, error="invalid_token", error_description="` + description + `"`)
 }

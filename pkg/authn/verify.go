@@ -99,11 +99,11 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 		return Principal{}, apperr.Internal(v.refuses)
 	}
 	if len(raw) > MaxTokenBytes {
-		return Principal{}, refuse("invalid_token", "the bearer token is too long")
+		return Principal{}, refuse("the bearer token is too long")
 	}
 	// Go's base64 decoder skips line ends, so a token could otherwise be spelled in many ways.
 	if !isB64Token(raw) {
-		return Principal{}, refuse("invalid_token", "the bearer token is malformed")
+		return Principal{}, refuse("the bearer token is malformed")
 	}
 	sum := digest(sha256.Sum256([]byte(raw)))
 	if known, ok := v.remembered(ctx, sum); ok {
@@ -125,13 +125,13 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	case keyErr != nil && !errors.Is(keyErr, ErrUnknownKey) && !errors.Is(keyErr, errHeader):
 		return Principal{}, apperr.Unavailable(keyErr)
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return Principal{}, refuse("invalid_token", "the token has expired").Because(err)
+		return Principal{}, refuse("the token has expired").Because(err)
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
-		return Principal{}, refuse("invalid_token", "the token is not valid yet").Because(err)
+		return Principal{}, refuse("the token is not valid yet").Because(err)
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer), errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return Principal{}, refuse("invalid_token", "the token is of another issuer or for another audience").Because(err)
+		return Principal{}, refuse("the token is of another issuer or for another audience").Because(err)
 	default:
-		return Principal{}, refuse("invalid_token", "the token is not a valid access token").Because(err)
+		return Principal{}, refuse("the token is not a valid access token").Because(err)
 	}
 }
 

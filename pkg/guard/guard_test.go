@@ -233,7 +233,7 @@ func TestWithoutAGoodTokenTheAnswerIs401(t *testing.T) {
 		"no header":      {nil, `Bearer realm="agentidp"`},
 		"another scheme": {[]string{"Basic YTpi"}, `Bearer realm="agentidp"`},
 		"no JWT":         {[]string{"Bearer x"}, `Bearer realm="agentidp", error="invalid_token", error_description="the token is not a valid access token"`},
-		"two headers":    {[]string{"Bearer " + good, "Bearer " + good}, `Bearer realm="agentidp", error="invalid_request", error_description="more than one Authorization header"`},
+		"two headers":    {[]string{"Bearer " + good, "Bearer " + good}, `Bearer realm="agentidp", error="invalid_token", error_description="more than one Authorization header"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
