@@ -69,7 +69,7 @@ func (a *api) admitClient(c *gin.Context, auth authentication, who caller) (call
 	if err := window.Err(); err != nil {
 		return who, err
 	}
-	who.origin.ActorID = &agent.ID
+	who.origin.ActorID, who.dialect.client = &agent.ID, true
 	if err := a.Clients.Active(ctx, agent, who.origin); err != nil {
 		return who, err
 	}

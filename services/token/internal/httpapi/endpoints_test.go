@@ -145,6 +145,9 @@ func TestErrorsOfTheEndpointsSpeakBothLanguages(t *testing.T) {
 		"wrong secret, Basic":     {prepare: func(b *bundle) { b.clientErr = issue.Refuse(issue.InvalidClient, "No.") }, body: "token=x", headers: []string{"Authorization", basic("a", "b")}, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: `Basic realm="agentidp"`},
 		"wrong secret, form":      {prepare: func(b *bundle) { b.clientErr = issue.Refuse(issue.InvalidClient, "No.") }, body: "token=x&" + byClient, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: "Bearer"},
 		"malformed Basic":         {body: "token=x", headers: []string{"Authorization", "Basic !"}, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: `Basic realm="agentidp"`},
+		"denied to a client": {prepare: func(b *bundle) {
+			b.policyErr = apperr.New(apperr.Forbidden, "No.").With(map[string]any{"reason": "another's"})
+		}, body: "token=x&" + byClient, status: 403, oauth: "unauthorized_client", code: apperr.Forbidden},
 		"a suspended client":      {prepare: func(b *bundle) { b.activeErr = issue.Refuse(issue.UnauthorizedClient, "No.") }, body: "token=x&" + byClient, status: 403, oauth: "unauthorized_client", code: apperr.Forbidden},
 		"a client over its limit": {prepare: func(b *bundle) { b.window.Allowed, b.window.RetryAfter = false, time.Second }, body: "token=x&" + byClient, status: 429, oauth: "temporarily_unavailable", code: apperr.RateLimitExceeded},
 		"an outage":               {prepare: func(b *bundle) { b.answerErr, b.holderErr = errAway, errAway }, body: "token=x", headers: []string{"Authorization", bearerHeader}, status: 503, oauth: "temporarily_unavailable", code: apperr.ServiceUnavailable},

@@ -123,10 +123,11 @@ func parseForm(body string) (form, error) {
 		if err != nil {
 			return form{}, errMalformedForm()
 		}
+		if value == "" { // as if it were not there, also when it is counted (RFC 6749 §3.2)
+			continue
+		}
 		if name == parameterResource {
-			if value != "" {
-				parsed.resources = append(parsed.resources, value)
-			}
+			parsed.resources = append(parsed.resources, value)
 			continue
 		}
 		if _, repeated := parsed.parameters[name]; repeated {

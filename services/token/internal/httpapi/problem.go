@@ -34,6 +34,8 @@ type dialect struct {
 	pure bool
 	// basic: the client used HTTP Basic, so that a 401 asks for it.
 	basic bool
+	// client: a client proved its identity, so that no bearer token can be at fault.
+	client bool
 }
 
 // writeProblem answers with err.
@@ -45,7 +47,7 @@ func writeProblem(c *gin.Context, err error, speak dialect) {
 	} else {
 		known = apperr.From(err)
 	}
-	oauth := oauthCode(known, refusal)
+	oauth := oauthCode(known, refusal, speak)
 	body := problem{Error: oauth, Description: describe(known.Message)}
 	status := known.Code.Status()
 	if !speak.pure || outsideRFC(status) {
@@ -97,7 +99,7 @@ func fromRefusal(refusal *issue.Refusal, speak dialect) *apperr.Error {
 
 // oauthCode is the error code of RFC 6749 §5.2, or RFC 6750 §3.1 where a bearer
 // token is at fault.
-func oauthCode(known *apperr.Error, refusal *issue.Refusal) string {
+func oauthCode(known *apperr.Error, refusal *issue.Refusal, speak dialect) string {
 	if refusal != nil {
 		return refusal.Kind.OAuth()
 	}
@@ -105,6 +107,9 @@ func oauthCode(known *apperr.Error, refusal *issue.Refusal) string {
 	case apperr.Unauthorized:
 		return "invalid_token"
 	case apperr.Forbidden:
+		if speak.client {
+			return issue.UnauthorizedClient.OAuth()
+		}
 		return "insufficient_scope"
 	case apperr.RateLimitExceeded, apperr.ServiceUnavailable:
 		return "temporarily_unavailable"

@@ -77,6 +77,9 @@ func TestClientSecretBasicIsFormDecoded(t *testing.T) {
 	}
 	b := setup(t)
 	require.Equal(t, http.StatusOK, b.post(t, tokenPath, grantOnly+"&client_id=id", "Authorization", basic("id", "s")).Code, "the same id again does no harm")
+	got := b.post(t, tokenPath, grantOnly+"&client_id=&client_secret=&client_secret=&scope=&scope=a", "Authorization", basic("id", "s"))
+	require.Equal(t, http.StatusOK, got.Code, "a parameter without a value is not there (RFC 6749 §3.2): %s", got.Body)
+	require.Equal(t, "a", b.issued[len(b.issued)-1].Scope)
 }
 
 func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
