@@ -156,11 +156,13 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 	acc := account{agentID: clientID, month: monthOf(b.Clock())}
 	ahead, changing := b.ledger.state(acc)
 	if changing {
-		return b.withoutRedis(ctx, acc, errChanging)
+		return b.besideRedis(ctx, acc)
 	}
 	if ahead {
-		if err := b.catchUp(ctx, acc); err != nil {
+		if err := b.catchUp(ctx, acc); errors.Is(err, errRedis) {
 			return b.withoutRedis(ctx, acc, err)
+		} else if err != nil {
+			return issue.Charge{}, err
 		}
 	}
 	for range attempts {
@@ -189,14 +191,10 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 			return issue.Charge{}, err
 		}
 	}
-	return b.withoutRedis(ctx, acc, errVanishing)
+	return b.besideRedis(ctx, acc) // it does not keep the counter
 }
 
-var (
-	errRedis     = errors.New("redis does not answer")
-	errChanging  = errors.New("the count is being charged in postgres")
-	errVanishing = errors.New("redis does not keep the counter")
-)
+var errRedis = errors.New("redis does not answer")
 
 func readSpend(answer []any) (status, used int64, window any, err error) {
 	if len(answer) == 3 {
@@ -225,6 +223,19 @@ func (b *Budget) charged(ctx context.Context, acc account, status, used int64, r
 	return acc.charge(window, status == spendExceeded), nil
 }
 
+// besideRedis charges the rate window in Redis and counts the token in Postgres,
+// for an account whose counter in Redis cannot be used.
+func (b *Budget) besideRedis(ctx context.Context, acc account) (issue.Charge, error) {
+	window, err := b.Request(ctx, acc.agentID)
+	if err != nil {
+		return issue.Charge{}, err
+	}
+	if !window.Allowed {
+		return acc.charge(window, false), nil
+	}
+	return b.inPostgres(ctx, acc, window)
+}
+
 // withoutRedis leaves the rate window open and counts the token in Postgres.
 func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (issue.Charge, error) {
 	if ctx.Err() != nil {
@@ -237,6 +248,10 @@ func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (is
 			return issue.Charge{}, err
 		}
 	}
+	return b.inPostgres(ctx, acc, window)
+}
+
+func (b *Budget) inPostgres(ctx context.Context, acc account, window ratelimit.Window) (issue.Charge, error) {
 	seen := b.ledger.charge(acc)
 	defer b.ledger.charged(acc)
 	_, taken, err := b.Store.Take(ctx, Count{AgentID: acc.agentID, Month: acc.month, Used: seen}, b.TokensPerMonth)

@@ -64,20 +64,31 @@ func setupOn(t *testing.T, server redisServer) *bundle {
 // replica makes a Budget; running, it also writes behind.
 func (b *bundle) replica(t *testing.T, rate int, monthly int64, running bool) *quota.Budget {
 	t.Helper()
-	budget := quota.New(quota.Config{
-		Redis: b.redis, Limiter: ratelimit.New(b.redis, telemetry.Discard("test")), Store: b.store,
-		Clock: b.clock.Now, Log: slog.New(slog.DiscardHandler), RatePerMinute: rate, TokensPerMonth: monthly,
-	})
+	budget := quota.New(b.config(telemetry.Discard("test"), rate, monthly))
 	if running {
-		ctx, cancel := context.WithCancel(context.Background())
-		done := make(chan error, 1)
-		go func() { done <- budget.Run(ctx) }()
-		t.Cleanup(func() {
-			cancel()
-			require.NoError(t, <-done)
-		})
+		return b.run(t, budget)
 	}
 	return budget
+}
+
+// run has the budget write behind until the test ends.
+func (b *bundle) run(t *testing.T, budget *quota.Budget) *quota.Budget {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- budget.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-done)
+	})
+	return budget
+}
+
+func (b *bundle) config(tel *telemetry.Telemetry, rate int, monthly int64) quota.Config {
+	return quota.Config{
+		Redis: b.redis, Limiter: ratelimit.New(b.redis, tel), Store: b.store,
+		Clock: b.clock.Now, Log: slog.New(slog.DiscardHandler), RatePerMinute: rate, TokensPerMonth: monthly,
+	}
 }
 
 func (b *bundle) spend(t *testing.T, budget *quota.Budget) issue.Charge {
@@ -153,14 +164,48 @@ func TestWithoutAQuotaNothingIsCounted(t *testing.T) {
 	require.Zero(t, b.used(t))
 }
 
-func TestANewMonthIsANewQuota(t *testing.T) {
+func TestTheMonthIsThatOfTheCalendarInUTC(t *testing.T) {
+	t.Parallel()
+	west, east := time.FixedZone("", -12*3600), time.FixedZone("", 14*3600)
+	for name, edge := range map[string]time.Time{
+		"november to december":   time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC),
+		"a year to the next one": time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
+		"the end of a february":  time.Date(2028, 3, 1, 0, 0, 0, 0, time.UTC),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.clock = testkit.NewClock(edge.Add(-time.Nanosecond).In(east)) // where the new month has begun
+			budget := b.replica(t, 0, 1, true)
+			first := b.spend(t, budget)
+			require.False(t, first.QuotaExceeded)
+			require.Equal(t, edge.AddDate(0, -1, 0), first.Month)
+			require.True(t, b.spend(t, budget).QuotaExceeded)
+			b.clock = testkit.NewClock(edge.In(west)) // where the old one goes on
+			later := b.replica(t, 0, 1, true)
+			second := b.spend(t, later)
+			require.False(t, second.QuotaExceeded)
+			require.Equal(t, edge, second.Month)
+			require.True(t, b.spend(t, later).QuotaExceeded)
+			require.True(t, b.spend(t, budget).QuotaExceeded, "a replica whose clock is behind counts to the old month")
+		})
+	}
+}
+
+func TestWhatAKilledReplicaHadWrittenIsReadBackByTheNextOne(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	budget := b.replica(t, 0, 1, true)
-	require.False(t, b.spend(t, budget).QuotaExceeded)
-	require.True(t, b.spend(t, budget).QuotaExceeded)
-	b.clock.Advance(9 * 24 * time.Hour) // December in UTC
-	require.False(t, b.spend(t, budget).QuotaExceeded)
+	killed := b.replica(t, 0, 10, true)
+	for range 7 {
+		require.False(t, b.spend(t, killed).QuotaExceeded)
+	}
+	require.Eventually(t, func() bool { return b.used(t) == 7 }, soon, often)
+	require.NoError(t, b.redis.FlushAll(t.Context()).Err())
+	cold := b.replica(t, 0, 10, true)
+	for range 3 {
+		require.False(t, b.spend(t, cold).QuotaExceeded)
+	}
+	require.True(t, b.spend(t, cold).QuotaExceeded)
 }
 
 func TestARefundFreesAToken(t *testing.T) {
@@ -279,6 +324,64 @@ func TestTheQuotaIsExactInPostgresWhileRedisIsAway(t *testing.T) {
 	require.EqualValues(t, 15, taken.Load())
 }
 
+// slowStore holds up the first Take until it may go on.
+type slowStore struct {
+	quota.Store
+
+	held             atomic.Bool
+	entered, proceed chan struct{}
+}
+
+func (s *slowStore) Take(ctx context.Context, seen quota.Count, limit int64) (used int64, taken bool, err error) {
+	if s.held.CompareAndSwap(false, true) {
+		close(s.entered)
+		<-s.proceed
+	}
+	return s.Store.Take(ctx, seen, limit)
+}
+
+func TestTheRateWindowStaysShutWhileACountIsChargedInPostgres(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	tel := telemetry.Discard("test")
+	slow := &slowStore{Store: b.store, entered: make(chan struct{}), proceed: make(chan struct{})}
+	cfg := b.config(tel, 2, 10)
+	cfg.Store = slow
+	budget := quota.New(cfg)
+	opened := func() float64 {
+		families, err := tel.Metrics.Registry.Gather()
+		require.NoError(t, err)
+		for _, family := range families {
+			if family.GetName() == "agentidp_rate_limit_open_total" {
+				return family.GetMetric()[0].GetCounter().GetValue()
+			}
+		}
+		t.Fatal("no such metric")
+		return 0
+	}
+
+	b.server.Stop()
+	first := make(chan error, 1)
+	go func() {
+		_, err := budget.Spend(t.Context(), b.client)
+		first <- err
+	}()
+	<-slow.entered
+	require.InDelta(t, 1, opened(), 0, "redis is away")
+	require.NoError(t, b.server.Restart(t.Context()))
+	require.Eventually(t, func() bool { return b.redis.Ping(t.Context()).Err() == nil }, soon, often)
+	for range 2 {
+		charge := b.spend(t, budget)
+		require.True(t, charge.Window.Allowed)
+		require.Equal(t, 2, charge.Window.Limit)
+	}
+	require.False(t, b.spend(t, budget).Window.Allowed, "the window is charged")
+	require.InDelta(t, 1, opened(), 0, "redis answers")
+	close(slow.proceed)
+	require.NoError(t, <-first)
+	require.EqualValues(t, 3, b.used(t), "who was refused costs no token")
+}
+
 func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -308,6 +411,52 @@ func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
 	require.NoError(t, b.server.Restart(t.Context()))
 	require.Eventually(t, func() bool { return b.redis.Ping(t.Context()).Err() == nil }, soon, often)
 	require.True(t, b.spend(t, away).QuotaExceeded)
+}
+
+// countingStore counts the statements that a request waits for.
+type countingStore struct {
+	quota.Store
+
+	statements, raised atomic.Int64
+}
+
+func (s *countingStore) Open(ctx context.Context, id uuid.UUID, month time.Time) (bool, error) {
+	s.statements.Add(1)
+	return s.Store.Open(ctx, id, month)
+}
+
+func (s *countingStore) Used(ctx context.Context, id uuid.UUID, month time.Time) (int64, error) {
+	s.statements.Add(1)
+	return s.Store.Used(ctx, id, month)
+}
+
+func (s *countingStore) Take(ctx context.Context, seen quota.Count, limit int64) (int64, bool, error) {
+	s.statements.Add(1)
+	return s.Store.Take(ctx, seen, limit)
+}
+
+func (s *countingStore) Raise(ctx context.Context, seen []quota.Count) ([]quota.Count, error) {
+	s.raised.Add(1)
+	return s.Store.Raise(ctx, seen)
+}
+
+func TestNoTokenOfAKnownClientWaitsForPostgresHoweverManyReplicasCount(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	store := &countingStore{Store: b.store}
+	var budgets []*quota.Budget
+	for range 2 {
+		cfg := b.config(telemetry.Discard("test"), 0, 1_000_000)
+		cfg.Store = store
+		budgets = append(budgets, b.run(t, quota.New(cfg)))
+	}
+	require.False(t, b.spend(t, budgets[0]).QuotaExceeded)
+	cold := store.statements.Load()
+	require.Positive(t, cold)
+	for spent := 0; store.raised.Load() < 10; spent++ {
+		require.False(t, b.spend(t, budgets[spent%2]).QuotaExceeded)
+	}
+	require.Equal(t, cold, store.statements.Load())
 }
 
 func TestAQuotaThatIsNotKnownIsAnError(t *testing.T) {

@@ -66,11 +66,35 @@ func (b *Budget) write(ctx context.Context) error {
 		for _, count := range chunk {
 			seen[count.account()] = count.Used
 		}
+		var higher []Count
 		for _, count := range stored {
-			if acc := count.account(); count.Used > seen[acc] {
-				b.ledger.fellBehind(acc)
+			if count.Used > seen[count.account()] {
+				higher = append(higher, count)
 			}
 		}
+		b.raiseCounters(ctx, higher)
 	}
 	return nil
+}
+
+// raiseCounters raises counters in Redis to what Postgres has, in one round trip and without the requests waiting for
+// it. With several replicas that is mostly what another one saw and wrote a moment earlier. What cannot be raised is
+// noted, and caught up with before it is charged again.
+func (b *Budget) raiseCounters(ctx context.Context, counts []Count) {
+	if len(counts) == 0 {
+		return
+	}
+	run := b.Redis.RunID()
+	pipe := b.Redis.Pipeline()
+	// In the same pipeline as its uses, so that they find it also on a server that was just restarted.
+	pipe.ScriptLoad(ctx, raiseLua)
+	for _, count := range counts {
+		b.raise.EvalSha(ctx, pipe, []string{b.counter(count.account(), run)}, count.Used)
+	}
+	if _, err := pipe.Exec(ctx); err == nil && b.Redis.RunID() == run {
+		return
+	}
+	for _, count := range counts {
+		b.ledger.fellBehind(count.account())
+	}
 }
