@@ -84,7 +84,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg:    cfg,
 		base:   strings.TrimRight(cfg.BaseURL, "/"),
-		token:  &tokenCache{fetching: make(chan struct{}, 1)},
+		token:  &tokenCache{},
 		clock:  time.Now,
 		pause:  pause,
 		jitter: rand.Float64,

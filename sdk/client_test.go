@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -97,12 +98,100 @@ func TestOneTokenServesUntilItIsNearlyOver(t *testing.T) {
 
 func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
 	t.Parallel()
-	client, _ := newClient(t, newProvider(t), nil)
-	client.token.fetching <- struct{}{} // somebody fetches
+	client, clock := newClient(t, newProvider(t), nil)
+	_, _, mine := client.token.at(clock.Now()) // somebody fetches
+	require.True(t, mine)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := client.Token(ctx)
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestATokenThatLivesIsUsedWhileNoNewOneIsToBeHad(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, clock := newClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
+	first, err := client.Token(t.Context())
+	require.NoError(t, err)
+	away := answer{503, nil, `{"error":"temporarily_unavailable","error_description":"No."}`}
+	p.tokens = []answer{away, away, away}
+	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
+	for range 5 {
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Same(t, first, token)
+	}
+	require.Len(t, p.tokenCalls(), 2, "a renewal that failed is not tried again with every call")
+	require.NoError(t, clock.Pause(t.Context(), renewalPause))
+	token, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Same(t, first, token)
+	require.Len(t, p.tokenCalls(), 3)
+
+	require.NoError(t, clock.Pause(t.Context(), 5*time.Minute))
+	_, err = client.Token(t.Context())
+	require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err), "it has expired")
+	token, err = client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "t2", token.AccessToken)
+}
+
+func TestATokenThatIsBeingRenewedIsStillGivenToOthers(t *testing.T) {
+	t.Parallel()
+	client, clock := newClient(t, newProvider(t), nil)
+	first, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
+	_, _, mine := client.token.at(clock.Now()) // somebody renews it
+	require.True(t, mine)
+	token, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Same(t, first, token)
+}
+
+func TestThoseWhoWaitForATokenShareItsFailure(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, clock := newClient(t, p, nil)
+		_, under, mine := client.token.at(clock.Now()) // somebody fetches
+		require.True(t, mine)
+		errs := make(chan error, 20)
+		for range cap(errs) {
+			go func() {
+				_, err := client.Token(t.Context())
+				errs <- err
+			}()
+		}
+		synctest.Wait() // until all of them wait
+		under.err = errors.New("refused")
+		client.token.land(under, clock.Now())
+		for range cap(errs) {
+			require.Equal(t, under.err, <-errs)
+		}
+	})
+	require.Empty(t, p.tokenCalls())
+}
+
+func TestWhoStillWantsATokenDoesNotShareThatAnotherLeft(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, clock := newClient(t, p, nil)
+	_, under, mine := client.token.at(clock.Now()) // somebody fetches
+	require.True(t, mine)
+	errs := make(chan error, 20)
+	for range cap(errs) {
+		go func() {
+			_, err := client.Token(t.Context())
+			errs <- err
+		}()
+	}
+	under.err, under.abandoned = context.Canceled, true
+	client.token.land(under, clock.Now())
+	for range cap(errs) {
+		require.NoError(t, <-errs)
+	}
+	require.Len(t, p.tokenCalls(), 1)
 }
 
 func TestTokenErrorsAreTyped(t *testing.T) {

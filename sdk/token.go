@@ -15,29 +15,45 @@ import (
 	"golang.org/x/oauth2"
 )
 
+// renewalPause is how long a token that could not be renewed early is used before
+// that is tried again.
+const renewalPause = 10 * time.Second
+
 // Token returns an access token of the agent: the one at hand, or a new one if
 // that has used up nine tenths of its life. Any number of callers at once make
-// one request.
+// one request and share its failure; while it is under way, and where it fails,
+// a token at hand is used until it expires.
 func (c *Client) Token(ctx context.Context) (*oauth2.Token, error) {
-	if token := c.token.at(c.clock()); token != nil {
-		return token, nil
+	for {
+		token, under, mine := c.token.at(c.clock())
+		switch {
+		case mine:
+			fresh, err := c.renew(ctx, under)
+			if err != nil && token != nil && c.clock().Before(token.Expiry) {
+				return token, nil
+			}
+			return fresh, err
+		case token != nil:
+			return token, nil
+		}
+		select {
+		case <-under.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
+		}
+		if !under.abandoned {
+			return under.token, under.err
+		}
 	}
-	select {
-	case c.token.fetching <- struct{}{}:
-		defer func() { <-c.token.fetching }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
-	}
-	if token := c.token.at(c.clock()); token != nil {
-		return token, nil // somebody else has just fetched it
-	}
-	token, err := c.fetchToken(ctx)
-	if err != nil {
-		return nil, err
-	}
-	lifetime := token.Expiry.Sub(c.clock())
-	c.token.keep(token, token.Expiry.Add(-lifetime/10))
-	return token, nil
+}
+
+// renew makes the request that others may wait for.
+func (c *Client) renew(ctx context.Context, under *renewal) (*oauth2.Token, error) {
+	under.err = errors.New("agentidp: the request for a token did not end")
+	defer func() { c.token.land(under, c.clock()) }()
+	under.token, under.err = c.fetchToken(ctx)
+	under.abandoned = under.err != nil && ctx.Err() != nil
+	return under.token, under.err
 }
 
 // TokenSource lends the agent's tokens to golang.org/x/oauth2. Requests for
@@ -173,28 +189,53 @@ func (e epoch) time() time.Time {
 	return time.Unix(int64(e), 0).UTC()
 }
 
+// renewal is one request for a token. All but done is set before done is closed.
+type renewal struct {
+	done  chan struct{}
+	token *oauth2.Token
+	err   error
+	// abandoned: whoever made the request left before its answer came.
+	abandoned bool
+}
+
 // tokenCache keeps the token at hand.
 type tokenCache struct {
-	fetching chan struct{} // holds an element while somebody fetches
-
 	mu      sync.Mutex
 	token   *oauth2.Token
 	renewAt time.Time
+	under   *renewal // nil while no request for a token is under way
 }
 
-func (t *tokenCache) at(now time.Time) *oauth2.Token {
+// at gives the token at hand, nil if there is none that lives, and the request for
+// the next one if it is time for that; mine tells that the caller has to make it.
+func (t *tokenCache) at(now time.Time) (token *oauth2.Token, under *renewal, mine bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.token == nil || !now.Before(t.renewAt) {
-		return nil
+	if t.token != nil && now.Before(t.token.Expiry) {
+		token = t.token
 	}
-	return t.token
+	if token != nil && now.Before(t.renewAt) {
+		return token, nil, false
+	}
+	if t.under != nil {
+		return token, t.under, false
+	}
+	t.under = &renewal{done: make(chan struct{})}
+	return token, t.under, true
 }
 
-func (t *tokenCache) keep(token *oauth2.Token, renewAt time.Time) {
+// land ends a request for a token, and keeps what it brought.
+func (t *tokenCache) land(under *renewal, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.token, t.renewAt = token, renewAt
+	if under.err == nil {
+		lifetime := under.token.Expiry.Sub(now)
+		t.token, t.renewAt = under.token, under.token.Expiry.Add(-lifetime/10)
+	} else {
+		t.renewAt = now.Add(renewalPause)
+	}
+	t.under = nil
+	close(under.done)
 }
 
 // drop forgets a token that the server refused, unless somebody else has already
