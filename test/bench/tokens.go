@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/test/bench/internal/load"
+	"github.com/sentryagent/agentidp/test/bench/internal/profiles"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
 	"github.com/sentryagent/agentidp/test/bench/internal/rig"
 )
@@ -112,8 +113,15 @@ func (b *bench) profile(ctx context.Context) error {
 	if _, err := b.measure(ctx, c, t); err != nil {
 		return err
 	}
+	split, err := profiles.Parse(taken)
+	if err != nil {
+		return err
+	}
 	if err := os.MkdirAll(b.out, 0o750); err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(b.out, b.stamp+".token.pb.gz"), taken, 0o600)
+	file := b.stamp + ".token.pb.gz"
+	b.results.Profile = &report.Profile{Case: c, Share: split.Share, Rest: split.Rest, File: file}
+	b.log("   %v\n   rest: %v", split.Share, split.Rest)
+	return os.WriteFile(filepath.Join(b.out, file), taken, 0o600)
 }
