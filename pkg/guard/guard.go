@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -27,7 +28,7 @@ import (
 // Config is what a service that admits bearer tokens is told.
 type Config struct {
 	// Issuer is the iss of the tokens and, as the resource server is the issuer's own, also their aud.
-	Issuer             string `env:"ISSUER" required:"true" desc:"Issuer URL, iss and aud of access tokens; without a trailing slash."`
+	Issuer             string `env:"ISSUER" required:"true" desc:"Issuer URL, iss and aud of access tokens; without a trailing slash. If it has a path, the endpoints of OAuth are below it."`
 	RateLimitPerMinute int    `env:"RATE_LIMIT_PER_MINUTE" default:"100" desc:"Requests per minute and client; 0 for no limit."`
 	Policy             authz.Config
 }
@@ -40,16 +41,34 @@ func (c Config) Validate() error {
 	case c.Issuer == "": // named as missing already
 	case err != nil, issuer.Host == "", issuer.Scheme != "http" && issuer.Scheme != "https":
 		errs = append(errs, errors.New("ISSUER must be an http or https URL"))
-	case issuer.RawQuery != "", issuer.ForceQuery, issuer.Fragment != "", issuer.User != nil:
+	case issuer.RawQuery != "", issuer.ForceQuery, strings.Contains(c.Issuer, "#"), issuer.User != nil:
 		errs = append(errs, errors.New("ISSUER must have no query, fragment or user (RFC 8414 §2)"))
 	case issuer.Path != "" && issuer.Path[len(issuer.Path)-1] == '/':
 		errs = append(errs, errors.New("ISSUER must not end with a slash"))
+	case !plainPath(issuer.EscapedPath()):
+		errs = append(errs, errors.New("ISSUER must have a path of letters, digits, '-', '.', '_' and '~' between slashes, if any"))
 	}
 	if c.RateLimitPerMinute < 0 {
 		errs = append(errs, errors.New("RATE_LIMIT_PER_MINUTE must not be negative"))
 	}
 	return errors.Join(errs...)
 }
+
+// plainPath tells whether a path is empty or has one spelling only: of segments that are neither empty nor dots, in the
+// unreserved characters of RFC 3986 §2.3. Clients compare issuers byte by byte, and ask for what they make of them.
+func plainPath(path string) bool {
+	if path == "" {
+		return true
+	}
+	for segment := range strings.SplitSeq(path[1:], "/") {
+		if segment == "" || strings.Trim(segment, ".") == "" || strings.Trim(segment, unreserved) != "" {
+			return false
+		}
+	}
+	return true
+}
+
+const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
 // Options are what a guard is made of. Clock defaults to time.Now.
 type Options struct {

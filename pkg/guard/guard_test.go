@@ -470,6 +470,7 @@ func TestConfig(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, guard.Config{Issuer: "https://idp.example"}.Validate())
 	require.NoError(t, guard.Config{Issuer: "http://127.0.0.1:8080/tenant", RateLimitPerMinute: 1}.Validate())
+	require.NoError(t, guard.Config{Issuer: "https://idp.example/a-b/c.d/~e_F9"}.Validate())
 	for name, cfg := range map[string]guard.Config{
 		"no scheme":        {Issuer: "idp.example"},
 		"another scheme":   {Issuer: "ftp://idp.example"},
@@ -481,6 +482,13 @@ func TestConfig(t *testing.T) {
 		"a password":       {Issuer: "https://a:b@idp.example"},
 		"a slash":          {Issuer: "https://idp.example/"},
 		"a path and slash": {Issuer: "https://idp.example/tenant/"},
+		"an empty segment": {Issuer: "https://idp.example/a//b"},
+		"a dot segment":    {Issuer: "https://idp.example/a/../b"},
+		"an escape":        {Issuer: "https://idp.example/a%2fb"},
+		"a space":          {Issuer: "https://idp.example/a b"},
+		"a colon":          {Issuer: "https://idp.example/:a"},
+		"a star":           {Issuer: "https://idp.example/*a"},
+		"an empty anchor":  {Issuer: "https://idp.example/a#"},
 		"a negative limit": {Issuer: issuer, RateLimitPerMinute: -1},
 	} {
 		require.Error(t, cfg.Validate(), name)

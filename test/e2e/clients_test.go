@@ -48,7 +48,7 @@ func TestOtherPeoplesClientsWorkAsTheyAre(t *testing.T) {
 				})
 			}
 			t.Run("x/oauth2 gets tokens", func(t *testing.T) { requireOAuth2(t, in, agent) })
-			t.Run("zitadel/oidc introspects", func(t *testing.T) { requireIntrospection(t, in, agent, raw) })
+			t.Run("zitadel/oidc introspects", func(t *testing.T) { requireIntrospection(t, in.url, agent, raw) })
 		})
 	}
 }
@@ -94,19 +94,19 @@ func requireOAuth2(t *testing.T, in *installation, agent party) {
 	}
 }
 
-func requireIntrospection(t *testing.T, in *installation, agent party, raw string) {
+func requireIntrospection(t *testing.T, issuer string, agent party, raw string) {
 	t.Helper()
 	ctx := context.Background()
-	server, err := rs.NewResourceServerClientCredentials(ctx, in.url, agent.id, agent.secret)
+	server, err := rs.NewResourceServerClientCredentials(ctx, issuer, agent.id, agent.secret)
 	require.NoError(t, err)
-	require.Equal(t, in.url+"/api/v1/token/introspect", server.IntrospectionURL())
+	require.Equal(t, issuer+"/api/v1/token/introspect", server.IntrospectionURL())
 	live, err := rs.Introspect[*zitadel.IntrospectionResponse](ctx, server, raw)
 	require.NoError(t, err)
 	require.True(t, live.Active)
 	require.Equal(t, agent.id, live.Subject)
 	require.Equal(t, agent.id, live.ClientID)
-	require.Equal(t, in.url, live.Issuer)
-	require.Equal(t, zitadel.Audience{in.url}, live.Audience)
+	require.Equal(t, issuer, live.Issuer)
+	require.Equal(t, zitadel.Audience{issuer}, live.Audience)
 	require.Equal(t, zitadel.SpaceDelimitedArray{"resume:read"}, live.Scope)
 	require.Equal(t, "Bearer", live.TokenType)
 	require.Equal(t, live.IssuedAt.AsTime().Add(tokenLifetime), live.Expiration.AsTime())
@@ -116,7 +116,7 @@ func requireIntrospection(t *testing.T, in *installation, agent party, raw strin
 	require.NoError(t, err)
 	require.Equal(t, &zitadel.IntrospectionResponse{Claims: map[string]any{"active": false}}, dead)
 
-	stranger, err := rs.NewResourceServerClientCredentials(ctx, in.url, agent.id, "wrong & encoded + %20")
+	stranger, err := rs.NewResourceServerClientCredentials(ctx, issuer, agent.id, "wrong & encoded + %20")
 	require.NoError(t, err)
 	_, err = rs.Introspect[*zitadel.IntrospectionResponse](ctx, stranger, raw)
 	require.ErrorContains(t, err, url.QueryEscape("invalid_client"))

@@ -86,10 +86,16 @@ func (b *syncBuffer) String() string {
 // install starts a fresh system whose data lives in a directory of the test; env holds KEY=value settings.
 func install(t *testing.T, env ...string) *installation {
 	t.Helper()
+	return installAt(t, freePort(t), env...)
+}
+
+// installAt is install at a given port.
+func installAt(t *testing.T, port int, env ...string) *installation {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "agentidp-data-")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return start(t, dir, freePort(t), env...)
+	return start(t, dir, port, env...)
 }
 
 // freePort answers a port of the loopback interface that nobody listens on, below those of outgoing connections, so that
@@ -319,9 +325,11 @@ func (in *installation) check(t *testing.T, req *http.Request, got answer) {
 	require.Contains(t, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, got.status, "no OpenAPI document knows "+where)
 }
 
-// public tells whether a path is one of those that the ingress may route.
+// public tells whether a path is one of those that the ingress may route, as the documents write it: without the path of
+// an issuer that has one.
 func public(path string) bool {
-	return strings.HasPrefix(path, "/api/v1/") || strings.HasPrefix(path, "/.well-known/") || path == "/oauth2/authorize"
+	wellKnown, found := strings.CutPrefix(path, "/.well-known/")
+	return strings.HasPrefix(path, "/api/v1/") || (found && !strings.Contains(wellKnown, "/")) || path == "/oauth2/authorize"
 }
 
 // call sends a JSON request with a bearer token ("" sends none) to the ingress.

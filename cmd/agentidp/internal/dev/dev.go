@@ -208,7 +208,7 @@ func (s *session) serve(ctx context.Context) (err error) {
 		targets[ingress.Service(name)] = service.publicURL
 	}
 	s.ingress, err = ingress.New(ingress.Config{
-		Targets: targets, TrustedProxies: s.layout.trusted,
+		Targets: targets, IssuerPath: s.layout.issuerPath(), TrustedProxies: s.layout.trusted,
 		Log: telemetry.NewLogger(log, "ingress", "info"), NewID: uuid.New,
 	})
 	if err != nil {

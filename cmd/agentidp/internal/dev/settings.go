@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -193,6 +194,15 @@ func (l *layout) believed() string {
 // databaseURL is how a role reaches the Postgres that dev starts.
 func (l *layout) databaseURL(role string, k keys) string {
 	return fmt.Sprintf("postgres://%s:%s@%s:%d/%s?sslmode=disable", role, k.rolePassword(role), loopback, l.postgresPort, databaseName)
+}
+
+// issuerPath is the path of the issuer that the token service was given. An issuer that is no URL the service refuses itself.
+func (l *layout) issuerPath() string {
+	issuer, err := url.Parse(l.services["token"].given.Issuer)
+	if err != nil {
+		return ""
+	}
+	return issuer.Path
 }
 
 // migrateURL is the URL to migrate with. A database that was given without one is migrated as the role

@@ -38,6 +38,8 @@ const (
 type Config struct {
 	// Targets maps each service to the base URL of its public listener. All of Services must be there.
 	Targets map[Service]string
+	// IssuerPath is the path of the issuer's URL, "" if it has none.
+	IssuerPath string
 	// TrustedProxies are peers whose X-Forwarded-For is kept and appended to. From any other peer the
 	// header is dropped, so that a client cannot choose its own address. Empty trusts nobody.
 	TrustedProxies []netip.Prefix
@@ -62,7 +64,7 @@ type Ingress struct {
 // New builds an Ingress that is not open yet. It fails when a target is missing or is not an http URL.
 func New(cfg Config) (*Ingress, error) {
 	in := &Ingress{
-		routes:  routingTable(),
+		routes:  routingTable(cfg.IssuerPath),
 		proxies: make(map[Service]*httputil.ReverseProxy, len(cfg.Targets)),
 		trusted: cfg.TrustedProxies,
 		log:     cfg.Log,

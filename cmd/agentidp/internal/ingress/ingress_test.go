@@ -367,3 +367,28 @@ func TestServeLetsRequestsUnderWayFinish(t *testing.T) {
 	_, err = http.Get("http://" + listener.Addr().String() + "/healthz")
 	require.Error(t, err, "the port is closed")
 }
+
+func TestTheEndpointsOfAnIssuerWithAPathAreBelowItToo(t *testing.T) {
+	t.Parallel()
+	in := &Ingress{routes: routingTable("/idp/v2")}
+	for path, want := range map[string]Service{
+		"/idp/v2/api/v1/token":                            Token,
+		"/idp/v2/api/v1/token/introspect":                 Token,
+		"/idp/v2/oauth2/authorize":                        Token,
+		"/idp/v2/.well-known/openid-configuration":        Token,
+		"/.well-known/oauth-authorization-server/idp/v2":  Token,
+		"/.well-known/openid-configuration/idp/v2":        Token,
+		"/api/v1/token":                                   Token,
+		"/api/v1/agents":                                  Registry,
+		"/idp/v2/api/v1/agents":                           "",
+		"/idp/v3/api/v1/token":                            "",
+		"/.well-known/oauth-authorization-server/idp":     "",
+		"/.well-known/oauth-authorization-server/idp/v2/": "",
+	} {
+		got, found := in.match(path)
+		require.Equal(t, want, got, path)
+		require.Equal(t, want != "", found, path)
+	}
+	_, found := (&Ingress{routes: routingTable("")}).match("/idp/v2/api/v1/token")
+	require.False(t, found)
+}

@@ -28,8 +28,9 @@ type route struct {
 	service  Service
 }
 
-// routingTable is the whole public surface; a path that is not in it does not leave the ingress.
-func routingTable() []route {
+// routingTable is the whole public surface; a path that is not in it does not leave the ingress. issuerPath is the path of
+// the issuer's URL, "" for most: the endpoints of OAuth are below it as well, and its metadata has it at the end (RFC 8414 §3).
+func routingTable(issuerPath string) []route {
 	table := []struct {
 		pattern string
 		service Service
@@ -55,6 +56,13 @@ func routingTable() []route {
 	routes := make([]route, 0, len(table))
 	for _, entry := range table {
 		routes = append(routes, route{segments: strings.Split(entry.pattern, "/"), service: entry.service})
+		if issuerPath == "" || entry.service != Token {
+			continue
+		}
+		routes = append(routes, route{segments: strings.Split(issuerPath+entry.pattern, "/"), service: entry.service})
+		if strings.HasPrefix(entry.pattern, "/.well-known/") {
+			routes = append(routes, route{segments: strings.Split(entry.pattern+issuerPath, "/"), service: entry.service})
+		}
 	}
 	return routes
 }

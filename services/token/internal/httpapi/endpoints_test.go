@@ -210,6 +210,40 @@ func TestMetadataListsWhatWorksAndNothingElse(t *testing.T) {
 	require.Equal(t, "unsupported_response_type", authorize.field(t, "error"))
 }
 
+func TestTheEndpointsOfAnIssuerWithAPathAreBelowItToo(t *testing.T) {
+	t.Parallel()
+	b := setupIssuer(t, "https://idp.example.com/idp/v2")
+	public := b.server.PublicHandler()
+	for _, path := range []string{
+		"/.well-known/oauth-authorization-server/idp/v2", "/.well-known/openid-configuration/idp/v2",
+		"/idp/v2/.well-known/openid-configuration", "/.well-known/oauth-authorization-server",
+	} {
+		got := b.get(t, public, path)
+		require.Equal(t, http.StatusOK, got.Code, path)
+		require.Equal(t, "https://idp.example.com/idp/v2", got.field(t, "issuer"))
+		require.Equal(t, "https://idp.example.com/idp/v2/api/v1/token", got.field(t, "token_endpoint"))
+		require.Equal(t, "https://idp.example.com/idp/v2/.well-known/jwks.json", got.field(t, "jwks_uri"))
+	}
+	for _, prefix := range []string{"", "/idp/v2"} {
+		require.Equal(t, http.StatusOK, b.post(t, prefix+tokenPath, goodForm).Code)
+		require.Equal(t, http.StatusOK, b.post(t, prefix+introspectPath, "token=x", "Authorization", bearerHeader).Code)
+		require.Equal(t, http.StatusOK, b.get(t, public, prefix+"/.well-known/jwks.json").Code)
+	}
+	require.Equal(t, []string{introspectPath, introspectPath}, b.policyPaths, "the policy knows one path for one thing")
+	require.Equal(t, http.StatusNotFound, b.get(t, public, "/idp/.well-known/openid-configuration").Code)
+}
+
+func TestTheDocumentsCanBeAskedForWithHEAD(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, path := range []string{"/.well-known/oauth-authorization-server", "/.well-known/openid-configuration", "/.well-known/jwks.json"} {
+		recorder := httptest.NewRecorder()
+		b.server.PublicHandler().ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), http.MethodHead, path, http.NoBody))
+		require.Equal(t, http.StatusOK, recorder.Code)
+		require.Equal(t, "public, max-age=300", recorder.Header().Get("Cache-Control"))
+	}
+}
+
 func TestJWKSIsCachedByItsTag(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,8 @@ var (
 
 // bundle is the edge over fakes that note what they are asked.
 type bundle struct {
-	server *httpx.Server
+	server     *httpx.Server
+	issuerPath string
 
 	issued      []issue.Request
 	refused     []error
@@ -64,6 +66,7 @@ type bundle struct {
 	policyErr   error
 	resources   []*authz.Resource
 	policyFor   []string
+	policyPaths []string
 	jwksErr     error
 	truth       bool
 	truthErr    error
@@ -72,18 +75,25 @@ type bundle struct {
 
 func setup(tb testing.TB) *bundle {
 	tb.Helper()
+	return setupIssuer(tb, "https://idp.example.com")
+}
+
+func setupIssuer(tb testing.TB, issuer string) *bundle {
+	tb.Helper()
 	b := &bundle{
 		window: ratelimit.Window{Limit: 100, Remaining: 99, Reset: start, Allowed: true},
 		bearer: authn.Principal{AgentID: agentID, TokenID: "jti", Scopes: []string{"tokens:read"}},
 	}
-	var err error
+	parsed, err := url.Parse(issuer)
+	require.NoError(tb, err)
+	b.issuerPath = parsed.Path
 	b.server, err = httpx.NewServer(httpx.Config{
 		PublicAddr: "127.0.0.1:0", InternalAddr: "127.0.0.1:0", InternalAPIToken: internalToken, ShutdownTimeout: time.Second,
 	}, httpx.Options{Service: "token", Telemetry: telemetry.Discard("token"), OpenAPI: api.Spec})
 	require.NoError(tb, err)
 	require.NoError(tb, httpapi.Register(b.server, httpapi.Config{
 		Issuer: b, Clients: clients{b}, Budget: budget{b}, Introspector: b, Revoker: b, Guard: b, Keys: b,
-		Truth: b.check, URL: "https://idp.example.com",
+		Truth: b.check, URL: issuer,
 	}))
 	return b
 }
@@ -139,7 +149,8 @@ func (b *bundle) Admit(c *gin.Context) (authn.Principal, error) {
 	return b.bearer, b.bearerErr
 }
 
-func (b *bundle) Authorize(_ *gin.Context, resource *authz.Resource) error {
+func (b *bundle) Authorize(c *gin.Context, resource *authz.Resource) error {
+	b.policyPaths = append(b.policyPaths, c.Request.URL.Path)
 	b.resources, b.policyFor = append(b.resources, resource), append(b.policyFor, "bearer")
 	return b.policyErr
 }
@@ -200,7 +211,8 @@ func (b *bundle) get(tb testing.TB, handler http.Handler, target string, headers
 func (b *bundle) serve(tb testing.TB, handler http.Handler, request *http.Request) reply {
 	tb.Helper()
 	recorder := httptest.NewRecorder()
+	path := strings.ReplaceAll(request.URL.Path, b.issuerPath, "") // the document has each route once
 	handler.ServeHTTP(recorder, request)
-	requireSpec(tb, request.Method, request.URL.Path, recorder)
+	requireSpec(tb, request.Method, path, recorder)
 	return reply{recorder}
 }

@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	pathAuthorize = "/oauth2/authorize"
-	pathJWKS      = "/.well-known/jwks.json"
+	pathAuthorize      = "/oauth2/authorize"
+	pathJWKS           = "/.well-known/jwks.json"
+	pathOAuthMetadata  = "/.well-known/oauth-authorization-server"
+	pathOpenIDMetadata = "/.well-known/openid-configuration"
 
 	cachePublic = "public, max-age=300"
 	mediaJSON   = "application/json"

@@ -2,6 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"fmt"
+	"net/url"
+	"strings"
 
 	"github.com/gin-gonic/gin"
 
@@ -75,17 +78,47 @@ func Register(server *httpx.Server, cfg Config) error {
 	if err := a.writeMetadata(); err != nil {
 		return err
 	}
+	issuer, err := url.Parse(cfg.URL)
+	if err != nil {
+		return fmt.Errorf("issuer: %w", err)
+	}
 	public := server.Public()
-	public.POST("/api/v1/token", a.token)
-	public.POST("/api/v1/token/introspect", a.introspect)
-	public.POST("/api/v1/token/revoke", a.revoke)
-	public.GET(pathAuthorize, a.authorize)
-	public.GET("/.well-known/oauth-authorization-server", a.oauthServer)
-	public.GET("/.well-known/openid-configuration", a.openIDConfiguration)
-	public.GET(pathJWKS, httpx.Handle(a.publicJWKS))
+	a.registerPublic(public)
+	if path := issuer.Path; path != "" {
+		// The endpoints of an issuer with a path are below it, also where the ingress does not take it away.
+		a.registerPublic(public.Group(path, withoutPrefix(path)))
+		// A client puts the well-known part between host and path (RFC 8414 §3, §5).
+		document(public, pathOAuthMetadata+path, a.oauthServer)
+		document(public, pathOpenIDMetadata+path, a.openIDConfiguration)
+	}
 
 	internal := server.Internal()
 	internal.GET(tokenapi.JWKSPath, httpx.Handle(a.internalJWKS))
 	internal.POST(tokenapi.CheckRevocationsPath, httpx.Handle(a.checkRevocation))
 	return nil
+}
+
+func (a *api) registerPublic(routes gin.IRoutes) {
+	routes.POST("/api/v1/token", a.token)
+	routes.POST("/api/v1/token/introspect", a.introspect)
+	routes.POST("/api/v1/token/revoke", a.revoke)
+	routes.GET(pathAuthorize, a.authorize)
+	document(routes, pathOAuthMetadata, a.oauthServer)
+	document(routes, pathOpenIDMetadata, a.openIDConfiguration)
+	document(routes, pathJWKS, httpx.Handle(a.publicJWKS))
+}
+
+// document routes GET and HEAD (RFC 9110 §9.1).
+func document(routes gin.IRoutes, path string, handler gin.HandlerFunc) {
+	routes.GET(path, handler)
+	routes.HEAD(path, handler)
+}
+
+// withoutPrefix shows handlers, and the policy, the path that the route has without the issuer's.
+func withoutPrefix(prefix string) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		short := *c.Request.URL
+		short.Path, short.RawPath = strings.TrimPrefix(short.Path, prefix), ""
+		c.Request.URL = &short
+	}
 }
