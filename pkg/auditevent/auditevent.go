@@ -75,7 +75,8 @@ func (o Outcome) Valid() bool { return o == Success || o == Failure }
 // The reasons that the metadata of an auth.failed event gives under "reason".
 const (
 	ReasonAgentNotFound       = "agent_not_found"
-	ReasonInvalidSecret       = "invalid_secret"     // #nosec G101 -- a word of the protocol
+	ReasonInvalidSecret       = "invalid_secret" // #nosec G101 -- a word of the protocol
+	ReasonInvalidAssertion    = "invalid_assertion"
 	ReasonCredentialExpired   = "credential_expired" // #nosec G101 -- a word of the protocol
 	ReasonAgentSuspended      = "agent_suspended"
 	ReasonAgentDecommissioned = "agent_decommissioned"

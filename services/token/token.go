@@ -14,6 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token/api"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/token/internal/hydration"
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
@@ -41,6 +42,7 @@ type Service struct {
 	journal  *journal.Journal
 	budget   *quota.Budget
 	uses     *usage.Reporter
+	used     *assertion.Sweeper
 	hydrator *hydration.Hydrator
 	relay    *outbox.Relay
 
@@ -114,7 +116,7 @@ func (s *Service) Addresses() (public, internal string) {
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server,
 		s.ring.Run, s.guard.Run, s.watch, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
-		s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run,
+		s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,
 	)
 }
 

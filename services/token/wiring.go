@@ -19,6 +19,8 @@ import (
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
+	"github.com/sentryagent/agentidp/services/token/internal/clientkeys"
 	"github.com/sentryagent/agentidp/services/token/internal/credentials"
 	"github.com/sentryagent/agentidp/services/token/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/token/internal/hydration"
@@ -74,8 +76,12 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	})
 
 	events := issue.Events{Clock: time.Now, NewID: newID}
+	assertions, err := s.wireAssertions(cfg, agents)
+	if err != nil {
+		return httpapi.Config{}, err
+	}
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
-		Agents: agents, Secrets: secrets, Uses: s.uses, Journal: s.journal, Events: events,
+		Agents: agents, Secrets: secrets, Assertions: assertions, Uses: s.uses, Journal: s.journal, Events: events,
 		Failures: quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
 	})
 	return httpapi.Config{
@@ -113,6 +119,21 @@ func (s *Service) wireKeys(cfg Config) error {
 		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.KeyPropagation, Clock: time.Now, Log: r.Telemetry.Log,
 	})
 	return nil
+}
+
+func (s *Service) wireAssertions(cfg Config, agents issue.Agents) (*issue.Assertions, error) {
+	r := s.replica
+	verifier, err := assertion.NewVerifier(cfg.Guard.Issuer, time.Now)
+	if err != nil {
+		return nil, err
+	}
+	used := postgres.NewAssertionIDs(r.DB)
+	s.used = assertion.NewSweeper(used, time.Now, r.Telemetry.Log)
+	published := clientkeys.New(clientkeys.Config{
+		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
+		CacheRequests: r.Telemetry.Metrics.CacheRequests,
+	})
+	return issue.NewAssertions(issue.AssertionsConfig{Agents: agents, Verifier: verifier, Keys: published, IDs: used}), nil
 }
 
 func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets, error) {

@@ -18,7 +18,7 @@ type caller struct {
 }
 
 // admit finds out who asks. A bearer token is looked at before the body is; with
-// client_secret_post the body is where the client is named.
+// client_secret_post and private_key_jwt the body is where the client is named.
 func (a *api) admit(c *gin.Context) (caller, error) {
 	ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
 	auth, err := readAuthorization(c.Request.Header)
@@ -32,7 +32,7 @@ func (a *api) admit(c *gin.Context) (caller, error) {
 		if err != nil {
 			return who, err
 		}
-		byClient = body.get("client_secret") != ""
+		byClient = body.authenticates()
 	}
 	if byClient {
 		return a.admitClient(c, auth, who)
@@ -103,8 +103,8 @@ func (a *api) tokenParameter(c *gin.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if body.get("client_secret") != "" && c.GetHeader("Authorization") != "" {
-		return "", issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
+	if err := checkMethods(c.GetHeader("Authorization") != "", body); err != nil {
+		return "", err
 	}
 	if body.get("token") == "" {
 		return "", issue.RefuseField(issue.InvalidRequest, "token", "The parameter token is missing.")

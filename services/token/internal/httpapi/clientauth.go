@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -36,14 +37,33 @@ func readAuthorization(header http.Header) (authentication, error) {
 // basic tells whether the client used, or should have used, HTTP Basic.
 func (a authentication) basic() bool { return a.scheme != "" && a.scheme != "bearer" }
 
-// clientCredentials reads client authentication (RFC 6749 §2.3.1), by
-// client_secret_basic or client_secret_post, but not both.
-func clientCredentials(auth authentication, body form) (issue.Credentials, error) {
-	if auth.scheme == "" {
-		return postCredentials(body)
+// authenticates tells whether the form authenticates the client, well or not.
+func (f form) authenticates() bool { return f.get("client_secret") != "" || f.asserts() }
+
+// asserts tells whether the form has a client assertion, or the type of one (RFC 7521 §4.2).
+func (f form) asserts() bool {
+	return f.get("client_assertion") != "" || f.get("client_assertion_type") != ""
+}
+
+// checkMethods refuses a request that authenticates in more than one way (RFC 6749 §2.3).
+func checkMethods(authorization bool, body form) error {
+	if (authorization && body.authenticates()) || (body.get("client_secret") != "" && body.asserts()) {
+		return issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
 	}
-	if body.get("client_secret") != "" {
-		return issue.Credentials{}, issue.Refuse(issue.InvalidRequest, "The client uses more than one method of authentication.")
+	return nil
+}
+
+// clientCredentials reads client authentication, by one of client_secret_basic,
+// client_secret_post (RFC 6749 §2.3.1) and private_key_jwt (RFC 7523 §2.2).
+func clientCredentials(auth authentication, body form) (issue.Credentials, error) {
+	if err := checkMethods(auth.scheme != "", body); err != nil {
+		return issue.Credentials{}, err
+	}
+	switch {
+	case body.asserts():
+		return assertionCredentials(body)
+	case auth.scheme == "":
+		return postCredentials(body)
 	}
 	credentials, ok := basicCredentials(auth)
 	if !ok {
@@ -57,10 +77,28 @@ func clientCredentials(auth authentication, body form) (issue.Credentials, error
 	return credentials, nil
 }
 
+// assertionCredentials reads a client assertion. A type of assertion that is not known
+// is a method of authentication that is not (RFC 6749 §5.2: invalid_client).
+func assertionCredentials(body form) (issue.Credentials, error) {
+	for _, name := range []string{"client_assertion", "client_assertion_type"} {
+		if body.get(name) == "" {
+			return issue.Credentials{}, errMissing(name)
+		}
+	}
+	if body.get("client_assertion_type") != assertion.Type {
+		return issue.Credentials{}, issue.Refuse(issue.InvalidClient, "The only client_assertion_type is "+assertion.Type+".")
+	}
+	return issue.Credentials{ClientID: body.get("client_id"), Assertion: config.Secret(body.get("client_assertion"))}, nil
+}
+
+func errMissing(name string) error {
+	return issue.RefuseField(issue.InvalidRequest, name, "The parameter "+name+" is missing.")
+}
+
 func postCredentials(body form) (issue.Credentials, error) {
 	for _, name := range []string{"client_id", "client_secret"} {
 		if body.get(name) == "" {
-			return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, name, "The parameter "+name+" is missing.")
+			return issue.Credentials{}, errMissing(name)
 		}
 	}
 	return issue.Credentials{ClientID: body.get("client_id"), Secret: config.Secret(body.get("client_secret"))}, nil

@@ -62,6 +62,9 @@ func TestClientsAuthenticateAtBothEndpoints(t *testing.T) {
 	for _, path := range []string{introspectPath, revokePath} {
 		for name, send := range map[string]func(*bundle) reply{
 			"form": func(b *bundle) reply { return b.post(t, path, "token=x&"+byClient) },
+			"assertion": func(b *bundle) reply {
+				return b.post(t, path, "token=x&"+byAssertion+"&client_id="+agentID.String())
+			},
 			"basic": func(b *bundle) reply {
 				return b.post(t, path, "token=x", "Authorization", basic(agentID.String(), "s"))
 			},
@@ -141,6 +144,10 @@ func TestErrorsOfTheEndpointsSpeakBothLanguages(t *testing.T) {
 		"too large":               {body: "token=" + strings.Repeat("x", 1<<17), headers: []string{"Authorization", bearerHeader}, status: 413, oauth: "invalid_request", code: apperr.PayloadTooLarge},
 		"two ways":                {body: "token=x&" + byClient, headers: []string{"Authorization", bearerHeader}, status: 400, oauth: "invalid_request", code: apperr.ValidationError},
 		"Basic and form":          {body: "token=x&" + byClient, headers: []string{"Authorization", basic("a", "b")}, status: 400, oauth: "invalid_request", code: apperr.ValidationError},
+		"bearer and assertion":    {body: "token=x&" + byAssertion, headers: []string{"Authorization", bearerHeader}, status: 400, oauth: "invalid_request", code: apperr.ValidationError},
+		"assertion and form":      {body: "token=x&" + byAssertion + "&" + byClient, status: 400, oauth: "invalid_request", code: apperr.ValidationError},
+		"half an assertion":       {body: "token=x&client_assertion=a", status: 400, oauth: "invalid_request", code: apperr.ValidationError},
+		"a wrong assertion":       {prepare: func(b *bundle) { b.clientErr = issue.Refuse(issue.InvalidClient, "No.") }, body: "token=x&" + byAssertion, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: "Bearer"},
 		"two headers":             {body: "token=x", headers: []string{"Authorization", bearerHeader, "Authorization", bearerHeader}, status: 400, oauth: "invalid_request", code: apperr.ValidationError},
 		"wrong secret, Basic":     {prepare: func(b *bundle) { b.clientErr = issue.Refuse(issue.InvalidClient, "No.") }, body: "token=x", headers: []string{"Authorization", basic("a", "b")}, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: `Basic realm="agentidp"`},
 		"wrong secret, form":      {prepare: func(b *bundle) { b.clientErr = issue.Refuse(issue.InvalidClient, "No.") }, body: "token=x&" + byClient, status: 401, oauth: "invalid_client", code: apperr.Unauthorized, challenge: "Bearer"},
@@ -196,11 +203,14 @@ func TestMetadataListsWhatWorksAndNothingElse(t *testing.T) {
 		"scopes_supported":["agents:read","agents:write","tokens:read","audit:read","agents:admin"],
 		"response_types_supported":[],
 		"grant_types_supported":["client_credentials"],
-		"token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post"],
+		"token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post","private_key_jwt"],
+		"token_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"],
 		"revocation_endpoint":"https://idp.example.com/api/v1/token/revoke",
-		"revocation_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post"],
+		"revocation_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post","private_key_jwt"],
+		"revocation_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"],
 		"introspection_endpoint":"https://idp.example.com/api/v1/token/introspect",
-		"introspection_endpoint_auth_methods_supported":["Bearer","client_secret_basic","client_secret_post"]`
+		"introspection_endpoint_auth_methods_supported":["Bearer","client_secret_basic","client_secret_post","private_key_jwt"],
+		"introspection_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"]`
 	require.JSONEq(t, "{"+common+"}", got.Body.String())
 	openID := b.get(t, b.server.PublicHandler(), "/.well-known/openid-configuration")
 	require.JSONEq(t, "{"+common+`,"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256","ES256","EdDSA"]}`, openID.Body.String())

@@ -10,6 +10,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 )
 
 const (
@@ -26,38 +27,45 @@ const (
 // clients insist on and is not there is listed as empty, or as an endpoint that
 // says so.
 type serverMetadata struct {
-	Issuer                    string   `json:"issuer"`
-	AuthorizationEndpoint     string   `json:"authorization_endpoint"`
-	TokenEndpoint             string   `json:"token_endpoint"`
-	JWKSURI                   string   `json:"jwks_uri"`
-	ScopesSupported           []string `json:"scopes_supported"`
-	ResponseTypesSupported    []string `json:"response_types_supported"`
-	GrantTypesSupported       []string `json:"grant_types_supported"`
-	TokenAuthMethods          []string `json:"token_endpoint_auth_methods_supported"`
-	RevocationEndpoint        string   `json:"revocation_endpoint"`
-	RevocationAuthMethods     []string `json:"revocation_endpoint_auth_methods_supported"`
-	IntrospectionEndpoint     string   `json:"introspection_endpoint"`
-	IntrospectionAuthMethods  []string `json:"introspection_endpoint_auth_methods_supported"`
-	SubjectTypesSupported     []string `json:"subject_types_supported,omitempty"`
-	IDTokenAlgorithmSupported []string `json:"id_token_signing_alg_values_supported,omitempty"`
+	Issuer                      string   `json:"issuer"`
+	AuthorizationEndpoint       string   `json:"authorization_endpoint"`
+	TokenEndpoint               string   `json:"token_endpoint"`
+	JWKSURI                     string   `json:"jwks_uri"`
+	ScopesSupported             []string `json:"scopes_supported"`
+	ResponseTypesSupported      []string `json:"response_types_supported"`
+	GrantTypesSupported         []string `json:"grant_types_supported"`
+	TokenAuthMethods            []string `json:"token_endpoint_auth_methods_supported"`
+	TokenAuthAlgorithms         []string `json:"token_endpoint_auth_signing_alg_values_supported"`
+	RevocationEndpoint          string   `json:"revocation_endpoint"`
+	RevocationAuthMethods       []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAuthAlgorithms    []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionEndpoint       string   `json:"introspection_endpoint"`
+	IntrospectionAuthMethods    []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAuthAlgorithms []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+	SubjectTypesSupported       []string `json:"subject_types_supported,omitempty"`
+	IDTokenAlgorithmSupported   []string `json:"id_token_signing_alg_values_supported,omitempty"`
 }
 
 func (a *api) writeMetadata() error {
-	clientMethods := []string{"client_secret_basic", "client_secret_post"}
+	clientMethods := []string{"client_secret_basic", "client_secret_post", "private_key_jwt"}
+	algorithms := assertion.Algorithms()
 	metadata := serverMetadata{
-		Issuer:                 a.URL,
-		AuthorizationEndpoint:  a.URL + pathAuthorize,
-		TokenEndpoint:          a.URL + "/api/v1/token",
-		JWKSURI:                a.URL + pathJWKS,
-		ScopesSupported:        authz.SystemScopes(),
-		ResponseTypesSupported: []string{},
-		GrantTypesSupported:    []string{grantClientCredentials},
-		TokenAuthMethods:       clientMethods,
-		RevocationEndpoint:     a.URL + "/api/v1/token/revoke",
-		RevocationAuthMethods:  clientMethods,
-		IntrospectionEndpoint:  a.URL + "/api/v1/token/introspect",
+		Issuer:                   a.URL,
+		AuthorizationEndpoint:    a.URL + pathAuthorize,
+		TokenEndpoint:            a.URL + "/api/v1/token",
+		JWKSURI:                  a.URL + pathJWKS,
+		ScopesSupported:          authz.SystemScopes(),
+		ResponseTypesSupported:   []string{},
+		GrantTypesSupported:      []string{grantClientCredentials},
+		TokenAuthMethods:         clientMethods,
+		TokenAuthAlgorithms:      algorithms,
+		RevocationEndpoint:       a.URL + "/api/v1/token/revoke",
+		RevocationAuthMethods:    clientMethods,
+		RevocationAuthAlgorithms: algorithms,
+		IntrospectionEndpoint:    a.URL + "/api/v1/token/introspect",
 		// The registry of token types adds Bearer here (RFC 8414 §2).
-		IntrospectionAuthMethods: append([]string{"Bearer"}, clientMethods...),
+		IntrospectionAuthMethods:    append([]string{"Bearer"}, clientMethods...),
+		IntrospectionAuthAlgorithms: algorithms,
 	}
 	var err error
 	if a.oauthMetadata, err = json.Marshal(metadata); err != nil {

@@ -18,6 +18,8 @@ const (
 	tokenPath = "/api/v1/token"
 	goodForm  = "grant_type=client_credentials&client_id=019aa9c0-7d52-7c3e-9b0a-5f0d3c1e8a41&client_secret=sk_live_s"
 	grantOnly = "grant_type=client_credentials"
+
+	byAssertion = "client_assertion_type=urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer&client_assertion=a.b.c"
 )
 
 func basic(id, secret string) string {
@@ -82,6 +84,20 @@ func TestClientSecretBasicIsFormDecoded(t *testing.T) {
 	require.Equal(t, "a", b.issued[len(b.issued)-1].Scope)
 }
 
+func TestAClientAssertionIsReadFromTheForm(t *testing.T) {
+	t.Parallel()
+	for body, id := range map[string]string{
+		byAssertion:                                "",
+		byAssertion + "&client_id=x":               "x",
+		byAssertion + "&client_id=&client_secret=": "",
+	} {
+		b := setup(t)
+		got := b.post(t, tokenPath, grantOnly+"&"+body)
+		require.Equal(t, http.StatusOK, got.Code, got.Body)
+		require.Equal(t, issue.Credentials{ClientID: id, Assertion: "a.b.c"}, b.issued[0].Credentials)
+	}
+}
+
 func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
@@ -121,6 +137,14 @@ func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
 		"a query with semicolons":          {target: "?a=1;client_secret=x", body: goodForm, oauth: "invalid_request"},
 		"both ways to authenticate":        {body: goodForm, headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
 		"bearer and secret":                {body: goodForm, headers: []string{"Authorization", "Bearer x"}, oauth: "invalid_request"},
+		"assertion and secret":             {body: goodForm + "&" + byAssertion, oauth: "invalid_request"},
+		"assertion and Basic":              {body: grantOnly + "&" + byAssertion, headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
+		"assertion and bearer":             {body: grantOnly + "&" + byAssertion, headers: []string{"Authorization", "Bearer x"}, oauth: "invalid_request"},
+		"a type of assertion and Basic":    {body: grantOnly + "&client_assertion_type=x", headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
+		"an assertion without its type":    {body: grantOnly + "&client_assertion=a.b.c", oauth: "invalid_request"},
+		"the type without an assertion":    {body: grantOnly + "&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:jwt-bearer", oauth: "invalid_request"},
+		"two assertions":                   {body: grantOnly + "&" + byAssertion + "&client_assertion=a", oauth: "invalid_request"},
+		"another type of assertion":        {body: grantOnly + "&client_assertion=a&client_assertion_type=urn:ietf:params:oauth:client-assertion-type:saml2-bearer", status: 401, oauth: "invalid_client"},
 		"Basic of another client":          {body: grantOnly + "&client_id=other", headers: []string{"Authorization", basic("a", "b")}, oauth: "invalid_request"},
 		"two Authorization headers":        {body: grantOnly, headers: []string{"Authorization", basic("a", "b"), "Authorization", basic("a", "b")}, oauth: "invalid_request"},
 		"Basic that is no base64":          {body: grantOnly, headers: []string{"Authorization", "Basic !!!"}, status: 401, oauth: "invalid_client"},
@@ -144,7 +168,7 @@ func TestMalformedTokenRequestsAreRefusedAsTheRFCSays(t *testing.T) {
 			require.Equal(t, row.oauth, got.field(t, "error"))
 			require.Equal(t, "100", got.Header().Get("X-RateLimit-Remaining"), "an untouched window")
 			require.Equal(t, "no-store", got.Header().Get("Cache-Control"))
-			if row.status == http.StatusUnauthorized {
+			if row.status == http.StatusUnauthorized && row.headers != nil {
 				require.Equal(t, `Basic realm="agentidp"`, got.Header().Get("WWW-Authenticate"))
 			}
 			require.NotContains(t, got.Body.String(), "sk_live_")

@@ -29,6 +29,8 @@ type Agent struct {
 	Capabilities  []string
 	// AllowedResources are what its tokens may be for, besides the issuer (RFC 8707).
 	AllowedResources []string
+	// Keys verify what it signs to prove who it is.
+	Keys ClientKeys
 	// TokensValidAfter is the instant up to which (inclusive) its tokens are refused; zero if there is none.
 	TokensValidAfter time.Time
 }

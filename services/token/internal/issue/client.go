@@ -10,12 +10,15 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 )
 
-// Credentials are what a client sent to prove who it is. ClientID is as it came.
+// Credentials are what a client sent to prove who it is: a secret, or an assertion.
+// ClientID is as it came; beside an assertion it may be empty.
 type Credentials struct {
-	ClientID string
-	Secret   config.Secret
+	ClientID  string
+	Secret    config.Secret
+	Assertion config.Secret
 }
 
 // Verification is what is known of a secret.
@@ -52,12 +55,13 @@ type Uses interface {
 
 // AuthenticatorConfig is what an Authenticator needs.
 type AuthenticatorConfig struct {
-	Agents   Agents
-	Secrets  Secrets
-	Failures Failures
-	Uses     Uses
-	Journal  Journal
-	Events   Events
+	Agents     Agents
+	Secrets    Secrets
+	Assertions *Assertions
+	Failures   Failures
+	Uses       Uses
+	Journal    Journal
+	Events     Events
 }
 
 // Authenticator decides whether a client is who it says it is.
@@ -66,14 +70,17 @@ type Authenticator struct{ AuthenticatorConfig }
 // NewAuthenticator makes an Authenticator.
 func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenticator{cfg} }
 
-// Authenticate answers the agent whose secret this is, in whatever status.
+// Authenticate answers the agent whose secret or assertion this is, in whatever status.
 //
 // An unknown client and a wrong secret take the same path: the credentials
 // service is asked in any case, beside the registry, and both answers are waited
 // for. Only a failure is counted and limited, so a right secret is never refused
 // because of others' wrong ones.
 func (a *Authenticator) Authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
-	id, wellFormed := parseClientID(credentials.ClientID)
+	if credentials.Assertion != "" {
+		return a.authenticateByAssertion(ctx, credentials, origin)
+	}
+	id, _ := parseClientID(credentials.ClientID)
 	agent, verification, err := a.lookUp(ctx, id, credentials.Secret)
 	unknown := errors.Is(err, ErrUnknownAgent)
 	if err != nil && !unknown {
@@ -83,21 +90,46 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 		a.Uses.Used(verification.CredentialID, verification.Previous, a.Events.Clock())
 		return agent, nil
 	}
-	if wait := a.Failures.Count(ctx, id.String(), origin.IPAddress); wait > 0 {
-		return Agent{}, tooMany("Too many failed authentications.", wait)
-	}
 	reason := verification.Reason
 	if unknown {
 		reason = auditevent.ReasonAgentNotFound
+	}
+	return Agent{}, a.fail(ctx, credentials.ClientID, map[string]any{"reason": reason}, origin)
+}
+
+// authenticateByAssertion is Authenticate for a client that signs. No use of a secret is noted.
+func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
+	claimed := assertion.Read(credentials.Assertion.Reveal())
+	agent, refusal, err := a.Assertions.prove(ctx, claimed, credentials.ClientID)
+	switch {
+	case err != nil:
+		return Agent{}, unavailable(err)
+	case refusal == nil:
+		return agent, nil
+	case errors.Is(refusal, ErrUnknownAgent):
+		return Agent{}, a.fail(ctx, claimed.ClientID, map[string]any{"reason": auditevent.ReasonAgentNotFound}, origin)
+	default:
+		return Agent{}, a.fail(ctx, claimed.ClientID, map[string]any{
+			"reason": auditevent.ReasonInvalidAssertion, "detail": refusal.Error(),
+		}, origin)
+	}
+}
+
+// fail counts and records a failed authentication, and answers what the client is
+// told. Nothing in that depends on why it failed.
+func (a *Authenticator) fail(ctx context.Context, clientID string, metadata map[string]any, origin auditevent.Origin) error {
+	id, wellFormed := parseClientID(clientID)
+	if wait := a.Failures.Count(ctx, id.String(), origin.IPAddress); wait > 0 {
+		return tooMany("Too many failed authentications.", wait)
 	}
 	var about *uuid.UUID
 	if wellFormed {
 		about = &id
 	}
-	if err := a.recordFailure(ctx, about, reason, origin); err != nil {
-		return Agent{}, err
+	if err := a.record(ctx, about, metadata, origin); err != nil {
+		return err
 	}
-	return Agent{}, errInvalidClient()
+	return errInvalidClient()
 }
 
 // lookUp has the agent and the secret looked up side by side, as far as they are not known.
@@ -149,7 +181,11 @@ func (a *Authenticator) Active(ctx context.Context, agent Agent, origin auditeve
 }
 
 func (a *Authenticator) recordFailure(ctx context.Context, about *uuid.UUID, reason string, origin auditevent.Origin) error {
-	event := a.Events.New(auditevent.AuthFailed, about, origin, map[string]any{"reason": reason})
+	return a.record(ctx, about, map[string]any{"reason": reason}, origin)
+}
+
+func (a *Authenticator) record(ctx context.Context, about *uuid.UUID, metadata map[string]any, origin auditevent.Origin) error {
+	event := a.Events.New(auditevent.AuthFailed, about, origin, metadata)
 	if err := a.Journal.Publish(ctx, event)(); err != nil {
 		return unavailable(err)
 	}

@@ -31,8 +31,10 @@ var (
 
 // world is everything around the domain, in memory.
 type world struct {
-	clock *testkit.Clock
-	agent issue.Agent
+	clock   *testkit.Clock
+	agent   issue.Agent
+	signing *signing
+	asked   int // how often the registry was
 
 	mu           sync.Mutex
 	agentErr     error
@@ -85,7 +87,10 @@ func (w *world) Known(uuid.UUID) (issue.Agent, bool, error) {
 	return w.agent, w.agentKnown, w.agentErr
 }
 
-func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) { return w.agent, w.agentErr }
+func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) {
+	w.asked++
+	return w.agent, w.agentErr
+}
 
 // secrets is the world as Secrets, whose method Known has another shape.
 type secrets struct{ *world }
@@ -194,7 +199,7 @@ func (w *world) events() issue.Events {
 
 func (w *world) authenticator() *issue.Authenticator {
 	return issue.NewAuthenticator(issue.AuthenticatorConfig{
-		Agents: w, Secrets: secrets{w}, Failures: failures{w}, Uses: w, Journal: w, Events: w.events(),
+		Agents: w, Secrets: secrets{w}, Assertions: w.assertions(), Failures: failures{w}, Uses: w, Journal: w, Events: w.events(),
 	})
 }
 

@@ -280,6 +280,7 @@ func TestTheServiceMayDoNoMoreThanItNeeds(t *testing.T) {
 		"UPDATE token.revocations SET expires_at = now()",
 		"DELETE FROM token.agent_cutoffs",
 		"DELETE FROM token.quota_usage",
+		"UPDATE token.assertion_ids SET expires_at = now()",
 		"TRUNCATE token.revocations",
 		"CREATE TABLE token.mine (id int)",
 		"DROP TABLE token.outbox",
@@ -297,6 +298,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	ctx, id := context.Background(), newID()
 	counts, revocations, ring := postgres.NewQuota(db), postgres.NewRevocations(db, box), postgres.NewKeys(db)
 	revoked, event := revocationOf(id)
+	used := postgres.NewAssertionIDs(db)
 	for name, call := range map[string]func() error{
 		"quota open":    func() error { _, err := counts.Open(ctx, id, november); return err },
 		"quota used":    func() error { _, err := counts.Used(ctx, id, november); return err },
@@ -309,6 +311,8 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"cutoffs":       func() error { _, err := revocations.CutoffsAfter(ctx, noon, id, 1); return err },
 		"record cutoff": func() error { return revocations.RecordCutoff(ctx, revocation.Cutoff{AgentID: id}, noon) },
 		"purge":         func() error { return revocations.Purge(ctx, noon) },
+		"use":           func() error { _, err := used.Use(ctx, id, "jti", noon); return err },
+		"purge used":    func() error { _, err := used.Purge(ctx, noon, 1); return err },
 		"keys":          func() error { _, err := ring.Keys(ctx); return err },
 		"change keys":   func() error { return ring.Change(ctx, func([]keys.Record) keys.Change { return keys.Change{} }) },
 		"outbox":        func() error { return postgres.NewOutbox(db, box).Append(ctx, []outbox.Message{{ID: id}}) },

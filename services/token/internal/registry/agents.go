@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/jwk"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
@@ -142,5 +143,19 @@ func fromWire(agent registryapi.Agent) issue.Agent {
 		Capabilities:     agent.Capabilities,
 		AllowedResources: agent.AllowedResources,
 		TokensValidAfter: agent.TokensValidAfter,
+		Keys:             keysFromWire(agent.Keys),
+	}
+}
+
+// keysFromWire reads a registered set once for as long as the agent is remembered.
+func keysFromWire(keys *registryapi.AgentKeys) issue.ClientKeys {
+	switch {
+	case keys == nil:
+		return issue.ClientKeys{}
+	case keys.JWKSURI != "":
+		return issue.ClientKeys{URI: keys.JWKSURI}
+	default:
+		set, err := jwk.ReadClientSet(keys.JWKS)
+		return issue.ClientKeys{Set: set, Unreadable: err}
 	}
 }
