@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -26,8 +27,9 @@ type bench struct {
 	stamp   string // of the files
 	results report.Results
 
-	agents   []rig.Client // that warm tokens are measured with
-	answered int64        // tokens that loads were given
+	agents   []rig.Client     // that warm tokens are measured with
+	answered map[string]int64 // what loads were answered, by the action of the event that each answer must leave
+	mode     mode
 	// after is the signing rate after the last measurement, as long as nothing else has run since.
 	after map[string]rawsign.Rate
 }
@@ -38,11 +40,24 @@ type scenario struct {
 	run  func(*bench, context.Context) error
 }
 
-// scenarios in the order in which they run.
+// scenarios in the order in which they run: what needs a restart of the token service comes last.
 func scenarios() []scenario {
 	return []scenario{
+		{"startup", (*bench).startup},
+		{"memory", (*bench).idleMemory},
 		{"token-rs256", func(b *bench, ctx context.Context) error { return b.tokens(ctx, "RS256") }},
 		{"profile", (*bench).profile},
+		{"counts", (*bench).counts},
+		{"introspect", (*bench).introspect},
+		{"read", (*bench).read},
+		{"jwks", (*bench).jwks},
+		{"cold", (*bench).cold},
+		{"crowd", (*bench).crowd},
+		{"limits", (*bench).limits},
+		{"token-es256", func(b *bench, ctx context.Context) error { return b.tokens(ctx, "ES256") }},
+		{"token-eddsa", func(b *bench, ctx context.Context) error { return b.tokens(ctx, "EdDSA") }},
+		{"flood", (*bench).flood},
+		{"soak", (*bench).watchMemory},
 	}
 }
 
@@ -88,40 +103,46 @@ func (b *bench) all(ctx context.Context) error {
 	return b.balance(ctx)
 }
 
-// balance compares the tokens that were answered with the events that were stored.
+// balance compares what was answered with the events that were stored: none may be missing, none may be double.
 func (b *bench) balance(ctx context.Context) error {
 	if _, err := b.rig.Settle(ctx, time.Minute); err != nil {
 		return err
 	}
-	stored, dead, err := b.rig.Events(ctx, "token.issued")
-	if err != nil {
-		return err
+	b.answered[actionIssued] += b.rig.TokensTaken()
+	b.results.Audit = map[string]report.AuditBalance{}
+	var failures []error
+	for action, answered := range b.answered {
+		stored, dead, err := b.rig.Events(ctx, action)
+		if err != nil {
+			return err
+		}
+		b.results.Audit[action] = report.AuditBalance{Answered: answered, Stored: stored}
+		if stored != answered || dead != 0 {
+			failures = append(failures, fmt.Errorf("%d answers must have left an event %s, %d were stored (and %d messages could not be)",
+				answered, action, stored, dead))
+		}
 	}
-	answered := b.answered + b.rig.TokensTaken()
-	b.results.Audit = map[string]report.AuditBalance{"token.issued": {Answered: answered, Stored: stored}}
-	if stored != answered || dead != 0 {
-		return fmt.Errorf("%d tokens were answered, but %d events token.issued were stored (and %d messages could not be)", answered, stored, dead)
-	}
-	return nil
+	return errors.Join(failures...)
 }
 
 func (b *bench) write(out io.Writer) error {
 	if err := os.MkdirAll(b.out, 0o750); err != nil {
 		return fmt.Errorf("directory for the results: %w", err)
 	}
+	b.results.Targets = report.Targets(&b.results)
 	encoded, err := json.MarshalIndent(b.results, "", "  ")
 	if err != nil {
 		return fmt.Errorf("write the results: %w", err)
 	}
-	text := report.Text(&b.results)
+	text := report.Markdown(&b.results)
 	for name, content := range map[string][]byte{
-		b.stamp + ".json": encoded, b.stamp + ".txt": []byte(text),
+		b.stamp + ".json": encoded, b.stamp + ".md": []byte(text),
 	} {
 		if err := os.WriteFile(filepath.Join(b.out, name), content, 0o600); err != nil {
 			return fmt.Errorf("write the results: %w", err)
 		}
 	}
-	_, _ = fmt.Fprintf(out, "%s\nwritten to %s/%s.{json,txt}\n", text, b.out, b.stamp)
+	_, _ = fmt.Fprintf(out, "%s\nwritten to %s/%s.{json,md}\n", text, b.out, b.stamp)
 	return nil
 }
 
@@ -140,6 +161,9 @@ func describeMachine(ctx context.Context, root string) report.Machine {
 	}
 	if content, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(content))
+	}
+	if content, err := os.ReadFile("/proc/loadavg"); err == nil {
+		m.Load, _, _ = strings.Cut(string(content), " ")
 	}
 	cmd := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty")
 	cmd.Dir = root

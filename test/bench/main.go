@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -30,6 +31,9 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == attackCommand {
+		return attack(ctx, os.Stdin, os.Stdout)
+	}
 	o, err := parseOptions(args)
 	if err != nil {
 		return err
@@ -50,14 +54,17 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	b := &bench{options: o, signer: signer, say: os.Stderr, stamp: time.Now().UTC().Format("20060102T150405Z")}
+	b := &bench{
+		options: o, signer: signer, say: os.Stderr, stamp: time.Now().UTC().Format("20060102T150405Z"),
+		answered: map[string]int64{actionIssued: 0}, mode: mode{algorithm: "RS256"},
+	}
 	b.results = report.Results{Started: time.Now().UTC(), Quick: o.quick, Machine: describeMachine(ctx, root)}
 
 	b.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: os.Stderr})
 	if err == nil {
 		err = b.all(ctx)
 	}
-	if stopErr := b.rig.Stop(); err == nil {
+	if stopErr := b.rig.Stop(); err == nil { //nolint:contextcheck // what runs is stopped also when ctx has ended
 		err = stopErr
 	}
 	if err != nil {
@@ -95,6 +102,9 @@ func parseOptions(args []string) (options, error) {
 	}
 	if flags.NArg() > 0 {
 		return o, fmt.Errorf("unknown argument %q", flags.Arg(0))
+	}
+	if !slices.ContainsFunc(scenarios(), func(s scenario) bool { return o.wants(s.name) }) {
+		return o, fmt.Errorf("-only %s chooses nothing of: %s", o.only, scenarioNames())
 	}
 	if o.seconds == 0 {
 		o.seconds = 3

@@ -58,8 +58,16 @@ func mean(x, y rawsign.Rate) rawsign.Rate {
 	return rawsign.Rate{PerSecond: (x.PerSecond + y.PerSecond) / 2, CPUms: (x.CPUms + y.CPUms) / 2}
 }
 
+// The actions of the events whose number is known from the answers.
+const (
+	actionIssued       = "token.issued"
+	actionIntrospected = "token.introspected"
+	actionAuthFailed   = "auth.failed"
+)
+
 // target is what a load is put on.
 type target struct {
+	action   string // of the event that every answer leaves; "" for none
 	service  string
 	requests [][]byte
 	check    func(status int, body []byte) error
@@ -89,8 +97,8 @@ func (b *bench) measure(ctx context.Context, c report.Case, t target) (report.Me
 	}
 	counted, err := b.window(ctx, running, t)
 	result, loadErr := running.Stop()
-	if c.Kind == report.KindToken {
-		b.answered += result.Total
+	if t.action != "" {
+		b.answered[t.action] += result.Total
 	}
 	if err != nil || loadErr != nil {
 		return m, fmt.Errorf("%s, %d connections, %d agents: %w", c.Kind, c.Connections, c.Agents, firstOf(loadErr, err))
@@ -99,17 +107,16 @@ func (b *bench) measure(ctx context.Context, c report.Case, t target) (report.Me
 	if err != nil {
 		return m, err
 	}
+	if t.verify != nil {
+		if err := t.verify(ctx, result.Samples); err != nil {
+			return m, err
+		}
+	}
 	after, err := b.raw(c.Algorithm)
 	if err != nil {
 		return m, err
 	}
 	b.after = after
-	if t.verify != nil {
-		if err := t.verify(ctx, result.Samples); err != nil {
-			return m, err
-		}
-		b.after = nil
-	}
 	fill(&m, result, counted)
 	m.RawRSA, m.RawOwn = mean(before["RS256"], after["RS256"]), mean(before[c.Algorithm], after[c.Algorithm])
 	m.Ratio = m.PerSecond / m.RawRSA.PerSecond
@@ -146,7 +153,11 @@ func (b *bench) window(ctx context.Context, running *load.Load, t target) (count
 		return c, err
 	}
 	c.done += running.Done()
-	c.after, err = b.rig.Count(ctx)
+	if c.after, err = b.rig.Count(ctx); err != nil {
+		return c, err
+	}
+	memory, err := b.rig.Memory()
+	b.results.UnderLoad = report.MergeMemory(b.results.UnderLoad, memory)
 	return c, err
 }
 

@@ -3,6 +3,7 @@ package load
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -21,8 +22,9 @@ type connection struct {
 
 const bufferBytes = 16 << 10
 
-func dial(address string, deadline time.Time) (*connection, error) {
-	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+func dial(ctx context.Context, address string, deadline time.Time) (*connection, error) {
+	dialer := net.Dialer{Timeout: 5 * time.Second}
+	c, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}

@@ -23,7 +23,7 @@ type Plan struct {
 	Check func(status int, body []byte) error
 	// Sample keeps every so many-th body; 0 keeps none.
 	Sample int
-	// Limit ends the load after so many requests; 0 for none.
+	// Limit ends the load after so many requests; 0 for none. Everything is measured then, from the first to the last.
 	Limit int64
 	// Patience is how long the whole load may take before its connections give up.
 	Patience time.Duration
@@ -59,12 +59,15 @@ func Start(ctx context.Context, plan Plan) (*Load, error) {
 	l := &Load{plan: plan}
 	deadline := time.Now().Add(plan.Patience)
 	for range plan.Connections {
-		c, err := dial(plan.Address, deadline)
+		c, err := dial(ctx, plan.Address, deadline)
 		if err != nil {
 			l.close()
 			return nil, err
 		}
 		l.workers = append(l.workers, &worker{connection: c})
+	}
+	if plan.Limit > 0 {
+		l.Measure()
 	}
 	for _, w := range l.workers {
 		l.running.Go(func() {
@@ -159,6 +162,9 @@ func (l *Load) Stop() (Result, error) {
 // Wait is for a load with a limit: it returns when that is reached.
 func (l *Load) Wait() (Result, error) {
 	l.running.Wait()
+	if l.measuring.Load() {
+		l.Pause()
+	}
 	l.close()
 	result := Result{Total: l.Done(), Elapsed: l.elapsed}
 	var failures []error

@@ -4,6 +4,7 @@ package report
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/sentryagent/agentidp/test/bench/internal/load"
@@ -15,7 +16,8 @@ import (
 // What a measurement asks the services for.
 const (
 	KindToken      = "token"
-	KindCold       = "cold"
+	KindCold       = "cold"  // the first token of an agent
+	KindCrowd      = "crowd" // as KindToken, for so long that every agent is looked up again
 	KindIntrospect = "introspect"
 	KindRead       = "read"
 	KindJWKS       = "jwks"
@@ -60,8 +62,14 @@ type Measurement struct {
 	SettleMs        float64 `json:"settleMs"` // until everything was stored, after the load had ended
 }
 
-// Key tells cases apart.
-func (m Measurement) Key() Case { return m.Case }
+// SignatureShare is what one raw RSA signature takes of all the processor time of a request: what Ratio would be if the
+// cores never idled. It hardly changes when other programs want the same cores, and Ratio does.
+func (m Measurement) SignatureShare() float64 {
+	if m.CPUAllMs == 0 {
+		return 0
+	}
+	return m.RawRSA.CPUms / m.CPUAllMs
+}
 
 // Medians joins the rounds of each case into one measurement, in the order in which the cases came first.
 func Medians(rounds []Measurement) []Measurement {
@@ -114,21 +122,42 @@ func median(rounds []Measurement) Measurement {
 	return joined
 }
 
-// Counts are what one warm token costs the servers.
+// Counts are what warm tokens cost the servers: what was counted while there were some, and in as long a time without.
 type Counts struct {
-	Limits bool  `json:"limits"`
-	Tokens int64 `json:"tokens"`
-	// Statements by Postgres role and Idle, how many there were in as long a time without any token; the audit service's
-	// are those that store the events.
-	Statements map[string]int64 `json:"statements"`
-	Idle       map[string]int64 `json:"idleStatements"`
-	// RedisReads are the round trips of all clients to Redis, IdleReads those without any token.
-	RedisReads int64            `json:"redisReads"`
-	IdleReads  int64            `json:"idleRedisReads"`
-	Redis      map[string]int64 `json:"redisCommands"`
-	// Publishes are the messages that were added to the stream AUDIT.
-	Publishes int64           `json:"publishes"`
-	Queries   []rig.Statement `json:"queries"`
+	Limits bool        `json:"limits"`
+	Tokens int64       `json:"tokens"`
+	Load   ServerCalls `json:"load"`
+	Idle   ServerCalls `json:"idle"`
+	// Queries are the most frequent statements while there were tokens, of all roles but the audit service's.
+	Queries []rig.Statement `json:"queries"`
+}
+
+// ServerCalls are what Postgres, Redis and NATS have counted.
+type ServerCalls struct {
+	Seconds    float64            `json:"seconds"`
+	Statements map[string]float64 `json:"statements"` // by role; those of audit_app store the events
+	RedisReads float64            `json:"redisReads"` // how often Redis read from a connection
+	Commands   map[string]float64 `json:"redisCommands"`
+	Published  float64            `json:"published"` // messages in the stream AUDIT
+}
+
+// writeBehind is how many statements kept the quota's books, which is done every 100 ms however many tokens there are.
+func (c Counts) writeBehind() float64 {
+	sum := 0.0
+	for _, q := range c.Queries {
+		if strings.Contains(q.Query, "token.quota_usage") {
+			sum += float64(q.Calls)
+		}
+	}
+	return sum
+}
+
+// PerToken is what one token costs: what was counted with tokens less what is counted in as long a time without.
+func (c Counts) PerToken(read func(ServerCalls) float64) float64 {
+	if c.Tokens == 0 || c.Idle.Seconds == 0 {
+		return 0
+	}
+	return max(0, read(c.Load)-read(c.Idle)*c.Load.Seconds/c.Idle.Seconds) / float64(c.Tokens)
 }
 
 // Profile is where the token service spends its processor time.
@@ -152,13 +181,7 @@ type Flood struct {
 	AttackPerSecond float64        `json:"attackPerSecond"`
 	AttackCPU       float64        `json:"attackCpu"` // cores that the attacker used
 	Answers         map[string]int `json:"answers"`   // to the attacker, by status
-}
-
-// Soak is memory over time.
-type Soak struct {
-	Every   time.Duration            `json:"everyNs"`
-	Tokens  int64                    `json:"tokens"`
-	Samples map[string][]proc.Memory `json:"samples"` // by process
+	Refused         int64          `json:"refused"`   // of the good clients' requests
 }
 
 // Machine is where the benchmark ran.
@@ -169,6 +192,7 @@ type Machine struct {
 	Kernel string `json:"kernel"`
 	Go     string `json:"go"`
 	Commit string `json:"commit"`
+	Load   string `json:"loadAverage"` // of the last minute, before anything was started
 }
 
 // Results are everything one run found.
@@ -177,11 +201,12 @@ type Results struct {
 	Took         string                  `json:"took"`
 	Quick        bool                    `json:"quick"`
 	Machine      Machine                 `json:"machine"`
+	Targets      []Target                `json:"targets"`
 	Startup      map[string]float64      `json:"startupMs,omitempty"` // process start until ready
 	Idle         map[string]proc.Memory  `json:"idleMemory,omitempty"`
 	UnderLoad    map[string]proc.Memory  `json:"loadMemory,omitempty"`
 	Measurements []Measurement           `json:"measurements"`
-	RawBcrypt    map[string]float64      `json:"rawBcrypt,omitempty"`
+	RawBcrypt    float64                 `json:"rawBcryptPerSecond,omitempty"` // comparisons of hashes of the service's work factor, on all cores
 	Counts       []Counts                `json:"counts,omitempty"`
 	Profile      *Profile                `json:"profile,omitempty"`
 	Floods       []Flood                 `json:"floods,omitempty"`
@@ -202,4 +227,15 @@ func (r *Results) Find(c Case) (Measurement, bool) {
 		return Measurement{}, false
 	}
 	return r.Measurements[i], true
+}
+
+// MergeMemory keeps the larger of two findings for each process.
+func MergeMemory(into map[string]proc.Memory, found map[string]proc.Memory) map[string]proc.Memory {
+	if into == nil {
+		into = map[string]proc.Memory{}
+	}
+	for name, m := range found {
+		into[name] = proc.Memory{RSS: max(m.RSS, into[name].RSS), Peak: max(m.Peak, into[name].Peak)}
+	}
+	return into
 }

@@ -19,7 +19,7 @@ func Services() []string { return []string{"token", "registry", "credentials", "
 
 // build makes the programs from this tree, as an image build does.
 func build(ctx context.Context, root, into string) error {
-	packages := []string{natsPackage}
+	packages := append(make([]string, 0, 1+len(Services())), natsPackage)
 	for _, service := range Services() {
 		packages = append(packages, module+"/services/"+service+"/cmd/"+service)
 	}

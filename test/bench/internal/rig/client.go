@@ -123,3 +123,15 @@ func (r *Rig) Profile(ctx context.Context, name string, seconds int) ([]byte, er
 func (r *Rig) Heap(ctx context.Context, name string) ([]byte, error) {
 	return r.call(ctx, http.MethodGet, "http://"+r.services[name].internal+"/debug/pprof/heap?gc=1", nil)
 }
+
+// Get reads a public document; token may be "".
+func (r *Rig) Get(ctx context.Context, address, token string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	return send(request)
+}

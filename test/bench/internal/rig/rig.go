@@ -107,7 +107,7 @@ func (r *Rig) say(format string, args ...any) { _, _ = fmt.Fprintf(r.out, format
 
 // Stop ends everything that runs, the services first.
 func (r *Rig) Stop() error {
-	var failures []error
+	failures := make([]error, 0, len(Services()))
 	for _, name := range []string{"registry", "credentials", "token", "audit"} {
 		failures = append(failures, r.StopService(name))
 	}
@@ -234,7 +234,7 @@ func (r *Rig) until(ctx context.Context, program *child, ask func() error) error
 }
 
 // settings are the environment of a service, as an operator would give it; where nothing is said, its defaults hold.
-func (r *Rig) settings(name string, extra map[string]string) ([]string, error) {
+func (r *Rig) settings(name string, extra map[string]string) []string {
 	s := r.services[name]
 	values := map[string]string{
 		"PATH":                     os.Getenv("PATH"),
@@ -265,7 +265,7 @@ func (r *Rig) settings(name string, extra map[string]string) ([]string, error) {
 	for name, value := range values {
 		environ = append(environ, name+"="+value)
 	}
-	return environ, nil
+	return environ
 }
 
 // LimitsOff are the settings without any limit of a rate, a quota or a number.
@@ -299,12 +299,8 @@ func (r *Rig) migrate(ctx context.Context) error {
 		r.services[name] = &service{public: ports[0], internal: ports[1]}
 	}
 	for _, name := range Services() {
-		environ, err := r.settings(name, nil)
-		if err != nil {
-			return err
-		}
 		cmd := exec.CommandContext(ctx, filepath.Join(r.bin, name), "migrate") // #nosec G204 -- built by us
-		cmd.Env = environ
+		cmd.Env = r.settings(name, nil)
 		if output, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s migrate: %w\n%s", name, err, output)
 		}
@@ -323,14 +319,11 @@ func (r *Rig) startServices(ctx context.Context) error {
 
 // StartService starts one and answers how long it took from the start of the process until it was ready.
 func (r *Rig) StartService(ctx context.Context, name string, extra map[string]string) (time.Duration, error) {
-	environ, err := r.settings(name, extra)
-	if err != nil {
-		return 0, err
-	}
 	s := r.services[name]
 	cmd := exec.Command(filepath.Join(r.bin, name), "serve") //nolint:gosec,noctx // built by us; outlives ctx
-	cmd.Env = environ
+	cmd.Env = r.settings(name, extra)
 	begin := time.Now()
+	var err error
 	if s.child, err = startChild(name, filepath.Join(r.dir, name+".log"), cmd); err != nil {
 		return 0, err
 	}

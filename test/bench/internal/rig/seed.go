@@ -30,7 +30,7 @@ func (r *Rig) Seed(ctx context.Context, crowd Crowd) ([]Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hash a secret: %w", err)
 	}
-	print := sha256.Sum256([]byte(secret))
+	digest := sha256.Sum256([]byte(secret))
 	ids := make([]uuid.UUID, crowd.Count)
 	clients := make([]Client, crowd.Count)
 	for i := range ids {
@@ -49,7 +49,7 @@ func (r *Rig) Seed(ctx context.Context, crowd Crowd) ([]Client, error) {
 		{`UPDATE registry.fleet SET living = living + $1`, []any{crowd.Count}},
 		{`INSERT INTO credentials.agents (agent_id) SELECT unnest($1::uuid[])`, []any{ids}},
 		{`INSERT INTO credentials.credentials (credential_id, agent_id, status, secret_hash, secret_fingerprint, created_at)
-			SELECT gen_random_uuid(), id, 'active', $2, $3, now() FROM unnest($1::uuid[]) AS id`, []any{ids, hash, print[:8]}},
+			SELECT gen_random_uuid(), id, 'active', $2, $3, now() FROM unnest($1::uuid[]) AS id`, []any{ids, hash, digest[:8]}},
 	} {
 		if _, err := r.db.Exec(ctx, statement.sql, statement.args...); err != nil {
 			return nil, fmt.Errorf("insert agents: %w", err)
