@@ -188,10 +188,13 @@ func (l *Limiter) Read(ctx context.Context, limit int, reply any, err error) (Wi
 		return Window{Limit: limit, Remaining: limit, Reset: time.Now().Add(Length), Allowed: true}, nil
 	}
 	if !w.Allowed {
-		l.tel.Metrics.RateLimitRejections.Inc()
+		l.Rejected()
 	}
 	return w, nil
 }
+
+// Rejected counts a request that is refused for a limit without being charged, as Take and Read count those they refuse.
+func (l *Limiter) Rejected() { l.tel.Metrics.RateLimitRejections.Inc() }
 
 func parse(limit int, reply any) (Window, error) {
 	values, _ := reply.([]any)

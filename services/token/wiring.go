@@ -34,6 +34,9 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/usage"
 )
 
+// failureFloor is longer than a quiet machine takes to look a client up.
+const failureFloor = 10 * time.Millisecond
+
 // wire makes the parts and ties them together.
 func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) {
 	r := s.replica
@@ -83,6 +86,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
 		Agents: agents, Secrets: secrets, Assertions: assertions, Uses: s.uses, Journal: s.journal, Events: events,
 		Failures: quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
+		Floor:    failureFloor,
 	})
 	return httpapi.Config{
 		Issuer: issue.NewIssuer(issue.IssuerConfig{

@@ -25,7 +25,9 @@ import (
 )
 
 const (
-	lifetime    = 5 * time.Minute
+	lifetime = 5 * time.Minute
+	// familiarFor is how long a secret that was good is remembered to have been so.
+	familiarFor = time.Hour
 	capacity    = 50_000
 	callTimeout = 4 * time.Second
 	cacheName   = "secret"
@@ -81,7 +83,7 @@ func New(cfg Config) (*Secrets, error) {
 		clock:  cfg.Clock,
 		cache: otter.Must(&otter.Options[digest, remembered]{
 			MaximumSize:      capacity,
-			ExpiryCalculator: otter.ExpiryWriting[digest, remembered](lifetime),
+			ExpiryCalculator: otter.ExpiryWriting[digest, remembered](familiarFor),
 		}),
 		hit:  cfg.CacheRequests.WithLabelValues(cacheName, "hit"),
 		miss: cfg.CacheRequests.WithLabelValues(cacheName, "miss"),
@@ -110,6 +112,13 @@ func (s *Secrets) Known(clientID uuid.UUID, secret config.Secret) (issue.Verific
 	}
 	s.hit.Inc()
 	return entry.verification, true
+}
+
+// Familiar tells whether the secret was good when the credentials service was last
+// asked about it, within the hour.
+func (s *Secrets) Familiar(clientID uuid.UUID, secret config.Secret) bool {
+	_, ok := s.cache.GetIfPresent(s.digest(clientID, secret))
+	return ok
 }
 
 func (r remembered) ended(now time.Time) bool {
@@ -152,6 +161,7 @@ func (s *Secrets) ask(ctx context.Context, request credentialsapi.VerifyRequest,
 		if reason != credentialsapi.ReasonCredentialExpired {
 			reason = credentialsapi.ReasonInvalidSecret
 		}
+		s.cache.Invalidate(sum)
 		return issue.Verification{Reason: reason}, nil
 	}
 	verification := issue.Verification{Valid: true, Previous: response.Previous}

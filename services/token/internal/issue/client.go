@@ -36,6 +36,9 @@ type Secrets interface {
 	// Known answers from memory; ok is false when the credentials service has to be
 	// asked, which is always so for a secret that is not valid.
 	Known(clientID uuid.UUID, secret config.Secret) (v Verification, ok bool)
+	// Familiar tells whether the secret was good when it was last asked about, not
+	// too long ago. That proves nothing; it only is no sign of guessing.
+	Familiar(clientID uuid.UUID, secret config.Secret) bool
 	// Verify asks the credentials service. A wrong secret is an answer, an error
 	// means that nothing is known.
 	Verify(ctx context.Context, clientID uuid.UUID, secret config.Secret) (Verification, error)
@@ -46,6 +49,15 @@ type Failures interface {
 	// Count counts one more of this client from this address. Past a limit it
 	// answers how long to wait, else 0. It never fails: without its store nothing is limited.
 	Count(ctx context.Context, clientID, ipAddress string) (retryAfter time.Duration)
+	// Enter is called before anybody is asked about a secret that is not familiar. It
+	// returns when it is the attempt's turn: at once, unless attempts fail in such
+	// numbers that they have to wait for each other. limited is how long the address
+	// is past its limit, 0 if it is not: a failure is not to be counted then. An
+	// error means that the attempt cannot be looked into.
+	Enter(ctx context.Context, ipAddress string) (limited time.Duration, err error)
+	// Refused is called for a failure that is not counted because the address is
+	// past its limit.
+	Refused()
 }
 
 // Uses is told which credential proved a client's identity, and when.
@@ -62,6 +74,9 @@ type AuthenticatorConfig struct {
 	Uses       Uses
 	Journal    Journal
 	Events     Events
+	// Floor is how long a failed authentication takes at least. What is looked up is
+	// alike for every failure; this hides the rest, and costs no CPU.
+	Floor time.Duration
 }
 
 // Authenticator decides whether a client is who it says it is.
@@ -72,16 +87,43 @@ func NewAuthenticator(cfg AuthenticatorConfig) *Authenticator { return &Authenti
 
 // Authenticate answers the agent whose secret or assertion this is, in whatever status.
 //
-// An unknown client and a wrong secret take the same path: the credentials
-// service is asked in any case, beside the registry, and both answers are waited
-// for. Only a failure is counted and limited, so a right secret is never refused
-// because of others' wrong ones.
+// An unknown client and a wrong secret take the same path and the same time: both
+// the credentials service and the registry are asked in any case, side by side, and
+// both answers are waited for. Only a failure is counted and limited, so a right
+// secret is never refused because of others' wrong ones.
 func (a *Authenticator) Authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
+	began := time.Now()
+	agent, err := a.authenticate(ctx, credentials, origin)
+	if failed(err) {
+		pause(ctx, a.Floor-time.Since(began))
+	}
+	return agent, err
+}
+
+// failed tells whether a client did not prove who it is.
+func failed(err error) bool {
+	var refusal *Refusal
+	return errors.As(err, &refusal) && (refusal.Kind == InvalidClient || refusal.Kind == TooManyRequests)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+func (a *Authenticator) authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
 	if credentials.Assertion != "" {
 		return a.authenticateByAssertion(ctx, credentials, origin)
 	}
 	id, _ := parseClientID(credentials.ClientID)
-	agent, verification, err := a.lookUp(ctx, id, credentials.Secret)
+	agent, verification, err := a.lookUp(ctx, id, credentials.Secret, origin.IPAddress)
 	unknown := errors.Is(err, ErrUnknownAgent)
 	if err != nil && !unknown {
 		return Agent{}, unavailable(err)
@@ -106,13 +148,17 @@ func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials
 		return Agent{}, unavailable(err)
 	case refusal == nil:
 		return agent, nil
-	case errors.Is(refusal, ErrUnknownAgent):
-		return Agent{}, a.fail(ctx, claimed.ClientID, map[string]any{"reason": auditevent.ReasonAgentNotFound}, origin)
-	default:
-		return Agent{}, a.fail(ctx, claimed.ClientID, map[string]any{
-			"reason": auditevent.ReasonInvalidAssertion, "detail": refusal.Error(),
-		}, origin)
 	}
+	// What it cost is spent, but who floods is to wait for the answer.
+	if limited, _ := a.Failures.Enter(ctx, origin.IPAddress); limited > 0 {
+		a.Failures.Refused()
+		return Agent{}, errTooManyFailures(limited)
+	}
+	metadata := map[string]any{"reason": auditevent.ReasonInvalidAssertion, "detail": refusal.Error()}
+	if errors.Is(refusal, ErrUnknownAgent) {
+		metadata = map[string]any{"reason": auditevent.ReasonAgentNotFound}
+	}
+	return Agent{}, a.fail(ctx, claimed.ClientID, metadata, origin)
 }
 
 // fail counts and records a failed authentication, and answers what the client is
@@ -120,7 +166,7 @@ func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials
 func (a *Authenticator) fail(ctx context.Context, clientID string, metadata map[string]any, origin auditevent.Origin) error {
 	id, wellFormed := parseClientID(clientID)
 	if wait := a.Failures.Count(ctx, id.String(), origin.IPAddress); wait > 0 {
-		return tooMany("Too many failed authentications.", wait)
+		return errTooManyFailures(wait)
 	}
 	var about *uuid.UUID
 	if wellFormed {
@@ -132,35 +178,79 @@ func (a *Authenticator) fail(ctx context.Context, clientID string, metadata map[
 	return errInvalidClient()
 }
 
-// lookUp has the agent and the secret looked up side by side, as far as they are not known.
-func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret) (Agent, Verification, error) {
+// lookUp has the agent and the secret looked up, as far as they are not known.
+func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret, ipAddress string) (Agent, Verification, error) {
 	verification, secretKnown := a.Secrets.Known(id, secret)
 	agent, agentKnown, agentErr := a.Agents.Known(id)
 	if agentKnown && agentErr == nil && agent.Status != StatusActive {
 		// It may have been reactivated a moment ago: nobody is refused for what is remembered.
 		agentKnown = false
 	}
-	if secretKnown && agentKnown {
+	switch {
+	case secretKnown && agentKnown:
 		return agent, verification, agentErr
+	case secretKnown:
+		agent, agentErr = a.Agents.Agent(ctx, id)
+		return agent, verification, agentErr
+	case a.Secrets.Familiar(id, secret):
+		return a.askBoth(ctx, id, secret)
 	}
+	limited, err := a.Failures.Enter(ctx, ipAddress)
+	if limited > 0 {
+		return a.askWhileLimited(ctx, id, secret, limitedEntry{limited, err})
+	}
+	if err != nil {
+		return Agent{}, Verification{}, err
+	}
+	return a.askBoth(ctx, id, secret)
+}
+
+// askBoth asks about the secret and the agent side by side, and about the agent also
+// if it is known: an id that is in use must not be answered faster than others.
+func (a *Authenticator) askBoth(ctx context.Context, id uuid.UUID, secret config.Secret) (Agent, Verification, error) {
+	remembered, known, knownErr := a.Agents.Known(id)
 	// A plain group, without a common context: one answer must not cut the other
 	// short, or the time would tell which of them it was.
 	var group errgroup.Group
-	if !agentKnown {
-		group.Go(func() error {
-			agent, agentErr = a.Agents.Agent(ctx, id)
-			return nil
-		})
+	var agent Agent
+	var agentErr error
+	group.Go(func() error {
+		agent, agentErr = a.Agents.Agent(ctx, id)
+		return nil
+	})
+	verification, err := a.Secrets.Verify(ctx, id, secret)
+	_ = group.Wait() // the function answers through agentErr
+	if err != nil {
+		return Agent{}, Verification{}, err
 	}
-	var secretErr error
-	if !secretKnown {
-		verification, secretErr = a.Secrets.Verify(ctx, id, secret)
-	}
-	_ = group.Wait() // the functions answer through agentErr
-	if secretErr != nil {
-		return Agent{}, Verification{}, secretErr
+	if agentErr != nil && !errors.Is(agentErr, ErrUnknownAgent) && known && knownErr == nil && remembered.Status == StatusActive {
+		return remembered, verification, nil
 	}
 	return agent, verification, agentErr
+}
+
+// limitedEntry is what Enter answered to an address past its limit.
+type limitedEntry struct {
+	wait time.Duration
+	err  error
+}
+
+// askWhileLimited asks about the secret alone. A wrong one is neither counted nor
+// recorded, so nobody needs to know whether there is such a client.
+func (a *Authenticator) askWhileLimited(ctx context.Context, id uuid.UUID, secret config.Secret, entry limitedEntry) (Agent, Verification, error) {
+	var verification Verification
+	if entry.err == nil {
+		var err error
+		if verification, err = a.Secrets.Verify(ctx, id, secret); err != nil {
+			return Agent{}, Verification{}, err
+		}
+	}
+	if !verification.Valid {
+		a.Failures.Refused()
+		return Agent{}, Verification{}, errTooManyFailures(entry.wait)
+	}
+	agent, err := a.Agents.Agent(ctx, id)
+	return agent, verification, err
 }
 
 // Active refuses a client that proved its identity but may not act.

@@ -46,6 +46,12 @@ type world struct {
 	verified     int
 	failures     int
 	failureWait  time.Duration
+	familiar     bool
+	floor        time.Duration
+	entered      int
+	refused      int
+	limited      time.Duration
+	enterErr     error
 	used         []uuid.UUID
 	journal      []auditevent.Event
 	journalErr   error
@@ -88,6 +94,8 @@ func (w *world) Known(uuid.UUID) (issue.Agent, bool, error) {
 }
 
 func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.asked++
 	return w.agent, w.agentErr
 }
@@ -101,6 +109,8 @@ func (s secrets) Known(_ uuid.UUID, secret config.Secret) (issue.Verification, b
 	}
 	return issue.Verification{Valid: true, CredentialID: s.agent.ID}, true
 }
+
+func (s secrets) Familiar(uuid.UUID, config.Secret) bool { return s.familiar }
 
 func (s secrets) Verify(_ context.Context, _ uuid.UUID, secret config.Secret) (issue.Verification, error) {
 	s.mu.Lock()
@@ -121,6 +131,13 @@ func (s secrets) Verify(_ context.Context, _ uuid.UUID, secret config.Secret) (i
 
 // failures and outcomes are the world as what counts them.
 type failures struct{ *world }
+
+func (f failures) Refused() { f.refused++ }
+
+func (f failures) Enter(context.Context, string) (time.Duration, error) {
+	f.entered++
+	return f.limited, f.enterErr
+}
 
 func (f failures) Count(context.Context, string, string) time.Duration {
 	f.failures++
@@ -200,6 +217,7 @@ func (w *world) events() issue.Events {
 func (w *world) authenticator() *issue.Authenticator {
 	return issue.NewAuthenticator(issue.AuthenticatorConfig{
 		Agents: w, Secrets: secrets{w}, Assertions: w.assertions(), Failures: failures{w}, Uses: w, Journal: w, Events: w.events(),
+		Floor: w.floor,
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -121,7 +122,11 @@ func TestEveryFailedAuthenticationIsTheSameRefusal(t *testing.T) {
 		reason  string
 		nobody  bool
 	}{
-		"wrong secret":   {func(_ *world, r *issue.Request) { r.Credentials.Secret = "wrong" }, auditevent.ReasonInvalidSecret, false},
+		"wrong secret": {func(_ *world, r *issue.Request) { r.Credentials.Secret = "wrong" }, auditevent.ReasonInvalidSecret, false},
+		"wrong secret of a client that is remembered": {func(w *world, r *issue.Request) {
+			w.agentKnown = true
+			r.Credentials.Secret = "wrong"
+		}, auditevent.ReasonInvalidSecret, false},
 		"expired secret": {func(w *world, _ *issue.Request) { w.secretReason = auditevent.ReasonCredentialExpired }, auditevent.ReasonCredentialExpired, false},
 		"unknown client": {func(w *world, r *issue.Request) {
 			w.agentErr = issue.ErrUnknownAgent
@@ -149,6 +154,8 @@ func TestEveryFailedAuthenticationIsTheSameRefusal(t *testing.T) {
 			require.Equal(t, "Client authentication failed.", requireKind(t, err, issue.InvalidClient).Description)
 			require.Equal(t, 10, window.Remaining, "an untouched window")
 			require.Equal(t, 1, w.verified, "the credentials service is asked in any case")
+			require.Equal(t, 1, w.asked, "and the registry")
+			require.Equal(t, 1, w.entered)
 			require.Equal(t, 1, w.failures)
 			require.Len(t, w.journal, 1)
 			require.Equal(t, auditevent.AuthFailed, w.journal[0].Action)
@@ -172,6 +179,92 @@ func TestPastTheLimitOfFailuresThereIsNoEvent(t *testing.T) {
 	require.Empty(t, w.journal)
 	_, _, err = w.issue(t, "")
 	require.NoError(t, err, "the right secret is let in")
+}
+
+func TestAnAddressPastItsLimitIsAskedAboutTheSecretAlone(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*world){
+		"wrong secret":   func(*world) {},
+		"unknown client": func(w *world) { w.agentErr = issue.ErrUnknownAgent },
+		"no room":        func(w *world) { w.enterErr = errAway },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			w.limited = 40 * time.Second
+			prepare(w)
+			request := w.request("")
+			request.Credentials.Secret = "wrong"
+			_, _, err := w.issuer().Issue(t.Context(), request)
+			require.Equal(t, 40*time.Second, requireKind(t, err, issue.TooManyRequests).RetryAfter)
+			require.Zero(t, w.asked, "nobody needs to know whether there is such a client")
+			require.Zero(t, w.failures, "it is over the limit already")
+			require.Equal(t, 1, w.refused)
+			require.Empty(t, w.journal)
+			require.Equal(t, w.enterErr == nil, w.verified == 1, "the secret may be right")
+		})
+	}
+	w := newWorld()
+	w.limited = 40 * time.Second
+	_, _, err := w.issue(t, "")
+	require.NoError(t, err, "a right secret is let in, though nobody had seen it before")
+}
+
+func TestWhatCannotBeLookedIntoForOthersFailuresIsTemporary(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.enterErr = errAway
+	_, _, err := w.issue(t, "")
+	requireKind(t, err, issue.Unavailable)
+	require.Zero(t, w.verified)
+}
+
+func TestASecretThatWasGoodBeforeWaitsForNobody(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.familiar, w.enterErr = true, errAway
+	_, _, err := w.issue(t, "")
+	require.NoError(t, err)
+	require.Zero(t, w.entered)
+	require.Equal(t, 1, w.verified, "that proves nothing")
+	request := w.request("")
+	request.Credentials.Secret = "wrong"
+	_, _, err = w.issuer().Issue(t.Context(), request)
+	requireKind(t, err, issue.InvalidClient)
+}
+
+func TestANewSecretOfAKnownClientNeedsNoRegistry(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	remembered := w.agent
+	w.remembered, w.agentErr = &remembered, errAway
+	_, _, err := w.issue(t, "")
+	require.NoError(t, err)
+	suspended := w.agent
+	suspended.Status = issue.StatusSuspended
+	w.remembered = &suspended
+	_, _, err = w.issue(t, "")
+	requireKind(t, err, issue.Unavailable)
+}
+
+func TestAFailureTakesItsTimeAndASuccessDoesNot(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.floor = 10 * time.Millisecond
+		took := func(secret config.Secret) time.Duration {
+			request, began := w.request(""), time.Now()
+			request.Credentials.Secret = secret
+			_, _, _ = w.issuer().Issue(t.Context(), request)
+			return time.Since(began)
+		}
+		require.Equal(t, w.floor, took("wrong"))
+		w.failureWait = time.Minute
+		require.Equal(t, w.floor, took("wrong"))
+		require.Zero(t, took(goodSecret))
+		w.secretErr = errAway
+		require.Zero(t, took("wrong"), "nothing was found out")
+	})
 }
 
 func TestARememberedClientAsksNobody(t *testing.T) {

@@ -1,6 +1,7 @@
 package issue
 
 import (
+	"errors"
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -107,9 +108,18 @@ func tooMany(description string, retryAfter time.Duration) *Refusal {
 	return &Refusal{Kind: TooManyRequests, Description: description, RetryAfter: retryAfter}
 }
 
+// errTooManyFailures is one text for a client and for an address past its limit.
+func errTooManyFailures(retryAfter time.Duration) *Refusal {
+	return tooMany("Too many failed authentications.", retryAfter)
+}
+
 // unavailable wraps what could not be looked up or stored. A failure that is our
 // own fault keeps its kind, so that it is reported and not retried.
 func unavailable(err error) error {
+	var refusal *Refusal
+	if errors.As(err, &refusal) {
+		return refusal // decided already
+	}
 	known := apperr.From(err)
 	if known.Code == apperr.InternalServerError {
 		return known

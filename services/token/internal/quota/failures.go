@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/redisx"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
@@ -17,14 +18,33 @@ type Failures struct {
 	redis   *redisx.Client
 	limiter *ratelimit.Limiter
 	limit   int
+	lane    *Lane // nil without a limit
 }
 
 var _ issue.Failures = (*Failures)(nil)
 
 // NewFailures makes Failures; perMinute is the limit of a client from one address, 0 for none.
 func NewFailures(rdb *redisx.Client, limiter *ratelimit.Limiter, perMinute int) *Failures {
-	return &Failures{redis: rdb, limiter: limiter, limit: perMinute}
+	f := &Failures{redis: rdb, limiter: limiter, limit: perMinute}
+	if perMinute > 0 {
+		f.lane = NewLane(perMinute, time.Now)
+	}
+	return f
 }
+
+// Enter waits for the turn of an attempt with a secret that is not known.
+func (f *Failures) Enter(ctx context.Context, ipAddress string) (limited time.Duration, err error) {
+	if f.lane == nil {
+		return 0, nil
+	}
+	if limited, err = f.lane.Enter(ctx, ipAddress); err != nil {
+		return limited, apperr.Unavailable(err)
+	}
+	return limited, nil
+}
+
+// Refused counts a failure of an address past its limit, for the operator alone.
+func (f *Failures) Refused() { f.limiter.Rejected() }
 
 // Count counts one more failure; past a limit it answers how long to wait.
 func (f *Failures) Count(ctx context.Context, clientID, ipAddress string) time.Duration {
@@ -35,11 +55,16 @@ func (f *Failures) Count(ctx context.Context, clientID, ipAddress string) time.D
 	client := f.limiter.Queue(ctx, pipe, "failures:client:"+clientID+":"+ipAddress, f.limit)
 	address := f.limiter.Queue(ctx, pipe, "failures:address:"+ipAddress, perAddress*f.limit)
 	_, _ = pipe.Exec(ctx) // each command's own error is read below
-	var wait time.Duration
-	for _, read := range []func() (ratelimit.Window, error){client, address} {
-		if window, err := read(); err == nil && !window.Allowed {
-			wait = max(wait, window.RetryAfter, time.Second)
-		}
+	limited := retryAfter(address)
+	f.lane.Failed(ipAddress, limited)
+	return max(limited, retryAfter(client))
+}
+
+// retryAfter is 0 where the window allows the request, and at least a second where not.
+func retryAfter(read func() (ratelimit.Window, error)) time.Duration {
+	window, err := read()
+	if err != nil || window.Allowed {
+		return 0
 	}
-	return wait
+	return max(window.RetryAfter, time.Second)
 }
