@@ -57,8 +57,11 @@ type Agent struct {
 	DeploymentEnv DeploymentEnv `json:"deploymentEnv"`
 	// AllowedScopes are the system scopes the agent may ask for, besides its
 	// capabilities.
-	AllowedScopes []string    `json:"allowedScopes"`
-	Status        AgentStatus `json:"status"`
+	AllowedScopes []string `json:"allowedScopes"`
+	// AllowedResources are the absolute URIs the agent may ask for tokens for
+	// (RFC 8707).
+	AllowedResources []string    `json:"allowedResources"`
+	Status           AgentStatus `json:"status"`
 	// RegisteredBy is the agent that registered it; nil for the first operator.
 	RegisteredBy *string   `json:"registeredBy"`
 	CreatedAt    time.Time `json:"createdAt"`
@@ -79,6 +82,8 @@ type Registration struct {
 	// AllowedScopes nil leaves them to the provider: those of the caller, without
 	// agents:admin. Empty and not nil means none.
 	AllowedScopes []string `json:"allowedScopes,omitzero"`
+	// AllowedResources are at most 16 absolute URIs without fragment.
+	AllowedResources []string `json:"allowedResources,omitempty"`
 	// IdempotencyKey makes a second registration with the same key and content
 	// answer with the first one's agent, for 24 hours. Empty means a random one,
 	// so that repetitions by the client itself do no harm.
@@ -87,12 +92,13 @@ type Registration struct {
 
 // AgentUpdate says what is to change; what is nil stays.
 type AgentUpdate struct {
-	Type          *AgentType     `json:"agentType,omitempty"`
-	Version       *string        `json:"version,omitempty"`
-	Capabilities  []string       `json:"capabilities,omitzero"`
-	Owner         *string        `json:"owner,omitempty"`
-	DeploymentEnv *DeploymentEnv `json:"deploymentEnv,omitempty"`
-	AllowedScopes []string       `json:"allowedScopes,omitzero"`
+	Type             *AgentType     `json:"agentType,omitempty"`
+	Version          *string        `json:"version,omitempty"`
+	Capabilities     []string       `json:"capabilities,omitzero"`
+	Owner            *string        `json:"owner,omitempty"`
+	DeploymentEnv    *DeploymentEnv `json:"deploymentEnv,omitempty"`
+	AllowedScopes    []string       `json:"allowedScopes,omitzero"`
+	AllowedResources []string       `json:"allowedResources,omitzero"`
 	// Status may become Active or Suspended; see Agents.Decommission.
 	Status *AgentStatus `json:"status,omitempty"`
 	// IfMatch makes the update fail with CodePreconditionFailed if the agent is no

@@ -19,6 +19,7 @@ const (
 	CodeForbidden                  Code = "FORBIDDEN"
 	CodeFreeTierLimitExceeded      Code = "FREE_TIER_LIMIT_EXCEEDED"
 	CodeAgentNotFound              Code = "AGENT_NOT_FOUND"
+	CodeAgentKeysNotFound          Code = "AGENT_KEYS_NOT_FOUND"
 	CodeCredentialNotFound         Code = "CREDENTIAL_NOT_FOUND" //nolint:gosec // a code
 	CodeAuditEventNotFound         Code = "AUDIT_EVENT_NOT_FOUND"
 	CodeNotFound                   Code = "NOT_FOUND"

@@ -2,6 +2,7 @@ package agentidp
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/url"
 	"strings"
@@ -12,13 +13,15 @@ import (
 )
 
 const agentJSON = `{"agentId":"` + agentID + `","email":"screener@example.com","agentType":"screener","version":"1.2.3",
-	"capabilities":["resume:read"],"owner":"talent","deploymentEnv":"production","allowedScopes":["agents:read"],"status":"active",
+	"capabilities":["resume:read"],"owner":"talent","deploymentEnv":"production","allowedScopes":["agents:read"],
+	"allowedResources":["https://resumes.example.com/"],"status":"active",
 	"registeredBy":null,"createdAt":"2026-11-22T09:00:00Z","updatedAt":"2026-11-22T10:00:00Z"}`
 
 func wantAgent() Agent {
 	return Agent{
 		ID: agentID, Email: "screener@example.com", Type: Screener, Version: "1.2.3", Capabilities: []string{"resume:read"},
-		Owner: "talent", DeploymentEnv: Production, AllowedScopes: []string{"agents:read"}, Status: Active,
+		Owner: "talent", DeploymentEnv: Production, AllowedScopes: []string{"agents:read"},
+		AllowedResources: []string{"https://resumes.example.com/"}, Status: Active,
 		CreatedAt: time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC), UpdatedAt: time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC),
 		ETag: `"3"`,
 	}
@@ -65,6 +68,38 @@ func TestRequestsAndAnswersOfEveryMethod(t *testing.T) {
 			},
 			body: `{"email":"","agentType":"","version":"","capabilities":null,"owner":"","deploymentEnv":"","allowedScopes":[]}`,
 		},
+		"register for a resource": {
+			say: agent, want: wantAgent(), method: "POST", path: "/api/v1/agents",
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return c.Agents.Register(ctx, Registration{AllowedResources: []string{"urn:a:b"}})
+			},
+			body: `{"email":"","agentType":"","version":"","capabilities":null,"owner":"","deploymentEnv":"","allowedResources":["urn:a:b"]}`,
+		},
+		"read keys": {
+			say:  answer{200, map[string]string{"ETag": `"4"`}, `{"jwks":{"keys":[{"kty":"OKP"}]}}`},
+			want: AgentKeys{JWKS: json.RawMessage(`{"keys":[{"kty":"OKP"}]}`), ETag: `"4"`}, method: "GET", path: "/api/v1/agents/" + agentID + "/keys",
+			call: func(ctx context.Context, c *Client) (any, error) { return c.Agents.Keys(ctx, agentID) },
+		},
+		"set keys": {
+			say: answer{200, nil, `{"jwks":{"keys":[]}}`}, want: AgentKeys{JWKS: json.RawMessage(`{"keys":[]}`)},
+			method: "PUT", path: "/api/v1/agents/" + agentID + "/keys",
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return c.Agents.SetKeys(ctx, agentID, AgentKeys{JWKS: json.RawMessage(`{"keys":[7]}`), ETag: "not sent"})
+			},
+			body: `{"jwks":{"keys":[7]}}`,
+		},
+		"set the URI of keys": {
+			say: answer{200, nil, `{"jwksUri":"https://a.example/"}`}, want: AgentKeys{JWKSURI: "https://a.example/"},
+			method: "PUT", path: "/api/v1/agents/" + agentID + "/keys",
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return c.Agents.SetKeys(ctx, agentID, AgentKeys{JWKSURI: "https://a.example/"})
+			},
+			body: `{"jwksUri":"https://a.example/"}`,
+		},
+		"remove keys": {
+			say: answer{204, nil, ""}, method: "DELETE", path: "/api/v1/agents/" + agentID + "/keys",
+			call: func(ctx context.Context, c *Client) (any, error) { return nil, c.Agents.RemoveKeys(ctx, agentID) },
+		},
 		"get an agent": {
 			say: agent, want: wantAgent(), method: "GET", path: "/api/v1/agents/" + agentID,
 			call: func(ctx context.Context, c *Client) (any, error) { return c.Agents.Get(ctx, agentID) },
@@ -72,9 +107,11 @@ func TestRequestsAndAnswersOfEveryMethod(t *testing.T) {
 		"update": {
 			say: agent, want: wantAgent(), method: "PATCH", path: "/api/v1/agents/" + agentID,
 			call: func(ctx context.Context, c *Client) (any, error) {
-				return c.Agents.Update(ctx, agentID, AgentUpdate{Status: new(Suspended), AllowedScopes: []string{}, IfMatch: `"2"`})
+				return c.Agents.Update(ctx, agentID, AgentUpdate{
+					Status: new(Suspended), AllowedScopes: []string{}, AllowedResources: []string{}, IfMatch: `"2"`,
+				})
 			},
-			body: `{"status":"suspended","allowedScopes":[]}`, header: `If-Match: "2"`,
+			body: `{"status":"suspended","allowedScopes":[],"allowedResources":[]}`, header: `If-Match: "2"`,
 		},
 		"decommission": {
 			say: answer{204, nil, ""}, method: "DELETE", path: "/api/v1/agents/" + agentID,

@@ -14,6 +14,7 @@ const (
 	FreeTierLimitExceeded      Code = "FREE_TIER_LIMIT_EXCEEDED"
 	AgentNotFound              Code = "AGENT_NOT_FOUND"
 	CredentialNotFound         Code = "CREDENTIAL_NOT_FOUND" //nolint:gosec // G101: the name of an error
+	AgentKeysNotFound          Code = "AGENT_KEYS_NOT_FOUND"
 	AuditEventNotFound         Code = "AUDIT_EVENT_NOT_FOUND"
 	NotFound                   Code = "NOT_FOUND"
 	MethodNotAllowed           Code = "METHOD_NOT_ALLOWED"
@@ -49,7 +50,7 @@ func (c Code) status() int {
 		return http.StatusUnauthorized
 	case Forbidden, FreeTierLimitExceeded:
 		return http.StatusForbidden
-	case AgentNotFound, CredentialNotFound, AuditEventNotFound, NotFound:
+	case AgentNotFound, AgentKeysNotFound, CredentialNotFound, AuditEventNotFound, NotFound:
 		return http.StatusNotFound
 	case MethodNotAllowed:
 		return http.StatusMethodNotAllowed

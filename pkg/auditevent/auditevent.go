@@ -32,6 +32,7 @@ const (
 	AgentSuspended      Action = "agent.suspended"
 	AgentReactivated    Action = "agent.reactivated"
 	AgentDecommissioned Action = "agent.decommissioned"
+	AgentKeysUpdated    Action = "agent.keys_updated"
 	CredentialGenerated Action = "credential.generated" // #nosec G101 -- a word of the protocol
 	CredentialRotated   Action = "credential.rotated"   // #nosec G101 -- a word of the protocol
 	CredentialRevoked   Action = "credential.revoked"   // #nosec G101 -- a word of the protocol
@@ -44,7 +45,7 @@ const (
 // Actions lists all actions, in the order of the constants.
 func Actions() []Action {
 	return []Action{
-		AgentCreated, AgentUpdated, AgentSuspended, AgentReactivated, AgentDecommissioned,
+		AgentCreated, AgentUpdated, AgentSuspended, AgentReactivated, AgentDecommissioned, AgentKeysUpdated,
 		CredentialGenerated, CredentialRotated, CredentialRevoked,
 		TokenIssued, TokenIntrospected, TokenRevoked, AuthFailed,
 	}

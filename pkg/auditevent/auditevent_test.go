@@ -68,7 +68,7 @@ func TestOnlyAFailedAuthenticationIsAFailure(t *testing.T) {
 		require.True(t, action.Valid())
 		require.True(t, e.Outcome.Valid())
 	}
-	require.Len(t, auditevent.Actions(), 12)
+	require.Len(t, auditevent.Actions(), 13)
 }
 
 func TestMetadataThatIsNoJSONIsAnError(t *testing.T) {

@@ -26,7 +26,8 @@ type Resource struct {
 	RegisteredBy string
 	// Exists is false when the resource was looked for and there is none: it protects nothing then.
 	Exists *bool
-	// AllowedScopes are the scopes that a registration or change wants to give; nil if the request names none.
+	// AllowedScopes are the scopes that a registration or change wants to give, or those that keys give to who holds them; nil
+	// if the request gives none.
 	AllowedScopes []string
 }
 

@@ -325,7 +325,7 @@ func TestCORS(t *testing.T) {
 	w := preflight(on, origin)
 	require.Equal(t, http.StatusNoContent, w.Code)
 	require.Contains(t, w.Header().Get("Access-Control-Allow-Headers"), "Authorization")
-	require.Contains(t, w.Header().Get("Access-Control-Allow-Methods"), "PATCH")
+	require.Contains(t, w.Header().Get("Access-Control-Allow-Methods"), "PUT, PATCH")
 	require.Equal(t, http.StatusMethodNotAllowed, preflight(on, "https://evil.example").Code)
 
 	all := setup(t, func(c *httpx.Config, _ *httpx.Options) { c.CORSAllowedOrigins = []string{"*"} })

@@ -201,7 +201,7 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 			maps.Copy(key, tt.change)
 			raw := setOf(t, keyOf(t, "rsa"), key)
 			_, err := jwk.ParseClientSet(raw)
-			var faults jwk.Faults
+			var faults jwk.SetErrors
 			require.ErrorAs(t, err, &faults)
 			var wrong []string
 			for _, fault := range faults {
@@ -239,7 +239,7 @@ func TestASetThatIsNone(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []string{"", "{", "[]", "null", "7", "{}", `{"keys":null}`, `{"keys":7}`, `{"Keys":[]}`, `{"keys":[]}x`, "<html>"} {
 		_, err := jwk.ParseClientSet([]byte(raw))
-		var faults jwk.Faults
+		var faults jwk.SetErrors
 		require.ErrorAs(t, err, &faults, raw)
 		require.Len(t, faults, 1)
 		_, err = jwk.ReadClientSet([]byte(raw))

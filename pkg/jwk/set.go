@@ -14,12 +14,12 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
-// Faults is the error of ParseClientSet: everything that is wrong with a set, by the path of the parameter in it
+// SetErrors is the error of ParseClientSet: everything that is wrong with a set, by the path of the parameter in it
 // ("keys[0].d", "keys"; "" for the whole). It repeats nothing of the set but names of parameters.
-type Faults []apperr.FieldError
+type SetErrors []apperr.FieldError
 
 // Error is all of the faults in one line.
-func (f Faults) Error() string {
+func (f SetErrors) Error() string {
 	texts := make([]string, 0, len(f))
 	for _, fault := range f {
 		texts = append(texts, strings.TrimSpace(fault.Field+" "+fault.Reason))
@@ -30,19 +30,19 @@ func (f Faults) Error() string {
 // ParseClientSet reads a set that a client wants to register. It is strict, because who registers a key should learn at once
 // that it cannot work: 1 to 16 keys, each a public signing key of a known kind, with use absent or sig, key_ops absent or with
 // verify, alg absent or one of the key's kind, kids distinct where there are any. Parameters that nobody here knows are
-// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k) are refused. The error is Faults.
+// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k) are refused. The error is SetErrors.
 func ParseClientSet(raw []byte) ([]Key, error) {
 	if len(raw) > MaxSetBytes {
-		return nil, Faults{{Reason: fmt.Sprintf("must be at most %d bytes", MaxSetBytes)}}
+		return nil, SetErrors{{Reason: fmt.Sprintf("must be at most %d bytes", MaxSetBytes)}}
 	}
 	members, err := membersOf(raw)
 	if err != nil {
-		return nil, Faults{{Reason: `must be an object with a list "keys"`}}
+		return nil, SetErrors{{Reason: `must be an object with a list "keys"`}}
 	}
 	if len(members) < 1 || len(members) > MaxSetKeys {
-		return nil, Faults{{Field: "keys", Reason: fmt.Sprintf("must have 1 to %d items", MaxSetKeys)}}
+		return nil, SetErrors{{Field: "keys", Reason: fmt.Sprintf("must have 1 to %d items", MaxSetKeys)}}
 	}
-	var faults Faults
+	var faults SetErrors
 	keys := make([]Key, 0, len(members))
 	seen := make(map[string]bool, len(members))
 	for i, member := range members {

@@ -12,7 +12,8 @@
 #   owner               its owner
 #   registeredBy        id of the agent that registered it
 #   exists              false if there is no such agent: nothing is protected then, and the answer is 404
-#   allowedScopes       the scopes that a registration or change wants to give to the agent
+#   allowedScopes       the scopes that a registration or change wants to give to the agent; where keys of an agent are set,
+#                       those that it may request, as they are for whoever holds the keys then
 package agentidp.authz
 
 system_scopes := {"agents:read", "agents:write", "tokens:read", "audit:read", "agents:admin"}
@@ -58,6 +59,13 @@ action := "read agents" if {
 	count(route) <= 2
 }
 
+action := "read agents" if {
+	input.method == "GET"
+	route[0] == "agents"
+	route[2] == "keys"
+	count(route) == 3
+}
+
 action := "register" if {
 	input.method == "POST"
 	route == ["agents"]
@@ -67,6 +75,13 @@ action := "change" if {
 	input.method in {"PATCH", "DELETE"}
 	route[0] == "agents"
 	count(route) == 2
+}
+
+action := "change keys" if {
+	input.method in {"PUT", "DELETE"}
+	route[0] == "agents"
+	route[2] == "keys"
+	count(route) == 3
 }
 
 action := "manage credentials" if {
@@ -130,6 +145,7 @@ required_scope := {
 	"read agents": "agents:read",
 	"register": "agents:write",
 	"change": "agents:write",
+	"change keys": "agents:write",
 	"manage credentials": "agents:write",
 	"introspect": "tokens:read",
 	"audit": "audit:read",
@@ -159,12 +175,20 @@ else := {"bearer"}
 denials contains "a scope is missing" if missing_scope
 
 denials contains "the agent is neither the caller, nor registered by it, nor of the same owner" if {
-	action == "change"
+	action in {"change", "change keys"}
 	resource_protected
 	not admin
 	not own_agent
 	not registered_by_caller
 	not same_owner
+}
+
+# The keys of an agent are as good as its secret, and only a holder of agents:admin gives agents:admin away.
+denials contains "only the agent itself or a holder of agents:admin may set the keys of an agent that may request agents:admin" if {
+	action == "change keys"
+	"agents:admin" in object.get(resource, "allowedScopes", [])
+	not admin
+	not own_agent
 }
 
 denials contains "only the agent itself or a holder of agents:admin may manage its credentials" if {

@@ -27,6 +27,8 @@ agent_path := sprintf("/api/v1/agents/%s", [other])
 
 credentials_path := sprintf("%s/credentials", [agent_path])
 
+keys_path := sprintf("%s/keys", [agent_path])
+
 every_scope_but(scope) := [s | some s in {"agents:read", "agents:write", "tokens:read", "audit:read", "resume:read"}; s != scope]
 
 # --- One scope opens each route, and all others together do not ---------------------------------------------------------
@@ -37,6 +39,9 @@ scoped_requests := [
 	["POST", "/api/v1/agents", "agents:write", {}],
 	["PATCH", agent_path, "agents:write", {"agentId": me}],
 	["DELETE", agent_path, "agents:write", {"agentId": me}],
+	["GET", keys_path, "agents:read", others_agent],
+	["PUT", keys_path, "agents:write", {"agentId": me}],
+	["DELETE", keys_path, "agents:write", {"agentId": me}],
 	["GET", credentials_path, "agents:write", {"agentId": me}],
 	["POST", credentials_path, "agents:write", {"agentId": me}],
 	["POST", sprintf("%s/%s/rotate", [credentials_path, third]), "agents:write", {"agentId": me}],
@@ -95,6 +100,11 @@ unknown_requests := [
 	["PUT", "/api/v1/agents"],
 	["PUT", agent_path],
 	["POST", agent_path],
+	["POST", keys_path],
+	["PATCH", keys_path],
+	["GET", sprintf("%s/%s", [keys_path, third])],
+	["PUT", sprintf("%s/%s", [keys_path, third])],
+	["PUT", credentials_path],
 	["PATCH", credentials_path],
 	["PATCH", "/api/v1/agents"],
 	["DELETE", "/api/v1/agents"],
@@ -136,48 +146,71 @@ test_an_empty_input_is_denied if {
 
 # --- Changing agents ---------------------------------------------------------------------------------------------------
 
-changes := ["PATCH", "DELETE"]
+# The keys of an agent are a part of it.
+changes := [["PATCH", agent_path], ["DELETE", agent_path], ["PUT", keys_path], ["DELETE", keys_path]]
 
-writer(method) := bearer(method, agent_path, ["agents:write"])
+writer(change) := bearer(change[0], change[1], ["agents:write"])
 
 test_a_writer_changes_itself if {
-	every m in changes { authz.allow with input as about(writer(m), {"agentId": me, "owner": "team-b", "registeredBy": third}) }
+	every c in changes { authz.allow with input as about(writer(c), {"agentId": me, "owner": "team-b", "registeredBy": third}) }
 }
 
 test_a_writer_changes_what_it_registered if {
-	every m in changes { authz.allow with input as about(writer(m), {"agentId": other, "owner": "team-b", "registeredBy": me}) }
+	every c in changes { authz.allow with input as about(writer(c), {"agentId": other, "owner": "team-b", "registeredBy": me}) }
 }
 
 test_a_writer_changes_agents_of_its_owner if {
-	every m in changes { authz.allow with input as about(writer(m), {"agentId": other, "owner": "team-a", "registeredBy": third}) }
+	every c in changes { authz.allow with input as about(writer(c), {"agentId": other, "owner": "team-a", "registeredBy": third}) }
 }
 
 test_a_writer_does_not_change_other_agents if {
-	every m in changes {
-		not authz.allow with input as about(writer(m), others_agent)
-		authz.scope == "" with input as about(writer(m), others_agent)
-		contains(authz.reason, "same owner") with input as about(writer(m), others_agent)
+	every c in changes {
+		not authz.allow with input as about(writer(c), others_agent)
+		authz.scope == "" with input as about(writer(c), others_agent)
+		contains(authz.reason, "same owner") with input as about(writer(c), others_agent)
 	}
 }
 
 test_an_agent_that_nobody_registered_is_not_everybodys if {
-	caller := object.union(writer("PATCH"), {"sub": "", "owner": ""})
-	not authz.allow with input as about(caller, {"agentId": other})
-	not authz.allow with input as about(caller, {"agentId": "", "owner": "", "registeredBy": ""})
+	every c in changes {
+		caller := object.union(writer(c), {"sub": "", "owner": ""})
+		not authz.allow with input as about(caller, {"agentId": other})
+		not authz.allow with input as about(caller, {"agentId": "", "owner": "", "registeredBy": ""})
+	}
 }
 
 test_an_agent_that_was_not_looked_up_is_protected if {
-	not authz.allow with input as writer("PATCH")
-	not authz.allow with input as about(writer("PATCH"), {})
-	not authz.allow with input as about(writer("PATCH"), null)
-	not authz.allow with input as about(writer("PATCH"), {"agentId": other, "exists": true})
+	every c in changes {
+		not authz.allow with input as writer(c)
+		not authz.allow with input as about(writer(c), {})
+		not authz.allow with input as about(writer(c), null)
+		not authz.allow with input as about(writer(c), {"agentId": other, "exists": true})
+	}
 }
 
 test_an_agent_that_does_not_exist_is_not_protected if {
-	every m in changes {
-		authz.allow with input as about(writer(m), {"agentId": other, "exists": false})
-		not authz.allow with input as about(bearer(m, agent_path, ["agents:read"]), {"agentId": other, "exists": false})
+	every c in changes {
+		authz.allow with input as about(writer(c), {"agentId": other, "exists": false})
+		not authz.allow with input as about(bearer(c[0], c[1], ["agents:read"]), {"agentId": other, "exists": false})
 	}
+}
+
+# --- Setting keys ------------------------------------------------------------------------------------------------------
+
+setting_keys(scopes, resource) := about(bearer("PUT", keys_path, scopes), resource)
+
+test_keys_of_an_agent_with_more_scopes_can_be_set if {
+	resource := {"agentId": other, "owner": "team-a", "allowedScopes": ["agents:read", "audit:read"]}
+	authz.allow with input as setting_keys(["agents:write"], resource)
+}
+
+test_keys_of_an_operator_are_set_by_itself_or_another_operator_only if {
+	resource := {"agentId": other, "owner": "team-a", "registeredBy": me, "allowedScopes": ["agents:read", "agents:admin"]}
+	not authz.allow with input as setting_keys(every_scope_but(""), resource)
+	contains(authz.reason, "agents:admin") with input as setting_keys(every_scope_but(""), resource)
+	authz.scope == "" with input as setting_keys(every_scope_but(""), resource)
+	authz.allow with input as setting_keys(["agents:admin"], resource)
+	authz.allow with input as setting_keys(["agents:write"], object.union(resource, {"agentId": me}))
 }
 
 # --- Giving scopes -----------------------------------------------------------------------------------------------------

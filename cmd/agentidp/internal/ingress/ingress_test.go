@@ -92,6 +92,7 @@ func TestEveryPublicRouteReachesItsService(t *testing.T) {
 		"/api/v1/agents":                                          Registry,
 		"/api/v1/agents/" + agent:                                 Registry,
 		"/api/v1/agents/not-a-uuid":                               Registry,
+		"/api/v1/agents/" + agent + "/keys":                       Registry,
 		"/api/v1/agents/" + agent + "/credentials":                Credentials,
 		"/api/v1/agents/" + agent + "/credentials/" + agent:       Credentials,
 		"/api/v1/agents/" + agent + "/credentials/x/rotate":       Credentials,
@@ -112,7 +113,7 @@ func TestEveryPublicRouteReachesItsService(t *testing.T) {
 		"/api/v1/agents/..":                                       Registry,
 		"/api/v1/agents/" + strings.Repeat("a", 2000) + "?page=1": Registry,
 	} {
-		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 			res := b.do(t, method, path, "", nil)
 			require.Equal(t, http.StatusOK, res.StatusCode, path)
 			got := decode[received](t, res)
@@ -130,6 +131,7 @@ func TestAnyOtherPathIsNotFoundAndReachesNoService(t *testing.T) {
 	for _, path := range []string{
 		"/", "/api/v1", "/api/v1/", "/api/v1/agents/", "/api/v1//agents", "//api/v1/agents", "/api/v2/agents", "/agents", "/token",
 		"/API/V1/agents", "/api/v1/agents/" + agent + "/", "/api/v1/agents/" + agent + "/tokens", "/api/v1/agents//credentials",
+		"/api/v1/agents//keys", "/api/v1/agents/" + agent + "/keys/", "/api/v1/agents/" + agent + "/keys/" + agent,
 		"/api/v1/agents/" + agent + "/credentials/", "/api/v1/agents/" + agent + "/credentials/x/revoke",
 		"/api/v1/token/", "/api/v1/token/x", "/api/v1/audit/x/y", "/api/v1/audit/",
 		"/internal/v1/bootstrap", "/internal/v1/jwks", "/metrics", "/readyz", "/openapi.yaml", "/debug/pprof/",

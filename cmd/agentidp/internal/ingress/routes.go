@@ -37,6 +37,7 @@ func routingTable(issuerPath string) []route {
 	}{
 		{"/api/v1/agents", Registry},
 		{"/api/v1/agents/*", Registry},
+		{"/api/v1/agents/*/keys", Registry},
 		{"/api/v1/agents/*/credentials", Credentials},
 		{"/api/v1/agents/*/credentials/*", Credentials},
 		{"/api/v1/agents/*/credentials/*/rotate", Credentials},

@@ -48,7 +48,9 @@ type Agent struct {
 	Owner         string
 	DeploymentEnv string
 	AllowedScopes []string
-	Status        Status
+	// AllowedResources are the absolute URIs that it may ask for tokens for, each by exactly its own string.
+	AllowedResources []string
+	Status           Status
 	// RegisteredBy is the subject of the token that registered the agent, nil for the bootstrap operator.
 	RegisteredBy *uuid.UUID
 	CreatedAt    time.Time

@@ -45,6 +45,7 @@ func (a Agent) apply(given Attributes) (Agent, difference) {
 	text("owner", &next.Owner, given.Owner)
 	text("deploymentEnv", &next.DeploymentEnv, given.DeploymentEnv)
 	list("allowedScopes", &next.AllowedScopes, given.AllowedScopes)
+	list("allowedResources", &next.AllowedResources, given.AllowedResources)
 	status := string(a.Status)
 	text("status", &status, given.Status)
 	next.Status = Status(status)
@@ -82,30 +83,36 @@ func (r *Registry) changed(from, to Agent, origin auditevent.Origin, metadata ma
 	if err != nil {
 		return nil, err
 	}
-	state, err := lifecycle.AgentChanged{
-		AgentID:          to.ID,
-		Status:           string(to.Status),
-		Revision:         to.Revision,
-		TokensValidAfter: to.TokensValidAfter,
-		OccurredAt:       to.UpdatedAt,
-		Origin:           origin,
-	}.Message(r.newID())
+	state, err := r.state(to, origin)
 	if err != nil {
 		return nil, err
 	}
 	return []outbox.Message{audit, state}, nil
 }
 
+// state tells those who cache the agent of its new revision.
+func (r *Registry) state(a Agent, origin auditevent.Origin) (outbox.Message, error) {
+	return lifecycle.AgentChanged{
+		AgentID:          a.ID,
+		Status:           string(a.Status),
+		Revision:         a.Revision,
+		TokensValidAfter: a.TokensValidAfter,
+		OccurredAt:       a.UpdatedAt,
+		Origin:           origin,
+	}.Message(r.newID())
+}
+
 // created returns what a registration leaves behind.
 func (r *Registry) created(a Agent, origin auditevent.Origin) ([]outbox.Message, error) {
 	message, err := r.audited(auditevent.AgentCreated, a, origin, map[string]any{
-		"email":         a.Email,
-		"agentType":     a.Type,
-		"version":       a.Version,
-		"capabilities":  a.Capabilities,
-		"owner":         a.Owner,
-		"deploymentEnv": a.DeploymentEnv,
-		"allowedScopes": a.AllowedScopes,
+		"email":            a.Email,
+		"agentType":        a.Type,
+		"version":          a.Version,
+		"capabilities":     a.Capabilities,
+		"owner":            a.Owner,
+		"deploymentEnv":    a.DeploymentEnv,
+		"allowedScopes":    a.AllowedScopes,
+		"allowedResources": a.AllowedResources,
 	})
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 // fakeStore keeps agents in memory, and what would have been stored beside them.
 type fakeStore struct {
 	agents    map[uuid.UUID]agent.Agent
+	keys      map[uuid.UUID]agent.Keys
 	entries   []agent.Entry
 	messages  []outbox.Message
 	err       error
@@ -76,6 +77,36 @@ func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Ag
 	s.agents[id] = revision.Agent
 	s.messages = append(s.messages, revision.Messages...)
 	return revision.Agent, nil
+}
+
+func (s *fakeStore) AgentAndKeys(ctx context.Context, id uuid.UUID) (agent.Agent, *agent.Keys, error) {
+	found, err := s.Agent(ctx, id)
+	return found, s.keysOf(id), err
+}
+
+func (s *fakeStore) keysOf(id uuid.UUID) *agent.Keys {
+	if keys, ok := s.keys[id]; ok {
+		return &keys
+	}
+	return nil
+}
+
+func (s *fakeStore) ReviseKeys(
+	ctx context.Context, id uuid.UUID, change func(agent.Agent, *agent.Keys) (agent.Revision, *agent.Keys, error),
+) (agent.Agent, error) {
+	var next *agent.Keys
+	changed, err := s.Revise(ctx, id, func(current agent.Agent) (agent.Revision, error) {
+		revision, keys, err := change(current, s.keysOf(id))
+		next = keys
+		return revision, err
+	})
+	if err != nil {
+		return agent.Agent{}, err
+	}
+	if delete(s.keys, id); next != nil {
+		s.keys[id] = *next
+	}
+	return changed, nil
 }
 
 func (s *fakeStore) ForgetKeys(_ context.Context, now time.Time) (int64, error) {

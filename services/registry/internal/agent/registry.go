@@ -141,18 +141,19 @@ type Operator struct {
 func (r *Registry) Bootstrap(ctx context.Context, o Operator) (Agent, bool, error) {
 	now := r.now()
 	fresh := Agent{
-		ID:            r.newID(),
-		Email:         o.Email,
-		Type:          "custom",
-		Version:       "1.0.0",
-		Capabilities:  []string{"operator:*"},
-		Owner:         o.Owner,
-		DeploymentEnv: o.DeploymentEnv,
-		AllowedScopes: authz.SystemScopes(),
-		Status:        Active,
-		CreatedAt:     now,
-		UpdatedAt:     now,
-		Revision:      1,
+		ID:               r.newID(),
+		Email:            o.Email,
+		Type:             "custom",
+		Version:          "1.0.0",
+		Capabilities:     []string{"operator:*"},
+		Owner:            o.Owner,
+		DeploymentEnv:    o.DeploymentEnv,
+		AllowedScopes:    authz.SystemScopes(),
+		AllowedResources: []string{},
+		Status:           Active,
+		CreatedAt:        now,
+		UpdatedAt:        now,
+		Revision:         1,
 	}
 	messages, err := r.created(fresh, o.Origin)
 	if err != nil {
@@ -274,15 +275,19 @@ func (r *Registry) now() time.Time { return r.clock().UTC().Truncate(time.Micros
 // fromAttributes is a new agent with the given fields.
 func fromAttributes(given Attributes) Agent {
 	fresh := Agent{
-		Email:         *given.Email,
-		Type:          *given.Type,
-		Version:       *given.Version,
-		Capabilities:  slices.Clone(*given.Capabilities),
-		Owner:         *given.Owner,
-		DeploymentEnv: *given.DeploymentEnv,
-		AllowedScopes: []string{},
-		Status:        Active,
-		Revision:      1,
+		Email:            *given.Email,
+		Type:             *given.Type,
+		Version:          *given.Version,
+		Capabilities:     slices.Clone(*given.Capabilities),
+		Owner:            *given.Owner,
+		DeploymentEnv:    *given.DeploymentEnv,
+		AllowedScopes:    []string{},
+		AllowedResources: []string{},
+		Status:           Active,
+		Revision:         1,
+	}
+	if given.AllowedResources != nil {
+		fresh.AllowedResources = append(fresh.AllowedResources, *given.AllowedResources...)
 	}
 	if given.AllowedScopes != nil {
 		fresh.AllowedScopes = append(fresh.AllowedScopes, *given.AllowedScopes...)

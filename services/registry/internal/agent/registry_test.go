@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -35,7 +36,7 @@ var (
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{store: &fakeStore{agents: map[uuid.UUID]agent.Agent{}}, cutoffs: &fakeCutoffs{}, now: start}
+	b := &bundle{store: &fakeStore{agents: map[uuid.UUID]agent.Agent{}, keys: map[uuid.UUID]agent.Keys{}}, cutoffs: &fakeCutoffs{}, now: start}
 	b.registry = agent.New(agent.Options{
 		Store: b.store, Cutoffs: b.cutoffs, MaxAgents: 100,
 		Clock: func() time.Time { return b.now }, NewID: uuid.New, Log: slog.New(slog.DiscardHandler),
@@ -86,7 +87,7 @@ func TestARegistrationMakesAnActiveAgent(t *testing.T) {
 	require.Equal(t, agent.Agent{
 		ID: registered.ID, Email: "screener-01@agents.example.com", Type: "screener", Version: "1.4.0",
 		Capabilities: []string{"resume:read", "calendar:*"}, Owner: "talent-team", DeploymentEnv: "production",
-		AllowedScopes: []string{"agents:read"}, Status: agent.Active, RegisteredBy: ref(caller),
+		AllowedScopes: []string{"agents:read"}, AllowedResources: []string{}, Status: agent.Active, RegisteredBy: ref(caller),
 		CreatedAt: at, UpdatedAt: at, Revision: 1,
 	}, registered)
 	require.Equal(t, int64(100), b.store.entries[0].Limit)
@@ -167,11 +168,38 @@ func TestAnIdempotencyKeyGoesWithTheRegistration(t *testing.T) {
 		"no scopes instead of default": func(a *agent.Attributes) { a.AllowedScopes = nil },
 		"empty scopes":                 func(a *agent.Attributes) { a.AllowedScopes = ref([]string{}) },
 		"another owner":                func(a *agent.Attributes) { a.Owner = ref("x") },
+		"a resource":                   func(a *agent.Attributes) { a.AllowedResources = ref([]string{"https://a.example/"}) },
+		"an empty list of resources":   func(a *agent.Attributes) { a.AllowedResources = ref([]string{}) },
 	} {
 		other := given()
 		change(&other)
 		require.NotEqual(t, first.Fingerprint, register(other).Fingerprint, name)
 	}
+}
+
+func TestAFingerprintIsWhatItWasBeforeAgentsHadResources(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	_, err := b.registry.Register(t.Context(), agent.Registration{
+		Attributes: given(), Caller: agent.Caller{ID: caller}, IdempotencyKey: "key",
+	})
+	require.NoError(t, err)
+	// As the release before computed it: the attributes without the field, in this order.
+	old := sha256.Sum256([]byte(`{"Email":"screener-01@agents.example.com","Type":"screener","Version":"1.4.0",` +
+		`"Capabilities":["resume:read","calendar:*"],"Owner":"talent-team","DeploymentEnv":"production",` +
+		`"AllowedScopes":["agents:read"],"Status":null}`))
+	require.Equal(t, old[:], b.store.entries[0].Key.Fingerprint)
+}
+
+func TestResourcesAreKeptAsTheyWereGiven(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	attributes := given()
+	attributes.AllowedResources = ref([]string{"https://b.example/", "urn:example:a"})
+	registered, err := b.registry.Register(t.Context(), agent.Registration{Attributes: attributes, Caller: agent.Caller{ID: caller}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"https://b.example/", "urn:example:a"}, registered.AllowedResources)
+	require.Equal(t, []any{"https://b.example/", "urn:example:a"}, auditEvents(t, b.store.messages)[0].Metadata["allowedResources"])
 }
 
 func TestTheOutcomeOfEveryRegistrationIsCounted(t *testing.T) {
@@ -211,12 +239,13 @@ func TestAChangeIsANewRevisionWithItsEvents(t *testing.T) {
 	after, err := b.registry.Change(t.Context(), before.ID, agent.Attributes{
 		Version: ref("2.0.0"), Capabilities: ref([]string{"x:y"}), Owner: ref("talent-team"),
 		AllowedScopes: ref([]string{}), Type: ref("custom"), DeploymentEnv: ref("staging"),
+		AllowedResources: ref([]string{"https://api.example.com/"}),
 	}, permitted())
 	require.NoError(t, err)
 
 	want := before
 	want.Version, want.Capabilities, want.AllowedScopes = "2.0.0", []string{"x:y"}, []string{}
-	want.Type, want.DeploymentEnv = "custom", "staging"
+	want.Type, want.DeploymentEnv, want.AllowedResources = "custom", "staging", []string{"https://api.example.com/"}
 	want.Revision, want.UpdatedAt = 2, before.UpdatedAt.Add(time.Minute)
 	require.Equal(t, want, after)
 	require.Empty(t, b.cutoffs.told, "tokens stay good")
@@ -224,7 +253,7 @@ func TestAChangeIsANewRevisionWithItsEvents(t *testing.T) {
 	events := auditEvents(t, b.store.messages)
 	require.Len(t, events, 1)
 	require.Equal(t, auditevent.AgentUpdated, events[0].Action)
-	require.Equal(t, []any{"agentType", "version", "capabilities", "deploymentEnv", "allowedScopes"}, events[0].Metadata["changes"],
+	require.Equal(t, []any{"agentType", "version", "capabilities", "deploymentEnv", "allowedScopes", "allowedResources"}, events[0].Metadata["changes"],
 		"the owner was named but did not change")
 	require.Equal(t, "1.4.0", events[0].Metadata["from"].(map[string]any)["version"])
 	require.Equal(t, "2.0.0", events[0].Metadata["to"].(map[string]any)["version"])
@@ -401,6 +430,7 @@ func TestTheOperatorIsCreatedOnce(t *testing.T) {
 	require.Nil(t, first.RegisteredBy)
 	require.Equal(t, []string{"agents:read", "agents:write", "tokens:read", "audit:read", "agents:admin"}, first.AllowedScopes)
 	require.Equal(t, []string{"operator:*"}, first.Capabilities)
+	require.Equal(t, []string{}, first.AllowedResources)
 	require.Equal(t, "custom", first.Type)
 	require.Zero(t, b.store.entries[0].Limit, "the limit does not refuse it")
 	events := auditEvents(t, b.store.messages)

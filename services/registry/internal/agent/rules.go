@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net/mail"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -19,6 +20,9 @@ const (
 	MaxCapabilities = 64
 	MaxCapability   = 64
 	MaxOwner        = 128
+	MaxResources    = 16
+	// MaxResource keeps a token for several of them within the header that it is sent in.
+	MaxResource = 256
 )
 
 const (
@@ -31,7 +35,11 @@ var (
 	semanticVersion = regexp.MustCompile(`^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)` +
 		`(?:-((?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*)(?:\.(?:0|[1-9]\d*|\d*[a-zA-Z-][0-9a-zA-Z-]*))*))?` +
 		`(?:\+([0-9a-zA-Z-]+(?:\.[0-9a-zA-Z-]+)*))?$`)
-	capability  = regexp.MustCompile(`^([a-z][a-z0-9-]*):([a-z][a-z0-9-]*|\*)$`)
+	capability = regexp.MustCompile(`^([a-z][a-z0-9-]*):([a-z][a-z0-9-]*|\*)$`)
+	// absoluteURI is a scheme and the characters of RFC 3986 §2 without the fragment's.
+	absoluteURI = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9+.-]*:(?:[a-zA-Z0-9._~:/?\[\]@!$&'()*+,;=-]|%[0-9a-fA-F]{2})+$`)
+	// namesHost is what cannot be meant without a host.
+	namesHost   = regexp.MustCompile(`^(?i:https?):|^[^:]+://`)
 	domainLabel = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?$`)
 )
 
@@ -44,7 +52,10 @@ type Attributes struct {
 	Owner         *string
 	DeploymentEnv *string
 	AllowedScopes *[]string
-	Status        *string
+	// AllowedResources has no place in the fingerprint of a body that does not name it: remembered registrations may be
+	// older than the field.
+	AllowedResources *[]string `json:",omitempty"`
+	Status           *string
 }
 
 // FaultsOfRegistration lists what is wrong with a registration: every required field that is missing and every
@@ -111,6 +122,9 @@ func (a Attributes) faults() []apperr.FieldError {
 	}
 	if a.AllowedScopes != nil {
 		add("allowedScopes", checkScopes(*a.AllowedScopes))
+	}
+	if a.AllowedResources != nil {
+		add("allowedResources", checkResources(*a.AllowedResources))
 	}
 	return faults
 }
@@ -201,6 +215,42 @@ func checkScopes(values []string) string {
 			return fmt.Sprintf("item %d repeats an earlier one", i)
 		}
 		seen[value] = true
+	}
+	return ""
+}
+
+func checkResources(values []string) string {
+	if len(values) > MaxResources {
+		return fmt.Sprintf("must have at most %d items", MaxResources)
+	}
+	seen := make(map[string]bool, len(values))
+	for i, value := range values {
+		if reason := checkResource(value); reason != "" {
+			return fmt.Sprintf("item %d %s", i, reason)
+		}
+		if seen[value] {
+			return fmt.Sprintf("item %d repeats an earlier one", i)
+		}
+		seen[value] = true
+	}
+	return ""
+}
+
+// checkResource holds a value against RFC 8707 §2: an absolute URI (RFC 3986 §4.3), which has no fragment. A user name or
+// password has no place in the audience of a token.
+func checkResource(value string) string {
+	if len(value) > MaxResource {
+		return fmt.Sprintf("must be at most %d characters", MaxResource)
+	}
+	if strings.Contains(value, "#") {
+		return "must have no fragment"
+	}
+	parsed, err := url.Parse(value)
+	if err != nil || !absoluteURI.MatchString(value) || (parsed.Hostname() == "" && namesHost.MatchString(value)) {
+		return "must be an absolute URI, such as https://api.example.com/"
+	}
+	if parsed.User != nil {
+		return "must have no user name or password in it"
 	}
 	return ""
 }

@@ -60,6 +60,7 @@ func TestEveryBrokenRuleIsNamedAtOnce(t *testing.T) {
 	bad := agent.Attributes{
 		Email: ref("nobody"), Type: ref("Screener"), Version: ref("1"), Capabilities: ref([]string{}),
 		Owner: ref(""), DeploymentEnv: ref("prod"), AllowedScopes: ref([]string{"everything"}),
+		AllowedResources: ref([]string{"everywhere"}),
 	}
 	var fields []string
 	for _, fault := range bad.FaultsOfRegistration() {
@@ -67,7 +68,7 @@ func TestEveryBrokenRuleIsNamedAtOnce(t *testing.T) {
 		require.NotEmpty(t, fault.Reason)
 	}
 	require.Equal(t, []string{
-		"email", "agentType", "version", "capabilities", "owner", "deploymentEnv", "allowedScopes",
+		"email", "agentType", "version", "capabilities", "owner", "deploymentEnv", "allowedScopes", "allowedResources",
 	}, fields)
 }
 
@@ -238,6 +239,70 @@ func TestAllowedScopes(t *testing.T) {
 	for _, scopes := range [][]string{{"resume:read"}, {""}, {"agents:read", "agents:read"}, {"agents:read agents:write"}, {"AGENTS:READ"}} {
 		faults := agent.Attributes{AllowedScopes: &scopes}.FaultsOfChange()
 		require.NotEmpty(t, reasonFor(t, faults, "allowedScopes"))
+	}
+}
+
+func TestAllowedResources(t *testing.T) {
+	t.Parallel()
+	many := func(n int) []string {
+		var list []string
+		for i := range n {
+			list = append(list, fmt.Sprintf("https://api-%d.example.com/", i))
+		}
+		return list
+	}
+	tests := map[string]struct {
+		resources []string
+		reason    string
+	}{
+		"none":                            {[]string{}, ""},
+		"an API":                          {[]string{"https://api.example.com/"}, ""},
+		"without a path":                  {[]string{"https://api.example.com"}, ""},
+		"with path, query and port":       {[]string{"https://api.example.com:8443/v1/?tenant=7"}, ""},
+		"with percent-encoding":           {[]string{"https://api.example.com/a%20b"}, ""},
+		"http":                            {[]string{"http://localhost:8080/"}, ""},
+		"an address":                      {[]string{"https://[2001:db8::1]/"}, ""},
+		"a URN":                           {[]string{"urn:example:calendar"}, ""},
+		"a scheme of one's own":           {[]string{"api://0190a7c0"}, ""},
+		"two that differ in a slash":      {[]string{"https://a.example", "https://a.example/"}, ""},
+		"sixteen":                         {many(16), ""},
+		"256 characters":                  {[]string{"urn:" + strings.Repeat("a", 252)}, ""},
+		"seventeen":                       {many(17), "must have at most 16 items"},
+		"257 characters":                  {[]string{"urn:" + strings.Repeat("a", 253)}, "item 0 must be at most 256 characters"},
+		"the same twice":                  {[]string{"urn:a:a", "urn:b:b", "urn:a:a"}, "item 2 repeats an earlier one"},
+		"a fragment":                      {[]string{"urn:a:a", "https://api.example.com/#a"}, "item 1 must have no fragment"},
+		"an empty fragment":               {[]string{"https://api.example.com/#"}, "item 0 must have no fragment"},
+		"a user":                          {[]string{"https://user@api.example.com/"}, "item 0 must have no user name"},
+		"a user and a password":           {[]string{"https://user:secret@api.example.com/"}, "item 0 must have no user name"},
+		"empty":                           {[]string{""}, "item 0 must be an absolute URI"},
+		"a path":                          {[]string{"/v1"}, "item 0 must be an absolute URI"},
+		"a host only":                     {[]string{"api.example.com"}, "item 0 must be an absolute URI"},
+		"a scheme only":                   {[]string{"https:"}, "item 0 must be an absolute URI"},
+		"https without a host":            {[]string{"https:///v1"}, "item 0 must be an absolute URI"},
+		"https with a port only":          {[]string{"https://:443/"}, "item 0 must be an absolute URI"},
+		"https without slashes":           {[]string{"https:api.example.com"}, "item 0 must be an absolute URI"},
+		"a scheme that begins with digit": {[]string{"1a:b"}, "item 0 must be an absolute URI"},
+		"relative to a scheme":            {[]string{"//api.example.com/"}, "item 0 must be an absolute URI"},
+		"a space":                         {[]string{"https://api.example.com/a b"}, "item 0 must be an absolute URI"},
+		"a space around":                  {[]string{" https://api.example.com/"}, "item 0 must be an absolute URI"},
+		"a line break at the end":         {[]string{"https://api.example.com/\n"}, "item 0 must be an absolute URI"},
+		"NUL":                             {[]string{"https://api.example.com/\x00"}, "item 0 must be an absolute URI"},
+		"beyond ASCII":                    {[]string{"https://bücher.example/"}, "item 0 must be an absolute URI"},
+		"a backslash":                     {[]string{`https:\\api.example.com`}, "item 0 must be an absolute URI"},
+		"a quote":                         {[]string{`https://api.example.com/"`}, "item 0 must be an absolute URI"},
+		"a broken escape":                 {[]string{"urn:a:%zz"}, "item 0 must be an absolute URI"},
+		"a broken port":                   {[]string{"https://api.example.com:port/"}, "item 0 must be an absolute URI"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			faults := agent.Attributes{AllowedResources: &tt.resources}.FaultsOfChange()
+			if tt.reason == "" {
+				require.Empty(t, faults)
+				return
+			}
+			require.Contains(t, reasonFor(t, faults, "allowedResources"), tt.reason)
+		})
 	}
 }
 

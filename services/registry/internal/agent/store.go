@@ -21,6 +21,7 @@ var (
 	ErrNotFound           = apperr.New(apperr.AgentNotFound, "Agent with the specified ID was not found.")
 	ErrAlreadyExists      = apperr.New(apperr.AgentAlreadyExists, "An agent with this email address is already registered.")
 	ErrDecommissioned     = apperr.New(apperr.AgentAlreadyDecommissioned, "The agent has been decommissioned.")
+	ErrKeysNotFound       = apperr.New(apperr.AgentKeysNotFound, "The agent has no keys registered.")
 	ErrPreconditionFailed = apperr.New(apperr.PreconditionFailed, "If-Match does not match the agent's ETag.")
 	ErrKeyReused          = apperr.New(apperr.IdempotencyKeyReused,
 		"This Idempotency-Key was used for another request within the last 24 hours.")
@@ -41,10 +42,16 @@ type Store interface {
 	Bootstrap(ctx context.Context, entry Entry) (Agent, error)
 	// Agent returns ErrNotFound for an unknown id.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
+	// AgentAndKeys returns them as they were at one moment, ErrNotFound for an unknown id. The keys are nil where none are
+	// registered.
+	AgentAndKeys(ctx context.Context, id uuid.UUID) (Agent, *Keys, error)
 	List(ctx context.Context, filter Filter, page Page) (Listing, error)
 	// Revise locks the agent, calls change with it as it is, and stores what change returns, or nothing if it
 	// returns an error. The change must do no I/O.
 	Revise(ctx context.Context, id uuid.UUID, change func(Agent) (Revision, error)) (Agent, error)
+	// ReviseKeys does the same for an agent's keys, nil where there are none, and stores those that change leaves: nil
+	// removes them.
+	ReviseKeys(ctx context.Context, id uuid.UUID, change func(Agent, *Keys) (Revision, *Keys, error)) (Agent, error)
 	// ForgetKeys deletes idempotency keys that expired at or before now and returns how many.
 	ForgetKeys(ctx context.Context, now time.Time) (int64, error)
 }

@@ -23,7 +23,7 @@ func TestARegisteredAgentIsAnsweredAndCanBeRead(t *testing.T) {
 	email := "Screener-01@Agents.example.com"
 	got := b.register(t, operator, fields{
 		"email": email, "capabilities": []string{"resume:read", "calendar:*", "a:b"},
-		"allowedScopes": []string{"tokens:read", "agents:read"},
+		"allowedScopes": []string{"tokens:read", "agents:read"}, "allowedResources": []string{"https://b.example/", "urn:example:a"},
 	})
 
 	body := got.json()
@@ -38,7 +38,8 @@ func TestARegisteredAgentIsAnsweredAndCanBeRead(t *testing.T) {
 	require.Equal(t, map[string]any{
 		"agentId": id, "email": email, "agentType": "screener", "version": "1.4.0",
 		"capabilities": []any{"resume:read", "calendar:*", "a:b"}, "owner": "talent-team", "deploymentEnv": "production",
-		"allowedScopes": []any{"tokens:read", "agents:read"}, "status": "active", "registeredBy": operator.id.String(),
+		"allowedScopes":    []any{"tokens:read", "agents:read"},
+		"allowedResources": []any{"https://b.example/", "urn:example:a"}, "status": "active", "registeredBy": operator.id.String(),
 		"createdAt": at, "updatedAt": at,
 	}, body)
 
@@ -55,6 +56,20 @@ func TestScopesNotAskedForAreThoseOfTheTokenWithoutAdmin(t *testing.T) {
 	require.Equal(t, []any{"agents:write", "audit:read"},
 		b.register(t, as("x", "agents:write resume:read audit:read"), nil).json()["allowedScopes"])
 	require.Equal(t, []any{}, b.register(t, operator, fields{"allowedScopes": []string{}}).json()["allowedScopes"])
+}
+
+func TestAnAgentHasNoResourcesUnlessItIsGivenSome(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first := b.register(t, operator, nil)
+	require.Equal(t, []any{}, first.json()["allowedResources"])
+	path := agentsPath + "/" + first.id()
+	changed := b.call(t, operator, http.MethodPatch, path, `{"allowedResources":["https://api.example.com/"]}`).requireStatus(http.StatusOK)
+	require.Equal(t, []any{"https://api.example.com/"}, changed.json()["allowedResources"])
+	listed := b.call(t, operator, http.MethodGet, agentsPath, "").requireStatus(http.StatusOK).json()
+	require.Equal(t, []any{"https://api.example.com/"}, listed["data"].([]any)[0].(map[string]any)["allowedResources"])
+	changed = b.call(t, operator, http.MethodPatch, path, `{"allowedResources":[]}`).requireStatus(http.StatusOK)
+	require.Equal(t, []any{}, changed.json()["allowedResources"])
 }
 
 func TestNobodyGivesScopesThatItDoesNotHave(t *testing.T) {
@@ -256,13 +271,15 @@ func TestAChangeIsAnsweredWithTheAgentAsItIsThen(t *testing.T) {
 	got := b.call(t, operator, http.MethodPatch, agentsPath+"/"+first.id(), encode(fields{
 		"agentType": "custom", "version": "2.0.0", "capabilities": []string{"z:z", "a:a"}, "owner": "new owner",
 		"deploymentEnv": "development", "allowedScopes": []string{"audit:read"}, "status": "suspended",
+		"allowedResources": []string{"https://api.example.com/"},
 	})).requireStatus(http.StatusOK)
 
 	want := first.json()
 	for name, value := range map[string]any{
 		"agentType": "custom", "version": "2.0.0", "capabilities": []any{"z:z", "a:a"}, "owner": "new owner",
 		"deploymentEnv": "development", "allowedScopes": []any{"audit:read"}, "status": "suspended",
-		"updatedAt": b.clock.Now().UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano),
+		"allowedResources": []any{"https://api.example.com/"},
+		"updatedAt":        b.clock.Now().UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano),
 	} {
 		want[name] = value
 	}

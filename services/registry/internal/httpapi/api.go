@@ -47,6 +47,10 @@ func (a *API) Routes(public, internal gin.IRouter) {
 	agents.PATCH("/:"+agentParam, httpx.Handle(a.change))
 	agents.DELETE("/:"+agentParam, httpx.Handle(a.decommission))
 
+	agents.PUT("/:"+agentParam+"/keys", httpx.Handle(a.setKeys))
+	agents.GET("/:"+agentParam+"/keys", httpx.Handle(a.getKeys))
+	agents.DELETE("/:"+agentParam+"/keys", httpx.Handle(a.removeKeys))
+
 	internal.GET(registryapi.AgentPath, httpx.Handle(a.internalAgent))
 	internal.POST(registryapi.BootstrapPath, httpx.Handle(a.bootstrap))
 }

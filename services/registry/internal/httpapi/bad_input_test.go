@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,6 +38,10 @@ func badValues() map[string][]string {
 		"owner":         append([]string{`"` + long + `"`, `"a\nb"`, `"\u0085"`}, text...),
 		"deploymentEnv": append([]string{`"prod"`, `"Production"`, `"' OR 1=1 --"`}, text...),
 		"allowedScopes": append([]string{`["resume:read"]`, `["*"]`, `["agents:read agents:write"]`, `["agents:read","agents:read"]`}, lists...),
+		"allowedResources": append([]string{
+			`["https://api.example.com/#a"]`, `["/v1"]`, `["https://u:p@api.example.com/"]`, `["https://api.example.com/","https://api.example.com/"]`,
+			`["urn:a:` + long + `"]`, `["https://api.example.com/\n"]`,
+		}, slices.DeleteFunc(lists, func(value string) bool { return value == `["A:B"]` })...),
 	}
 }
 
@@ -114,9 +119,9 @@ func TestAllFailingFieldsAreNamedAtOnce(t *testing.T) {
 	all := []string{"email", "agentType", "version", "capabilities", "owner", "deploymentEnv"}
 	b.call(t, operator, http.MethodPost, agentsPath, `{}`).requireFields(all...)
 	reasons := b.call(t, operator, http.MethodPost, agentsPath,
-		`{"email":5,"agentType":"x","version":null,"capabilities":"a:b","owner":"","deploymentEnv":["x"],"allowedScopes":["x"],`+
+		`{"email":5,"agentType":"x","version":null,"capabilities":"a:b","owner":"","deploymentEnv":["x"],"allowedScopes":["x"],"allowedResources":["x"],`+
 			`"agentId":"x","status":"active","colour":"red","Owner":"x"}`, "Idempotency-Key", "with space").
-		requireFields(append(all, "allowedScopes", "agentId", "status", "colour", "Owner", "Idempotency-Key")...)
+		requireFields(append(all, "allowedScopes", "allowedResources", "agentId", "status", "colour", "Owner", "Idempotency-Key")...)
 	require.Contains(t, reasons["email"], "string")
 }
 
@@ -221,6 +226,9 @@ func TestPathsThatNameNoAgent(t *testing.T) {
 			}
 			b.call(t, operator, method, agentsPath+"/"+bad, body).requireFields("agentId")
 		}
+		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
+			b.call(t, operator, method, agentsPath+"/"+bad+"/keys", "").requireFields("agentId")
+		}
 	}
 }
 
@@ -236,6 +244,12 @@ func TestMethodsAndRoutesThatAreNone(t *testing.T) {
 		got := b.call(t, operator, method, agentsPath+"/"+uuid.NewString(), "")
 		got.requireError(apperr.MethodNotAllowed)
 		require.NotEmpty(t, got.Header().Get("Allow"))
+	}
+	for _, method := range []string{http.MethodPatch, http.MethodPost} {
+		got := b.call(t, operator, method, agentsPath+"/"+uuid.NewString()+"/keys", "")
+		got.requireError(apperr.MethodNotAllowed)
+		require.ElementsMatch(t, []string{"GET", "PUT", "DELETE"},
+			strings.Split(strings.ReplaceAll(got.Header().Get("Allow"), " ", ""), ","))
 	}
 	for _, path := range []string{"/", "/agents", "/api/v1", "/api/v1/agents/", "/api/v2/agents"} {
 		b.call(t, operator, http.MethodGet, path, "").requireError(apperr.NotFound)

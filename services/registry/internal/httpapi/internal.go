@@ -18,11 +18,16 @@ func (a *API) internalAgent(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	found, err := a.registry.Agent(c.Request.Context(), id)
+	found, keys, err := a.registry.AgentAndKeys(c.Request.Context(), id)
 	if err != nil {
 		return err
 	}
-	httpx.JSON(c, http.StatusOK, internalResponseOf(found))
+	response := internalResponseOf(found)
+	if keys != nil {
+		registered := keysResponseOf(*keys)
+		response.Keys = &registered
+	}
+	httpx.JSON(c, http.StatusOK, response)
 	return nil
 }
 
@@ -75,7 +80,7 @@ func internalResponseOf(a agent.Agent) registryapi.Agent {
 		Owner:            a.Owner,
 		DeploymentEnv:    a.DeploymentEnv,
 		AllowedScopes:    a.AllowedScopes,
-		AllowedResources: []string{},
+		AllowedResources: a.AllowedResources,
 		Status:           string(a.Status),
 		RegisteredBy:     a.RegisteredBy,
 		CreatedAt:        a.CreatedAt,

@@ -128,6 +128,8 @@ func TestOtherServicesReadAnAgentWithTheSharedClient(t *testing.T) {
 	require.Equal(t, registryapi.StatusActive, found.Status)
 	require.Equal(t, operator.id, *found.RegisteredBy)
 	require.NotNil(t, found.AllowedScopes)
+	require.NotNil(t, found.AllowedResources)
+	require.Nil(t, found.Keys)
 
 	b.call(t, operator, http.MethodPatch, agentsPath+"/"+id.String(), `{"status":"suspended"}`).requireStatus(http.StatusOK)
 	suspended, err := client.Agent(t.Context(), id)
@@ -136,6 +138,21 @@ func TestOtherServicesReadAnAgentWithTheSharedClient(t *testing.T) {
 	require.Equal(t, int64(2), suspended.Revision)
 	require.False(t, suspended.TokensValidAfter.Before(b.clock.Now().Truncate(time.Millisecond)))
 	require.Zero(t, suspended.TokensValidAfter.Nanosecond()%int(time.Millisecond))
+
+	b.call(t, operator, http.MethodPatch, agentsPath+"/"+id.String(), `{"allowedResources":["https://api.example.com/"]}`).
+		requireStatus(http.StatusOK)
+	b.call(t, operator, http.MethodPut, agentsPath+"/"+id.String()+"/keys", `{"jwksUri":"https://agent.example.com/jwks.json"}`).
+		requireStatus(http.StatusOK)
+	changed, err := client.Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, []string{"https://api.example.com/"}, changed.AllowedResources)
+	require.Equal(t, &registryapi.AgentKeys{JWKSURI: "https://agent.example.com/jwks.json"}, changed.Keys)
+	require.Equal(t, int64(4), changed.Revision)
+	answered := b.call(t, operator, http.MethodPut, agentsPath+"/"+id.String()+"/keys", keySet()).requireStatus(http.StatusOK)
+	changed, err = client.Agent(t.Context(), id)
+	require.NoError(t, err)
+	require.Empty(t, changed.Keys.JWKSURI)
+	require.JSONEq(t, answered.Body.String(), `{"jwks":`+string(changed.Keys.JWKS)+`}`)
 
 	_, err = client.Agent(t.Context(), uuid.New())
 	require.ErrorIs(t, err, apperr.New(apperr.AgentNotFound, ""))
@@ -163,6 +180,9 @@ func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
 		b.call(t, operator, http.MethodPost, agentsPath, registration(nil)),
 		b.call(t, operator, http.MethodPatch, path, `{"version":"1.0.0"}`),
 		b.call(t, operator, http.MethodDelete, path, ""),
+		b.call(t, operator, http.MethodGet, path+"/keys", ""),
+		b.call(t, operator, http.MethodPut, path+"/keys", `{"jwksUri":"https://agent.example.com/jwks.json"}`),
+		b.call(t, operator, http.MethodDelete, path+"/keys", ""),
 		b.callInternal(t, http.MethodGet, "/internal"+strings.TrimPrefix(path, "/api"), ""),
 		b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"o@example.com","owner":"x"}`),
 	} {
@@ -194,8 +214,8 @@ func TestAnAgentOfTheContractHasExactlyItsFields(t *testing.T) {
 		require.Equal(t, 1, depth)
 	}
 	require.Equal(t, []string{
-		"agentId", "email", "agentType", "version", "capabilities", "owner", "deploymentEnv", "allowedScopes", "status",
-		"registeredBy", "createdAt", "updatedAt",
+		"agentId", "email", "agentType", "version", "capabilities", "owner", "deploymentEnv", "allowedScopes",
+		"allowedResources", "status", "registeredBy", "createdAt", "updatedAt",
 	}, order)
 }
 

@@ -21,13 +21,14 @@ const (
 
 // registerRequest is the body of POST /agents. A pointer tells whether the field was given.
 type registerRequest struct {
-	Email         *string   `json:"email"`
-	AgentType     *string   `json:"agentType"`
-	Version       *string   `json:"version"`
-	Capabilities  *[]string `json:"capabilities"`
-	Owner         *string   `json:"owner"`
-	DeploymentEnv *string   `json:"deploymentEnv"`
-	AllowedScopes *[]string `json:"allowedScopes"`
+	Email            *string   `json:"email"`
+	AgentType        *string   `json:"agentType"`
+	Version          *string   `json:"version"`
+	Capabilities     *[]string `json:"capabilities"`
+	Owner            *string   `json:"owner"`
+	DeploymentEnv    *string   `json:"deploymentEnv"`
+	AllowedScopes    *[]string `json:"allowedScopes"`
+	AllowedResources *[]string `json:"allowedResources"`
 
 	// keyFault is what is wrong with the Idempotency-Key: it is told together with what is wrong with the body.
 	keyFault string
@@ -45,26 +46,28 @@ func (r *registerRequest) Check(f *apperr.Fields) {
 
 func (r *registerRequest) attributes() agent.Attributes {
 	return agent.Attributes{
-		Email:         r.Email,
-		Type:          r.AgentType,
-		Version:       r.Version,
-		Capabilities:  r.Capabilities,
-		Owner:         r.Owner,
-		DeploymentEnv: r.DeploymentEnv,
-		AllowedScopes: r.AllowedScopes,
+		Email:            r.Email,
+		Type:             r.AgentType,
+		Version:          r.Version,
+		Capabilities:     r.Capabilities,
+		Owner:            r.Owner,
+		DeploymentEnv:    r.DeploymentEnv,
+		AllowedScopes:    r.AllowedScopes,
+		AllowedResources: r.AllowedResources,
 	}
 }
 
 // changeRequest is the body of PATCH /agents/{agentId}. The immutable fields are known, so that naming one is told
 // apart from a misspelt name; what they hold is never looked at.
 type changeRequest struct {
-	AgentType     *string   `json:"agentType"`
-	Version       *string   `json:"version"`
-	Capabilities  *[]string `json:"capabilities"`
-	Owner         *string   `json:"owner"`
-	DeploymentEnv *string   `json:"deploymentEnv"`
-	AllowedScopes *[]string `json:"allowedScopes"`
-	Status        *string   `json:"status"`
+	AgentType        *string   `json:"agentType"`
+	Version          *string   `json:"version"`
+	Capabilities     *[]string `json:"capabilities"`
+	Owner            *string   `json:"owner"`
+	DeploymentEnv    *string   `json:"deploymentEnv"`
+	AllowedScopes    *[]string `json:"allowedScopes"`
+	AllowedResources *[]string `json:"allowedResources"`
+	Status           *string   `json:"status"`
 
 	AgentID      json.RawMessage `json:"agentId"`
 	Email        json.RawMessage `json:"email"`
@@ -97,13 +100,14 @@ func (r *changeRequest) Check(f *apperr.Fields) {
 
 func (r *changeRequest) attributes() agent.Attributes {
 	return agent.Attributes{
-		Type:          r.AgentType,
-		Version:       r.Version,
-		Capabilities:  r.Capabilities,
-		Owner:         r.Owner,
-		DeploymentEnv: r.DeploymentEnv,
-		AllowedScopes: r.AllowedScopes,
-		Status:        r.Status,
+		Type:             r.AgentType,
+		Version:          r.Version,
+		Capabilities:     r.Capabilities,
+		Owner:            r.Owner,
+		DeploymentEnv:    r.DeploymentEnv,
+		AllowedScopes:    r.AllowedScopes,
+		AllowedResources: r.AllowedResources,
+		Status:           r.Status,
 	}
 }
 
@@ -115,34 +119,36 @@ func addAll(f *apperr.Fields, faults []apperr.FieldError) {
 
 // agentResponse is an agent as its readers see it.
 type agentResponse struct {
-	AgentID       uuid.UUID  `json:"agentId"`
-	Email         string     `json:"email"`
-	AgentType     string     `json:"agentType"`
-	Version       string     `json:"version"`
-	Capabilities  []string   `json:"capabilities"`
-	Owner         string     `json:"owner"`
-	DeploymentEnv string     `json:"deploymentEnv"`
-	AllowedScopes []string   `json:"allowedScopes"`
-	Status        string     `json:"status"`
-	RegisteredBy  *uuid.UUID `json:"registeredBy"`
-	CreatedAt     time.Time  `json:"createdAt"`
-	UpdatedAt     time.Time  `json:"updatedAt"`
+	AgentID          uuid.UUID  `json:"agentId"`
+	Email            string     `json:"email"`
+	AgentType        string     `json:"agentType"`
+	Version          string     `json:"version"`
+	Capabilities     []string   `json:"capabilities"`
+	Owner            string     `json:"owner"`
+	DeploymentEnv    string     `json:"deploymentEnv"`
+	AllowedScopes    []string   `json:"allowedScopes"`
+	AllowedResources []string   `json:"allowedResources"`
+	Status           string     `json:"status"`
+	RegisteredBy     *uuid.UUID `json:"registeredBy"`
+	CreatedAt        time.Time  `json:"createdAt"`
+	UpdatedAt        time.Time  `json:"updatedAt"`
 }
 
 func responseOf(a agent.Agent) agentResponse {
 	return agentResponse{
-		AgentID:       a.ID,
-		Email:         a.Email,
-		AgentType:     a.Type,
-		Version:       a.Version,
-		Capabilities:  a.Capabilities,
-		Owner:         a.Owner,
-		DeploymentEnv: a.DeploymentEnv,
-		AllowedScopes: a.AllowedScopes,
-		Status:        string(a.Status),
-		RegisteredBy:  a.RegisteredBy,
-		CreatedAt:     a.CreatedAt,
-		UpdatedAt:     a.UpdatedAt,
+		AgentID:          a.ID,
+		Email:            a.Email,
+		AgentType:        a.Type,
+		Version:          a.Version,
+		Capabilities:     a.Capabilities,
+		Owner:            a.Owner,
+		DeploymentEnv:    a.DeploymentEnv,
+		AllowedScopes:    a.AllowedScopes,
+		AllowedResources: a.AllowedResources,
+		Status:           string(a.Status),
+		RegisteredBy:     a.RegisteredBy,
+		CreatedAt:        a.CreatedAt,
+		UpdatedAt:        a.UpdatedAt,
 	}
 }
 

@@ -82,33 +82,41 @@ func (s *Store) ForgetKeys(ctx context.Context, now time.Time) (int64, error) {
 // snapshot is the stored form of a registration's result. Its names are part of the schema: rows outlive the
 // version of the program that wrote them.
 type snapshot struct {
-	AgentID       uuid.UUID  `json:"agentId"`
-	Email         string     `json:"email"`
-	AgentType     string     `json:"agentType"`
-	Version       string     `json:"version"`
-	Capabilities  []string   `json:"capabilities"`
-	Owner         string     `json:"owner"`
-	DeploymentEnv string     `json:"deploymentEnv"`
-	AllowedScopes []string   `json:"allowedScopes"`
-	Status        string     `json:"status"`
-	RegisteredBy  *uuid.UUID `json:"registeredBy"`
-	CreatedAt     time.Time  `json:"createdAt"`
-	UpdatedAt     time.Time  `json:"updatedAt"`
-	Revision      int64      `json:"revision"`
+	AgentID       uuid.UUID `json:"agentId"`
+	Email         string    `json:"email"`
+	AgentType     string    `json:"agentType"`
+	Version       string    `json:"version"`
+	Capabilities  []string  `json:"capabilities"`
+	Owner         string    `json:"owner"`
+	DeploymentEnv string    `json:"deploymentEnv"`
+	AllowedScopes []string  `json:"allowedScopes"`
+	// AllowedResources is not in rows that are older than the field.
+	AllowedResources []string   `json:"allowedResources"`
+	Status           string     `json:"status"`
+	RegisteredBy     *uuid.UUID `json:"registeredBy"`
+	CreatedAt        time.Time  `json:"createdAt"`
+	UpdatedAt        time.Time  `json:"updatedAt"`
+	Revision         int64      `json:"revision"`
 }
 
 func asSnapshot(a agent.Agent) snapshot {
 	return snapshot{
 		AgentID: a.ID, Email: a.Email, AgentType: a.Type, Version: a.Version, Capabilities: a.Capabilities,
-		Owner: a.Owner, DeploymentEnv: a.DeploymentEnv, AllowedScopes: a.AllowedScopes, Status: string(a.Status),
+		Owner: a.Owner, DeploymentEnv: a.DeploymentEnv, AllowedScopes: a.AllowedScopes,
+		AllowedResources: a.AllowedResources, Status: string(a.Status),
 		RegisteredBy: a.RegisteredBy, CreatedAt: a.CreatedAt, UpdatedAt: a.UpdatedAt, Revision: a.Revision,
 	}
 }
 
 func (s snapshot) agent() agent.Agent {
+	resources := s.AllowedResources
+	if resources == nil {
+		resources = []string{}
+	}
 	return agent.Agent{
 		ID: s.AgentID, Email: s.Email, Type: s.AgentType, Version: s.Version, Capabilities: s.Capabilities,
-		Owner: s.Owner, DeploymentEnv: s.DeploymentEnv, AllowedScopes: s.AllowedScopes, Status: agent.Status(s.Status),
+		Owner: s.Owner, DeploymentEnv: s.DeploymentEnv, AllowedScopes: s.AllowedScopes,
+		AllowedResources: resources, Status: agent.Status(s.Status),
 		RegisteredBy: s.RegisteredBy, CreatedAt: s.CreatedAt.UTC(), UpdatedAt: s.UpdatedAt.UTC(), Revision: s.Revision,
 	}
 }

@@ -38,6 +38,19 @@ func TestARepeatAnswersTheFirstResultWhateverBecameOfTheAgent(t *testing.T) {
 	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"), "the repeat leaves no message")
 }
 
+func TestAResultFromBeforeAgentsHadResourcesIsAnsweredWithNone(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	first, err := b.store.Register(t.Context(), keyed(newAgent(t0), "key", "body"))
+	require.NoError(t, err)
+	_, err = b.db.Exec(t.Context(), "UPDATE registry.idempotency_keys SET result = result - 'allowedResources'")
+	require.NoError(t, err)
+	again, err := b.store.Register(t.Context(), keyed(newAgent(t0), "key", "body"))
+	require.NoError(t, err)
+	first.AllowedResources = []string{}
+	require.Equal(t, first, again)
+}
+
 func TestARepeatIsAnsweredAtTheLimitToo(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

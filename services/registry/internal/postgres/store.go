@@ -106,7 +106,7 @@ func (s *Store) Bootstrap(ctx context.Context, entry agent.Entry) (agent.Agent, 
 
 const sqlInsert = `-- name: agent_insert
 INSERT INTO registry.agents (` + columns + `)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)`
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
 
 func (s *Store) insert(ctx context.Context, tx pgx.Tx, entry agent.Entry) error {
 	if _, err := tx.Exec(ctx, sqlInsert, values(entry.Agent)...); err != nil {
@@ -140,7 +140,7 @@ SELECT ` + columns + ` FROM registry.agents WHERE agent_id = $1 FOR NO KEY UPDAT
 const sqlUpdate = `-- name: agent_update
 UPDATE registry.agents
 SET agent_type = $2, version = $3, capabilities = $4, owner = $5, deployment_env = $6, allowed_scopes = $7,
-    status = $8, updated_at = $9, revision = $10, tokens_valid_after = $11
+    status = $8, updated_at = $9, revision = $10, tokens_valid_after = $11, allowed_resources = $12
 WHERE agent_id = $1`
 
 // Revise changes one agent under its row lock.
@@ -149,25 +149,16 @@ func (s *Store) Revise(
 ) (agent.Agent, error) {
 	var next agent.Agent
 	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
-		current, err := scanOne(tx.Query(ctx, sqlLock, id))
-		if errors.Is(err, pgx.ErrNoRows) {
-			return agent.ErrNotFound
-		}
+		current, err := lock(ctx, tx, id)
 		if err != nil {
-			return fmt.Errorf("lock agent: %w", err)
+			return err
 		}
 		revision, err := change(current)
 		if err != nil {
 			return err
 		}
 		next = revision.Agent
-		_, err = tx.Exec(ctx, sqlUpdate, next.ID, next.Type, next.Version, next.Capabilities, next.Owner,
-			next.DeploymentEnv, next.AllowedScopes, string(next.Status), next.UpdatedAt, next.Revision,
-			nullable(next.TokensValidAfter))
-		if err != nil {
-			return fmt.Errorf("update agent: %w", err)
-		}
-		if err := s.outbox.Append(ctx, tx, revision.Messages...); err != nil {
+		if err := s.update(ctx, tx, revision); err != nil {
 			return err
 		}
 		if current.Status != agent.Decommissioned && next.Status == agent.Decommissioned {
@@ -181,6 +172,30 @@ func (s *Store) Revise(
 		return agent.Agent{}, fault(err)
 	}
 	return next, nil
+}
+
+// lock reads an agent and holds its row until the transaction ends.
+func lock(ctx context.Context, tx pgx.Tx, id uuid.UUID) (agent.Agent, error) {
+	current, err := scanOne(tx.Query(ctx, sqlLock, id))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return agent.Agent{}, agent.ErrNotFound
+	}
+	if err != nil {
+		return agent.Agent{}, fmt.Errorf("lock agent: %w", err)
+	}
+	return current, nil
+}
+
+// update stores a revision with its messages.
+func (s *Store) update(ctx context.Context, tx pgx.Tx, revision agent.Revision) error {
+	next := revision.Agent
+	_, err := tx.Exec(ctx, sqlUpdate, next.ID, next.Type, next.Version, next.Capabilities, next.Owner,
+		next.DeploymentEnv, next.AllowedScopes, string(next.Status), next.UpdatedAt, next.Revision,
+		nullable(next.TokensValidAfter), next.AllowedResources)
+	if err != nil {
+		return fmt.Errorf("update agent: %w", err)
+	}
+	return s.outbox.Append(ctx, tx, revision.Messages...)
 }
 
 const sqlAgent = `-- name: agent_get
@@ -212,12 +227,13 @@ func fault(err error) error {
 
 // columns are those of an agent, in the order of values and scan.
 const columns = `agent_id, email, agent_type, version, capabilities, owner, deployment_env, allowed_scopes, status,
-    registered_by, created_at, updated_at, revision, tokens_valid_after`
+    registered_by, created_at, updated_at, revision, tokens_valid_after, allowed_resources`
 
 func values(a agent.Agent) []any {
 	return []any{
 		a.ID, a.Email, a.Type, a.Version, a.Capabilities, a.Owner, a.DeploymentEnv, a.AllowedScopes, string(a.Status),
 		a.RegisteredBy, a.CreatedAt, a.UpdatedAt, a.Revision, nullable(a.TokensValidAfter),
+		a.AllowedResources,
 	}
 }
 
@@ -229,14 +245,17 @@ func scanOne(rows pgx.Rows, err error) (agent.Agent, error) {
 	return pgx.CollectExactlyOneRow(rows, scan)
 }
 
-func scan(row pgx.CollectableRow) (agent.Agent, error) {
+func scan(row pgx.CollectableRow) (agent.Agent, error) { return scanWith(row) }
+
+// scanWith reads the columns of an agent, and into more what was selected behind them.
+func scanWith(row pgx.CollectableRow, more ...any) (agent.Agent, error) {
 	var (
 		a          agent.Agent
 		status     string
 		validAfter *time.Time
 	)
-	err := row.Scan(&a.ID, &a.Email, &a.Type, &a.Version, &a.Capabilities, &a.Owner, &a.DeploymentEnv,
-		&a.AllowedScopes, &status, &a.RegisteredBy, &a.CreatedAt, &a.UpdatedAt, &a.Revision, &validAfter)
+	err := row.Scan(append([]any{&a.ID, &a.Email, &a.Type, &a.Version, &a.Capabilities, &a.Owner, &a.DeploymentEnv,
+		&a.AllowedScopes, &status, &a.RegisteredBy, &a.CreatedAt, &a.UpdatedAt, &a.Revision, &validAfter, &a.AllowedResources}, more...)...)
 	if err != nil {
 		return agent.Agent{}, err
 	}

@@ -36,7 +36,8 @@ func newAgent(at time.Time) agent.Agent {
 	return agent.Agent{
 		ID: id, Email: id.String() + "@example.com", Type: "screener", Version: "1.4.0",
 		Capabilities: []string{"resume:read", "calendar:*", "alpha:beta"}, Owner: "talent-team", DeploymentEnv: "production",
-		AllowedScopes: []string{"tokens:read", "agents:read"}, Status: agent.Active, RegisteredBy: ref(caller),
+		AllowedScopes:    []string{"tokens:read", "agents:read"},
+		AllowedResources: []string{"urn:example:b", "https://a.example/"}, Status: agent.Active, RegisteredBy: ref(caller),
 		CreatedAt: at, UpdatedAt: at, Revision: 1,
 	}
 }
@@ -106,12 +107,14 @@ func TestAnAgentWithoutScopesHasAnEmptyListOfThem(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	want := newAgent(t0)
-	want.AllowedScopes = []string{}
+	want.AllowedScopes, want.AllowedResources = []string{}, []string{}
 	b.add(t, want)
 	found, err := b.store.Agent(t.Context(), want.ID)
 	require.NoError(t, err)
 	require.NotNil(t, found.AllowedScopes)
 	require.Empty(t, found.AllowedScopes)
+	require.NotNil(t, found.AllowedResources)
+	require.Empty(t, found.AllowedResources)
 }
 
 func TestAnUnknownAgentIsNotFound(t *testing.T) {
@@ -274,6 +277,7 @@ func TestAChangeStoresEveryMutableField(t *testing.T) {
 	want := first
 	want.Type, want.Version, want.Capabilities = "custom", "2.0.0-rc.1+b", []string{"z:z", "a:a"}
 	want.Owner, want.DeploymentEnv, want.AllowedScopes = "Büro 7", "staging", []string{}
+	want.AllowedResources = []string{"https://c.example/"}
 	want.Status, want.UpdatedAt, want.Revision = agent.Suspended, t0.Add(time.Second), 2
 	want.TokensValidAfter = t0.Add(time.Second).Truncate(time.Millisecond)
 
@@ -358,8 +362,13 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"get":       func(ctx context.Context) error { _, err := store.Agent(ctx, uuid.New()); return err },
 		"register":  func(ctx context.Context) error { _, err := store.Register(ctx, entryOf(newAgent(t0))); return err },
 		"bootstrap": func(ctx context.Context) error { _, err := store.Bootstrap(ctx, entryOf(newAgent(t0))); return err },
-		"revise":    func(ctx context.Context) error { _, err := store.Revise(ctx, uuid.New(), decommission); return err },
-		"forget":    func(ctx context.Context) error { _, err := store.ForgetKeys(ctx, t0); return err },
+		"with keys": func(ctx context.Context) error { _, _, err := store.AgentAndKeys(ctx, uuid.New()); return err },
+		"set keys": func(ctx context.Context) error {
+			_, err := store.ReviseKeys(ctx, uuid.New(), set(agent.Keys{}))
+			return err
+		},
+		"revise": func(ctx context.Context) error { _, err := store.Revise(ctx, uuid.New(), decommission); return err },
+		"forget": func(ctx context.Context) error { _, err := store.ForgetKeys(ctx, t0); return err },
 		"list": func(ctx context.Context) error {
 			_, err := store.List(ctx, agent.Filter{}, agent.Page{Limit: 1})
 			return err
@@ -381,6 +390,8 @@ func TestTheServicesRoleMayDoNoMoreThanItNeeds(t *testing.T) {
 		"UPDATE registry.agents SET agent_id = gen_random_uuid()",
 		"UPDATE registry.agents SET registered_by = NULL",
 		"UPDATE registry.agents SET created_at = now()",
+		"UPDATE registry.agent_keys SET agent_id = gen_random_uuid()",
+		"TRUNCATE registry.agent_keys",
 		"DELETE FROM registry.fleet",
 		"INSERT INTO registry.fleet (living) VALUES (0)",
 		"CREATE TABLE registry.mine ()",

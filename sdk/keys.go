@@ -1,0 +1,61 @@
+package agentidp
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+)
+
+// AgentKeys are the public keys with which an agent may prove who it is, by a
+// signed assertion instead of a secret (private_key_jwt, RFC 7523 section 2.2).
+// Exactly one of the two is there.
+type AgentKeys struct {
+	// JWKS is a JWK set of 1 to 16 public keys: RSA from 2048 bit, P-256 or Ed25519.
+	// The provider refuses private keys, and answers a set with what it has kept of
+	// it: kty, use, kid, alg and the public parameters.
+	JWKS json.RawMessage `json:"jwks,omitempty"`
+	// JWKSURI is the https URI the provider fetches the set from. Its host must be
+	// public.
+	JWKSURI string `json:"jwksUri,omitempty"`
+	// ETag names the state of the agent with these keys. SetKeys and RemoveKeys
+	// raise it.
+	ETag string `json:"-"`
+}
+
+// Keys returns the keys that are registered for an agent; an [*Error] with
+// [CodeAgentKeysNotFound] if there are none. It needs agents:read.
+func (a *Agents) Keys(ctx context.Context, agentID string) (AgentKeys, error) {
+	return a.keys(ctx, http.MethodGet, agentID, nil)
+}
+
+// SetKeys registers keys for an agent, in place of all that it had, and returns
+// what the provider keeps. It needs what Update needs; for an agent that may
+// request agents:admin, the agent to be the caller, or agents:admin.
+func (a *Agents) SetKeys(ctx context.Context, agentID string, keys AgentKeys) (AgentKeys, error) {
+	return a.keys(ctx, http.MethodPut, agentID, keys)
+}
+
+// RemoveKeys takes the registered keys of an agent away; an [*Error] with
+// [CodeAgentKeysNotFound] if there are none. It needs what Update needs.
+func (a *Agents) RemoveKeys(ctx context.Context, agentID string) error {
+	path, err := path("/agents/{}/keys", agentID)
+	if err != nil {
+		return err
+	}
+	_, err = a.client.do(ctx, call{method: http.MethodDelete, path: path})
+	return err
+}
+
+func (a *Agents) keys(ctx context.Context, method, agentID string, body any) (AgentKeys, error) {
+	path, err := path("/agents/{}/keys", agentID)
+	if err != nil {
+		return AgentKeys{}, err
+	}
+	var keys AgentKeys
+	header, err := a.client.do(ctx, call{method: method, path: path, json: body, out: &keys, repeatable: true})
+	if err != nil {
+		return AgentKeys{}, err
+	}
+	keys.ETag = header.Get("ETag")
+	return keys, nil
+}

@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/jwk"
+	"github.com/sentryagent/agentidp/pkg/outbox"
+)
+
+// Keys are the public keys that an agent proves itself with (RFC 7523 §2.2): either a set that it registered, or the URI that
+// its set is fetched from.
+type Keys struct {
+	// JWKS is as jwk.MarshalSet writes it: nothing but the public parameters, kid, use and alg. Nil where there is a URI.
+	JWKS json.RawMessage
+	URI  string
+}
+
+// KeysFrom reads the keys that a caller gave, each part nil where it gave none, and lists what is wrong with them: exactly one
+// of the two, a set that jwk.ParseClientSet takes or a URI that jwk.CheckURI does. No fault repeats anything of a set.
+func KeysFrom(jwks, uri json.RawMessage) (Keys, []apperr.FieldError) {
+	var faults []apperr.FieldError
+	switch {
+	case jwks == nil && uri == nil:
+		return Keys{}, []apperr.FieldError{{Field: "jwks", Reason: "or jwksUri is required"}}
+	case jwks != nil && uri != nil:
+		faults = append(faults, apperr.FieldError{Field: "jwksUri", Reason: "must not be given together with jwks"})
+	}
+	var keys Keys
+	if jwks != nil {
+		var wrong []apperr.FieldError
+		keys.JWKS, wrong = setFrom(jwks)
+		faults = append(faults, wrong...)
+	}
+	if uri != nil {
+		if err := json.Unmarshal(uri, &keys.URI); err != nil || keys.URI == "" {
+			faults = append(faults, apperr.FieldError{Field: "jwksUri", Reason: "must be an https URI"})
+		} else if reason := jwk.CheckURI(keys.URI); reason != "" {
+			faults = append(faults, apperr.FieldError{Field: "jwksUri", Reason: reason})
+		}
+	}
+	if len(faults) > 0 {
+		return Keys{}, faults
+	}
+	return keys, nil
+}
+
+// setFrom gives the set in the form in which it is kept.
+func setFrom(raw json.RawMessage) (json.RawMessage, []apperr.FieldError) {
+	const field = "jwks"
+	parsed, err := jwk.ParseClientSet(raw)
+	var faults jwk.SetErrors
+	if errors.As(err, &faults) {
+		wrong := make([]apperr.FieldError, 0, len(faults))
+		for _, fault := range faults {
+			name := field
+			if fault.Field != "" {
+				name += "." + fault.Field
+			}
+			wrong = append(wrong, apperr.FieldError{Field: name, Reason: fault.Reason})
+		}
+		return nil, wrong
+	}
+	if err == nil {
+		raw, err = jwk.MarshalSet(parsed)
+	}
+	if err != nil {
+		return nil, []apperr.FieldError{{Field: field, Reason: "is no set of public keys"}}
+	}
+	return raw, nil
+}
+
+// metadata says for the audit trail what was registered. A key without a kid has nothing to be named by.
+func (k Keys) metadata() map[string]any {
+	if k.JWKS == nil {
+		return map[string]any{"set": "jwksUri", "jwksUri": k.URI}
+	}
+	kids := []string{}
+	set, _ := jwk.ReadSet(k.JWKS) // MarshalSet wrote it
+	for _, key := range set {
+		if key.ID != "" {
+			kids = append(kids, key.ID)
+		}
+	}
+	return map[string]any{"set": "jwks", "keys": len(set), "kids": kids}
+}
+
+// AgentAndKeys returns one agent, whatever its status, with its keys as they were at the same moment, nil if it has none; or
+// AGENT_NOT_FOUND.
+func (r *Registry) AgentAndKeys(ctx context.Context, id uuid.UUID) (Agent, *Keys, error) {
+	return r.store.AgentAndKeys(ctx, id)
+}
+
+// SetKeys replaces the keys of an agent and returns it as it is then: its keys are a part of it, so that this is a revision
+// of it. Errors as those of Change.
+func (r *Registry) SetKeys(ctx context.Context, id uuid.UUID, keys Keys, demand Demand) (Agent, error) {
+	return r.store.ReviseKeys(ctx, id, func(current Agent, _ *Keys) (Revision, *Keys, error) {
+		if err := demand.check(current); err != nil {
+			return Revision{}, nil, err
+		}
+		revision, err := r.keysRevision(current, demand.Origin, keys.metadata())
+		return revision, &keys, err
+	})
+}
+
+// RemoveKeys takes the keys of an agent away. Errors as those of Change, and AGENT_KEYS_NOT_FOUND.
+func (r *Registry) RemoveKeys(ctx context.Context, id uuid.UUID, demand Demand) error {
+	_, err := r.store.ReviseKeys(ctx, id, func(current Agent, keys *Keys) (Revision, *Keys, error) {
+		if err := demand.check(current); err != nil {
+			return Revision{}, nil, err
+		}
+		if keys == nil {
+			return Revision{}, nil, ErrKeysNotFound
+		}
+		revision, err := r.keysRevision(current, demand.Origin, map[string]any{"removed": true})
+		return revision, nil, err
+	})
+	return err
+}
+
+// keysRevision is the agent after its keys changed, with what that leaves behind.
+func (r *Registry) keysRevision(current Agent, origin auditevent.Origin, metadata map[string]any) (Revision, error) {
+	next := current.revise(current, r.now())
+	audit, err := r.audited(auditevent.AgentKeysUpdated, next, origin, metadata)
+	if err != nil {
+		return Revision{}, err
+	}
+	state, err := r.state(next, origin)
+	if err != nil {
+		return Revision{}, err
+	}
+	return Revision{Agent: next, Messages: []outbox.Message{audit, state}}, nil
+}

@@ -1,0 +1,129 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
+)
+
+// keysRequest is the body of PUT /agents/{agentId}/keys. What is in it may be secret by mistake, so none of it is ever sent
+// back or logged before it was found to be public.
+type keysRequest struct {
+	JWKS    json.RawMessage `json:"jwks"`
+	JWKSURI json.RawMessage `json:"jwksUri"`
+
+	keys agent.Keys
+}
+
+var _ httpx.Checker = (*keysRequest)(nil)
+
+// Check adds every rule that the request breaks.
+func (r *keysRequest) Check(f *apperr.Fields) {
+	keys, faults := agent.KeysFrom(r.JWKS, r.JWKSURI)
+	addAll(f, faults)
+	r.keys = keys
+}
+
+// setKeys answers PUT /agents/{agentId}/keys.
+func (a *API) setKeys(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if found != nil {
+		// Who holds a key of the agent is the agent: the policy is told what that gives.
+		resource.AllowedScopes = found.AllowedScopes
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	var req keysRequest
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	demand := a.demand(c, resource)
+	demand.Permit = func(current agent.Agent) error {
+		now := current.Resource()
+		now.AllowedScopes = current.AllowedScopes
+		return a.guard.Authorize(c, &now)
+	}
+	changed, err := a.registry.SetKeys(c.Request.Context(), id, req.keys, demand)
+	if err != nil {
+		return err
+	}
+	writeKeys(c, changed, req.keys)
+	return nil
+}
+
+// getKeys answers GET /agents/{agentId}/keys.
+func (a *API) getKeys(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	current, keys, err := a.registry.AgentAndKeys(c.Request.Context(), id)
+	if err != nil {
+		return err
+	}
+	if keys == nil {
+		return agent.ErrKeysNotFound
+	}
+	writeKeys(c, current, *keys)
+	return nil
+}
+
+// removeKeys answers DELETE /agents/{agentId}/keys.
+func (a *API) removeKeys(c *gin.Context) error {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return err
+	}
+	if found == nil {
+		return agent.ErrNotFound
+	}
+	if err := a.registry.RemoveKeys(c.Request.Context(), id, a.demand(c, resource)); err != nil {
+		return err
+	}
+	c.Status(http.StatusNoContent)
+	return nil
+}
+
+// writeKeys answers the keys with the ETag of the agent that they are a part of.
+func writeKeys(c *gin.Context, of agent.Agent, keys agent.Keys) {
+	c.Header("ETag", agent.ETag(of.Revision))
+	httpx.JSON(c, http.StatusOK, keysResponseOf(keys))
+}
+
+func keysResponseOf(keys agent.Keys) registryapi.AgentKeys {
+	return registryapi.AgentKeys{JWKS: keys.JWKS, JWKSURI: keys.URI}
+}
