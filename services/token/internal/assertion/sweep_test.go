@@ -39,7 +39,7 @@ func TestUsedAssertionsAreForgottenInPortionsOnceTheyCannotComeBack(t *testing.T
 		go func() {
 			done <- assertion.NewSweeper(store, time.Now, slog.New(slog.DiscardHandler)).Run(ctx)
 		}()
-		time.Sleep(61 * time.Second)
+		<-time.After(61 * time.Second)
 		require.Zero(t, store.rows.Load())
 		require.EqualValues(t, 3, store.calls.Load())
 		require.Less(t, store.before.Load(), time.Now().Add(-5*time.Minute).Unix())
@@ -58,7 +58,7 @@ func TestASweepThatFailsIsTriedAgain(t *testing.T) {
 		go func() {
 			done <- assertion.NewSweeper(store, time.Now, slog.New(slog.DiscardHandler)).Run(ctx)
 		}()
-		time.Sleep(121 * time.Second)
+		<-time.After(121 * time.Second)
 		require.EqualValues(t, 2, store.calls.Load(), "once a minute, not in a loop")
 		cancel()
 		require.NoError(t, <-done)

@@ -63,33 +63,17 @@ var (
 // says, against a decoy where there is no key. So the time tells nothing, and nobody
 // is refused for what is remembered.
 func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, clientID string) (agent Agent, refusal, err error) {
-	id, _ := parseClientID(claimed.ClientID)
 	// Looked at first, so that nothing is fetched for what cannot be good.
 	wrong := s.Verifier.Check(claimed)
 	if wrong == nil && clientID != "" && clientID != claimed.ClientID {
 		wrong = errOtherClient
 	}
-	agent, known, agentErr := s.Agents.Known(id)
-	remembered := known && agentErr == nil && agent.Status == StatusActive
-	refusal, err = s.verify(ctx, claimed, agent.orNobody(remembered), wrong)
-	if err != nil {
-		return Agent{}, nil, err
+	agent, refusal, err = s.fromMemory(ctx, claimed, wrong)
+	if refusal != nil && err == nil {
+		agent, refusal, err = s.fromRegistry(ctx, claimed, wrong)
 	}
-	if refusal != nil || !remembered {
-		agent, agentErr = s.Agents.Agent(ctx, id)
-		unknown := errors.Is(agentErr, ErrUnknownAgent)
-		if agentErr != nil && !unknown {
-			return Agent{}, nil, agentErr
-		}
-		if refusal, err = s.verify(ctx, claimed, agent.orNobody(!unknown), wrong); err != nil {
-			return Agent{}, nil, err
-		}
-		if unknown {
-			return Agent{}, ErrUnknownAgent, nil
-		}
-	}
-	if refusal != nil {
-		return Agent{}, refusal, nil
+	if refusal != nil || err != nil {
+		return Agent{}, refusal, err
 	}
 	first, err := s.IDs.Use(ctx, agent.ID, claimed.ID, claimed.ExpiresAt)
 	if err == nil && !first {
@@ -98,7 +82,32 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	return agent, refusal, err
 }
 
-// orNobody is an agent without keys where the agent does not count.
+// fromMemory verifies with what is remembered, or against nobody's key.
+func (s *Assertions) fromMemory(ctx context.Context, claimed assertion.Assertion, wrong error) (agent Agent, refusal, err error) {
+	id, _ := parseClientID(claimed.ClientID)
+	agent, known, err := s.Agents.Known(id)
+	agent = agent.orNobody(known && err == nil && agent.Status == StatusActive)
+	refusal, err = s.verify(ctx, claimed, agent, wrong)
+	return agent, refusal, err
+}
+
+// fromRegistry verifies with what the registry says.
+func (s *Assertions) fromRegistry(ctx context.Context, claimed assertion.Assertion, wrong error) (agent Agent, refusal, err error) {
+	id, _ := parseClientID(claimed.ClientID)
+	agent, err = s.Agents.Agent(ctx, id)
+	unknown := errors.Is(err, ErrUnknownAgent)
+	if err != nil && !unknown {
+		return Agent{}, nil, err
+	}
+	agent = agent.orNobody(!unknown)
+	refusal, err = s.verify(ctx, claimed, agent, wrong)
+	if unknown {
+		refusal = ErrUnknownAgent
+	}
+	return agent, refusal, err
+}
+
+// orNobody is an agent without keys where the agent does not count. Nothing can be verified with that.
 func (a Agent) orNobody(counts bool) Agent {
 	if counts {
 		return a

@@ -150,6 +150,10 @@ func (w *world) publish(uri string, key crypto.Signer) {
 func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {
 	t.Parallel()
 	unknown := func(w *world) { w.agentErr = issue.ErrUnknownAgent }
+	bySomebodyElse := func(t *testing.T, w *world) issue.Request {
+		t.Helper()
+		return w.sign(t, strangerKey)
+	}
 	for name, row := range map[string]struct {
 		prepare func(*world)
 		sign    func(*testing.T, *world) issue.Request
@@ -159,17 +163,17 @@ func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {
 		fetched bool
 	}{
 		"a wrong signature": {
-			sign:   func(t *testing.T, w *world) issue.Request { return w.sign(t, strangerKey) },
+			sign:   bySomebodyElse,
 			reason: auditevent.ReasonInvalidAssertion, detail: "the assertion's signature is not by the client's key",
 		},
 		"a wrong signature, remembered": {
 			prepare: func(w *world) { w.agentKnown = true },
-			sign:    func(t *testing.T, w *world) issue.Request { return w.sign(t, strangerKey) },
+			sign:    bySomebodyElse,
 			reason:  auditevent.ReasonInvalidAssertion, detail: "the assertion's signature is not by the client's key",
 		},
 		"a wrong signature, published keys": {
 			prepare: func(w *world) { w.publish(keysURI, ownKey) },
-			sign:    func(t *testing.T, w *world) issue.Request { return w.sign(t, strangerKey) }, fetched: true,
+			sign:    bySomebodyElse, fetched: true,
 			reason: auditevent.ReasonInvalidAssertion, detail: "the assertion's signature is not by the client's key",
 		},
 		"no keys registered": {
