@@ -185,6 +185,7 @@ func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {
 		"an unknown client of no form": {
 			prepare: unknown, nobody: true, reason: auditevent.ReasonAgentNotFound,
 			sign: func(t *testing.T, w *world) issue.Request {
+				t.Helper()
 				return w.sign(t, ownKey, func(claims jwt.MapClaims) { claims["iss"], claims["sub"] = "x", "x" })
 			},
 		},
@@ -199,18 +200,21 @@ func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {
 		"expired, and nothing is fetched for it": {
 			prepare: func(w *world) { w.publish(keysURI, ownKey) },
 			sign: func(t *testing.T, w *world) issue.Request {
+				t.Helper()
 				return w.sign(t, ownKey, func(claims jwt.MapClaims) { claims["exp"] = start.Unix() - 10 })
 			},
 			reason: auditevent.ReasonInvalidAssertion, detail: "the assertion has expired, or says not when",
 		},
 		"for the token endpoint": {
 			sign: func(t *testing.T, w *world) issue.Request {
+				t.Helper()
 				return w.sign(t, ownKey, func(claims jwt.MapClaims) { claims["aud"] = issuerURL + "/api/v1/token" })
 			},
 			reason: auditevent.ReasonInvalidAssertion, detail: "the assertion's aud is not the issuer, and nothing else",
 		},
 		"another client_id beside it": {
 			sign: func(t *testing.T, w *world) issue.Request {
+				t.Helper()
 				request := w.sign(t, ownKey)
 				request.Credentials.ClientID = uuid.NewString()
 				return request
@@ -219,6 +223,7 @@ func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {
 		},
 		"one that was used": {
 			sign: func(t *testing.T, w *world) issue.Request {
+				t.Helper()
 				request := w.sign(t, ownKey)
 				_, _, err := w.issuer().Issue(t.Context(), request)
 				require.NoError(t, err)
