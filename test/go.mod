@@ -21,6 +21,7 @@ require (
 	github.com/zitadel/oidc/v3 v3.47.5
 	golang.org/x/crypto v0.58.0
 	golang.org/x/oauth2 v0.36.0
+	golang.org/x/sync v0.24.0
 )
 
 require (
