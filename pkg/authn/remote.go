@@ -14,14 +14,13 @@ import (
 )
 
 const (
-	// refreshEvery is how old a set gets: less than the time a new key is published before it signs.
-	refreshEvery = 5 * time.Minute
+	// refreshEvery is how old a set gets: a fraction of the time a new key is published before it signs, and little enough
+	// that a key which was compromised is not believed for long.
+	refreshEvery = 5 * time.Second
 	// unknownKeyInterval keeps tokens with invented key ids from becoming requests to the token service.
 	unknownKeyInterval = 10 * time.Second
 	// firstInterval is between attempts while no set is known at all.
 	firstInterval = 500 * time.Millisecond
-	// retryInterval is between attempts to replace a known set after one failed.
-	retryInterval = 15 * time.Second
 	// fetchTimeout bounds one attempt; it does not end with the request that asked for it, because others wait for it too.
 	fetchTimeout = 5 * time.Second
 )
@@ -134,7 +133,7 @@ func (k *RemoteKeys) refresh(ctx context.Context) {
 	k.keys, k.lastErr = fresh, nil
 }
 
-// Run fetches until there is a set and then every 5 minutes, until ctx is done. It returns nil.
+// Run fetches until there is a set and then every 5 seconds, until ctx is done. It returns nil.
 func (k *RemoteKeys) Run(ctx context.Context) error {
 	for {
 		_, _, _ = k.flights.Do("", func() (any, error) {
@@ -155,14 +154,10 @@ func (k *RemoteKeys) Run(ctx context.Context) error {
 func (k *RemoteKeys) pause() time.Duration {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	switch {
-	case k.keys == nil:
+	if k.keys == nil {
 		return firstInterval
-	case k.lastErr != nil:
-		return retryInterval
-	default:
-		return refreshEvery
 	}
+	return refreshEvery
 }
 
 // Ready is nil once a key set is known.

@@ -193,6 +193,13 @@ func TestRemoteKeysRunFetchesUntilThereIsASet(t *testing.T) {
 	require.Error(t, keys.Ready(ctx))
 	server.set(nil, keySet()...)
 	require.Eventually(t, func() bool { return keys.Ready(ctx) == nil }, 5*time.Second, time.Millisecond)
+
+	// A key that is taken out is forgotten within seconds, although nobody asks for another one.
+	server.set(nil, keySet()[1])
+	require.Eventually(t, func() bool {
+		_, err := keys.Key(ctx, "rsa")
+		return errors.Is(err, authn.ErrUnknownKey)
+	}, 10*time.Second, 10*time.Millisecond)
 	cancel()
 	require.NoError(t, <-ended)
 }

@@ -110,7 +110,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 
 func (s *Service) wireKeys(cfg Config) error {
 	r := s.replica
-	sealer, err := keys.NewSealer(cfg.Tokens.KeyEncryptionKey.Reveal())
+	sealer, err := keys.NewSealer(cfg.Tokens.Keys.EncryptionKey.Reveal())
 	if err != nil {
 		return fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err)
 	}
@@ -118,10 +118,16 @@ func (s *Service) wireKeys(cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("SIGNING_ALG: %w", err)
 	}
+	imported, err := cfg.Tokens.imported()
+	if err != nil {
+		return fmt.Errorf("JWT_PRIVATE_KEY: %w", err)
+	}
 	s.ring = keys.NewRing(keys.RingConfig{
-		Store: postgres.NewKeys(r.DB), Sealer: sealer, Algorithm: algorithm,
-		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.KeyPropagation, Clock: time.Now, Log: r.Telemetry.Log,
+		Store: postgres.NewKeys(r.DB), Sealer: sealer, Algorithm: algorithm, Import: imported,
+		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.Keys.Propagation, Rotation: cfg.Tokens.KeyRotation,
+		Clock: time.Now, Log: r.Telemetry.Log,
 	})
+	r.Telemetry.Metrics.Registry.MustRegister(keys.NewMetrics(s.ring))
 	return nil
 }
 

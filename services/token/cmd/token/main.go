@@ -1,5 +1,5 @@
-// Command token runs the token service: `token serve` (the default) or `token migrate`. It takes its settings from
-// the environment.
+// Command token runs the token service: `token serve` (the default), `token migrate`, or `token keys`, which lists,
+// rotates and retires its signing keys. It takes its settings from the environment.
 package main
 
 import (
@@ -14,7 +14,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve")[0])
+	err := run(ctx, append(os.Args[1:], "serve"))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "token:", err)
@@ -22,13 +22,15 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, command string) error {
-	switch command {
+func run(ctx context.Context, args []string) error {
+	switch command := args[0]; command {
 	case "migrate":
 		return token.Migrate(ctx)
 	case "serve":
 		return token.Serve(ctx)
+	case "keys":
+		return token.Keys(ctx, args[1:len(args)-1], os.Stdout)
 	default:
-		return fmt.Errorf("unknown command %q: serve or migrate", command)
+		return fmt.Errorf("unknown command %q: serve, migrate or keys", command)
 	}
 }

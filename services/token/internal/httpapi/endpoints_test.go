@@ -269,7 +269,16 @@ func TestJWKSIsCachedByItsTag(t *testing.T) {
 		require.Equal(t, status, got.Code, header)
 		require.Equal(t, `"tag"`, got.Header().Get("ETag"))
 		require.Equal(t, status == 304, got.Body.Len() == 0)
+		require.Equal(t, "public, max-age=300", got.Header().Get("Cache-Control"), "a cache that asked may keep it as long again")
 	}
+	head := httptest.NewRecorder()
+	b.server.PublicHandler().ServeHTTP(head, httptest.NewRequestWithContext(t.Context(), http.MethodHead, path, http.NoBody))
+	require.Equal(t, http.StatusOK, head.Code)
+	require.Equal(t, got.Header().Get("ETag"), head.Header().Get("ETag"))
+	require.Equal(t, got.Header().Get("Cache-Control"), head.Header().Get("Cache-Control"))
+
+	b.jwksMaxAge = 7 * time.Second
+	require.Equal(t, "public, max-age=7", b.get(t, b.server.PublicHandler(), path).Header().Get("Cache-Control"))
 	b.jwksErr = errAway
 	for _, got := range []reply{
 		b.get(t, b.server.PublicHandler(), path),

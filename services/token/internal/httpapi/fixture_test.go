@@ -68,6 +68,7 @@ type bundle struct {
 	policyFor   []string
 	policyPaths []string
 	jwksErr     error
+	jwksMaxAge  time.Duration
 	truth       bool
 	truthErr    error
 	queries     []revocation.Query
@@ -81,8 +82,9 @@ func setup(tb testing.TB) *bundle {
 func setupIssuer(tb testing.TB, issuer string) *bundle {
 	tb.Helper()
 	b := &bundle{
-		window: ratelimit.Window{Limit: 100, Remaining: 99, Reset: start, Allowed: true},
-		bearer: authn.Principal{AgentID: agentID, TokenID: "jti", Scopes: []string{"tokens:read"}},
+		window:     ratelimit.Window{Limit: 100, Remaining: 99, Reset: start, Allowed: true},
+		jwksMaxAge: 5 * time.Minute,
+		bearer:     authn.Principal{AgentID: agentID, TokenID: "jti", Scopes: []string{"tokens:read"}},
 	}
 	parsed, err := url.Parse(issuer)
 	require.NoError(tb, err)
@@ -162,7 +164,7 @@ func (b *bundle) AuthorizeClient(_ *gin.Context, clientID string, resource *auth
 
 func (b *bundle) JWKS() (keys.Document, error) {
 	body := `{"keys":[{"kty":"OKP","use":"sig","alg":"EdDSA","kid":"k","crv":"Ed25519","x":"eA"}]}`
-	return keys.Document{Body: []byte(body), ETag: `"tag"`}, b.jwksErr
+	return keys.Document{Body: []byte(body), ETag: `"tag"`, MaxAge: b.jwksMaxAge}, b.jwksErr
 }
 
 func (b *bundle) check(_ context.Context, query revocation.Query) (bool, error) {

@@ -2,18 +2,19 @@ package httpapi
 
 import (
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/gin-gonic/gin"
 )
 
-// publicJWKS is GET /.well-known/jwks.json.
+// publicJWKS is GET and HEAD /.well-known/jwks.json.
 func (a *api) publicJWKS(c *gin.Context) error {
 	document, err := a.Keys.JWKS()
 	if err != nil {
 		return err
 	}
-	c.Header("Cache-Control", cachePublic)
+	c.Header("Cache-Control", "public, max-age="+strconv.Itoa(int(document.MaxAge.Seconds())))
 	c.Header("ETag", document.ETag)
 	if matches(c.Request.Header, document.ETag) {
 		c.Status(http.StatusNotModified)

@@ -24,6 +24,7 @@ const (
 	EdDSA Algorithm = "EdDSA"
 )
 
+// rsaBits is the size of RSA keys that are made here, and the least of those that are imported.
 const rsaBits = 2048
 
 // ParseAlgorithm reads the setting SIGNING_ALG.

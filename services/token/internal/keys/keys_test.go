@@ -46,22 +46,48 @@ func (m *memory) Change(_ context.Context, decide func([]Record) Change) error {
 		return m.err
 	}
 	change := decide(slices.Clone(m.records))
-	m.records = slices.DeleteFunc(m.records, func(r Record) bool { return slices.Contains(change.Delete, r.ID) })
+	m.records = slices.DeleteFunc(m.records, func(r Record) bool { return slices.Contains(change.Withdraw, r.ID) })
 	for i := range m.records {
 		record := &m.records[i]
-		switch record.ID {
-		case change.Retire:
+		switch {
+		case slices.Contains(change.Bury, record.ID):
+			if record.State == Active {
+				record.RetiredAt = &change.At
+			}
+			record.State, record.Sealed, record.TokenTTL, record.GoneAt = Gone, nil, 0, &change.At
+		case change.Retire == record.ID:
 			record.State, record.RetiredAt, record.GoneAt = Retired, &change.At, &change.GoneAt
-		case change.Activate:
+		case change.Activate == record.ID:
 			record.State, record.ActivatedAt = Active, &change.At
-		case change.RaiseTTL:
-			record.TokenTTL = change.TTL
+		}
+		if slices.Contains(change.RaiseTTL, record.ID) {
+			record.TokenTTL = max(record.TokenTTL, change.TTL)
 		}
 	}
 	if change.Insert != nil {
 		m.records = append(m.records, *change.Insert)
 	}
 	return nil
+}
+
+// states counts the keys by state.
+func (m *memory) states() map[State]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	count := map[State]int{}
+	for _, record := range m.records {
+		count[record.State]++
+	}
+	return count
+}
+
+func (m *memory) one(t *testing.T, state State) Record {
+	t.Helper()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	record := find(m.records, state)
+	require.NotNil(t, record, "no key is %s", state)
+	return *record
 }
 
 func (m *memory) fail(err error) {
@@ -77,12 +103,30 @@ func testSealer(t *testing.T, fill byte) *Sealer {
 	return sealer
 }
 
-func ring(t *testing.T, store Store, clock *testkit.Clock, alg Algorithm) *Ring {
+func ring(t *testing.T, store Store, clock *testkit.Clock, alg Algorithm, change ...func(*RingConfig)) *Ring {
 	t.Helper()
-	return NewRing(RingConfig{
+	cfg := RingConfig{
 		Store: store, Sealer: testSealer(t, 'k'), Algorithm: alg, TokenTTL: time.Hour,
 		Propagation: 10 * time.Minute, Clock: clock.Now, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	for _, apply := range change {
+		apply(&cfg)
+	}
+	return NewRing(cfg)
+}
+
+func pass(t *testing.T, rings ...*Ring) {
+	t.Helper()
+	for _, r := range rings {
+		require.NoError(t, r.Pass(t.Context()))
+	}
+}
+
+func signs(t *testing.T, r *Ring) string {
+	t.Helper()
+	signer, err := r.Signer()
+	require.NoError(t, err)
+	return signer.ID
 }
 
 func kidsOf(t *testing.T, r *Ring) []string {
@@ -263,7 +307,8 @@ func TestAChangedAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
 	clock.Advance(retirementMargin)
 	require.NoError(t, fresh.Pass(t.Context()))
 	require.NotContains(t, kidsOf(t, fresh), oldKey)
-	require.Len(t, store.records, 1, "its private half is deleted")
+	require.Equal(t, map[State]int{Active: 1, Gone: 1}, store.states())
+	require.Empty(t, store.one(t, Gone).Sealed, "its private half is deleted")
 }
 
 func TestAKeyThatNoLongerIsWantedNeverSigns(t *testing.T) {

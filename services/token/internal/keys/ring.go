@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// reloadEvery is how soon a replica sees what another one changed.
+	// reloadEvery is how soon a replica sees what another one, or an operator, changed.
 	reloadEvery = 3 * time.Second
 	// retryEvery is the pause after a pass that failed.
 	retryEvery = 500 * time.Millisecond
@@ -27,7 +27,15 @@ const (
 	unknownEvery = time.Second
 	// passTimeout bounds one pass over the stored keys.
 	passTimeout = 5 * time.Second
+	// cacheFor is how long a JWKS may be cached at most.
+	cacheFor = 5 * time.Minute
+	// cacheMargin covers clocks that differ, and a response's way to its cache.
+	cacheMargin = 2 * time.Second
 )
+
+// MinPropagation is the shortest time to publish a key before it signs in which
+// all replicas and the other services, who ask every few seconds, learn of it.
+const MinPropagation = 10 * time.Second
 
 // RingConfig is what a Ring needs.
 type RingConfig struct {
@@ -36,6 +44,8 @@ type RingConfig struct {
 	Algorithm   Algorithm
 	TokenTTL    time.Duration // the lifetime of the tokens this replica signs
 	Propagation time.Duration // how long a new key is published before it signs
+	Rotation    time.Duration // how long a key signs before the next one does; 0 = until told otherwise
+	Import      *PrivateKey   // an operator's own key; nil for none
 	Clock       func() time.Time
 	Log         *slog.Logger
 }
@@ -43,23 +53,24 @@ type RingConfig struct {
 // Ring is this replica's view of the shared keys. It goes on with the last view
 // it had while the store is away. It is an authn.KeySet.
 type Ring struct {
-	store  Store
-	sealer *Sealer
-	policy policy
-	clock  func() time.Time
-	log    *slog.Logger
+	store    Store
+	sealer   *Sealer
+	policy   policy
+	imported *PrivateKey
+	clock    func() time.Time
+	log      *slog.Logger
 
-	view       atomic.Pointer[view]
-	introduced atomic.Bool
-	reading    singleflight.Group
-	mu         sync.Mutex // one rebuild of the view at a time
+	view    atomic.Pointer[view]
+	started atomic.Bool
+	reading singleflight.Group
+	mu      sync.Mutex // one rebuild of the view at a time
 }
 
 var _ authn.KeySet = (*Ring)(nil)
 
 // view is an immutable picture of the keys.
 type view struct {
-	readAt time.Time
+	readAt time.Time // right before the keys were read
 	signer *SigningKey
 	keys   map[string]*entry
 	jwks   Document
@@ -71,10 +82,11 @@ type entry struct {
 	public  authn.Key
 }
 
-// Document is a JWKS with its entity tag, quotes included.
+// Document is a JWKS with its entity tag, quotes included, and how long it may be cached.
 type Document struct {
-	Body []byte
-	ETag string
+	Body   []byte
+	ETag   string
+	MaxAge time.Duration // whole seconds
 }
 
 // NewRing makes an empty ring; Run fills it.
@@ -82,14 +94,18 @@ func NewRing(cfg RingConfig) *Ring {
 	return &Ring{
 		store:  cfg.Store,
 		sealer: cfg.Sealer,
-		policy: policy{algorithm: cfg.Algorithm, tokenTTL: cfg.TokenTTL, propagation: cfg.Propagation},
-		clock:  cfg.Clock,
-		log:    cfg.Log,
+		policy: policy{
+			algorithm: cfg.Algorithm, tokenTTL: cfg.TokenTTL,
+			propagation: cfg.Propagation, rotation: cfg.Rotation,
+		},
+		imported: cfg.Import,
+		clock:    cfg.Clock,
+		log:      cfg.Log,
 	}
 }
 
-// Run loads the keys, makes the first one if there is none, and follows what
-// other replicas do, until ctx is done. It never gives up.
+// Run loads the keys, makes the first one if there is none, moves them on, and
+// follows what other replicas do, until ctx is done. It never gives up.
 func (r *Ring) Run(ctx context.Context) error {
 	for {
 		pause := reloadEvery
@@ -109,78 +125,109 @@ func (r *Ring) Run(ctx context.Context) error {
 func (r *Ring) Pass(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
-	records, err := r.store.Keys(ctx)
+	// A replica that cannot open the keys there are must not add one that the others cannot open.
+	records, err := r.read(ctx)
 	if err != nil {
 		return err
 	}
-	if !r.introduced.Load() {
-		if err := r.introduce(ctx, records); err != nil {
-			return err
-		}
-		r.introduced.Store(true)
-		return r.reload(ctx)
+	changed, err := r.change(ctx, records)
+	if err != nil {
+		return err
 	}
-	if !r.policy.advance(records, r.clock()).empty() {
-		err := r.store.Change(ctx, func(current []Record) Change { return r.policy.advance(current, r.clock()) })
-		if err != nil {
-			return err
-		}
-		return r.reload(ctx)
+	r.started.Store(true)
+	if changed {
+		_, err = r.read(ctx)
 	}
-	return r.build(records)
+	return err
 }
 
-func (r *Ring) introduce(ctx context.Context, records []Record) error {
-	var candidate *Record
-	if r.policy.newKey(records) != "" {
+// change does what is to be done, if anything is.
+func (r *Ring) change(ctx context.Context, records []Record) (bool, error) {
+	why := occasion{starting: !r.started.Load(), importing: r.importing(ctx, records)}
+	var fresh *Record
+	if r.policy.wants(find(records, Active), r.policy.waiting(records, why), why, r.clock()) != "" {
 		// Made before the lock is taken: an RSA key takes its time.
-		record, err := r.generate()
+		record, err := r.fresh(why)
 		if err != nil {
-			return err
+			return false, err
 		}
-		candidate = &record
+		fresh = &record
 	}
-	if r.policy.introduce(records, candidate, r.clock()).empty() {
-		return nil
+	if r.policy.decide(records, fresh, why, r.clock()).empty() {
+		return false, nil
 	}
-	return r.store.Change(ctx, func(current []Record) Change {
-		return r.policy.introduce(current, candidate, r.clock())
+	return true, r.store.Change(ctx, func(current []Record) Change {
+		return r.policy.decide(current, fresh, why, r.clock())
 	})
 }
 
-func (r *Ring) generate() (Record, error) {
-	private, err := r.policy.algorithm.generate()
+// importing says whether the operator's key has still to come in: once it was
+// known, it never does again, whatever became of it.
+func (r *Ring) importing(ctx context.Context, records []Record) bool {
+	if r.imported == nil {
+		return false
+	}
+	kid, err := thumbprint(r.imported.signer.Public())
+	if err != nil {
+		return false
+	}
+	record := named(records, kid)
+	if record != nil && record.State == Gone && !r.started.Load() {
+		r.log.WarnContext(ctx, "the key in JWT_PRIVATE_KEY was in use before and is gone; it is not imported again",
+			slog.String("kid", kid))
+	}
+	return record == nil
+}
+
+// fresh is a key that is not stored yet: the operator's while that has to come in.
+func (r *Ring) fresh(why occasion) (Record, error) {
+	if why.importing {
+		return sealNew(r.sealer, *r.imported)
+	}
+	return generate(r.sealer, r.policy.algorithm)
+}
+
+func generate(sealer *Sealer, algorithm Algorithm) (Record, error) {
+	private, err := algorithm.generate()
 	if err != nil {
 		return Record{}, fmt.Errorf("generate a signing key: %w", err)
 	}
-	kid, err := thumbprint(private.Public())
-	if err != nil {
-		return Record{}, err
-	}
-	sealed, err := r.sealer.seal(kid, r.policy.algorithm, private)
-	if err != nil {
-		return Record{}, err
-	}
-	return Record{ID: kid, Algorithm: r.policy.algorithm, Sealed: sealed}, nil
+	return sealNew(sealer, PrivateKey{algorithm, private})
 }
 
-func (r *Ring) reload(ctx context.Context) error {
+func sealNew(sealer *Sealer, key PrivateKey) (Record, error) {
+	kid, err := thumbprint(key.signer.Public())
+	if err != nil {
+		return Record{}, err
+	}
+	sealed, err := sealer.seal(kid, key.Algorithm, key.signer)
+	if err != nil {
+		return Record{}, err
+	}
+	return Record{ID: kid, Algorithm: key.Algorithm, Sealed: sealed}, nil
+}
+
+// read takes a fresh view of the stored keys and answers them.
+func (r *Ring) read(ctx context.Context) ([]Record, error) {
+	readAt := r.clock()
 	records, err := r.store.Keys(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return r.build(records)
+	return records, r.build(ctx, records, readAt)
 }
 
 // build makes the view of these records; keys that were opened before are not opened again.
-func (r *Ring) build(records []Record) error {
+func (r *Ring) build(ctx context.Context, records []Record, readAt time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := r.clock()
 	previous := r.view.Load()
-	fresh := &view{readAt: now, keys: make(map[string]*entry, len(records))}
+	if previous != nil && previous.readAt.After(readAt) {
+		return nil
+	}
+	fresh := &view{readAt: readAt, keys: make(map[string]*entry, len(records))}
 	for _, record := range records {
-		if record.State == Retired && record.GoneAt != nil && !record.GoneAt.After(now) {
+		if record.State == Gone || record.State == Retired && !record.GoneAt.After(readAt) {
 			continue
 		}
 		item, err := r.entry(previous, record)
@@ -192,13 +239,28 @@ func (r *Ring) build(records []Record) error {
 			fresh.signer = item.signing
 		}
 	}
+	if fresh.signer == nil {
+		return nil // the first key is still to be made
+	}
 	document, err := publish(fresh.keys)
 	if err != nil {
 		return err
 	}
 	fresh.jwks = document
 	r.view.Store(fresh)
+	if previous == nil || previous.jwks.ETag != document.ETag || previous.signer.ID != fresh.signer.ID {
+		r.log.InfoContext(ctx, "signing keys changed", slog.String("signs", fresh.signer.ID), slog.Any("published", fresh.states()))
+	}
 	return nil
+}
+
+// states tells of each published key what it is for.
+func (v *view) states() map[string]State {
+	states := make(map[string]State, len(v.keys))
+	for kid, item := range v.keys {
+		states[kid] = item.record.State
+	}
+	return states
 }
 
 func (r *Ring) entry(previous *view, record Record) (*entry, error) {
@@ -251,18 +313,25 @@ func publish(keys map[string]*entry) (Document, error) {
 // Signer answers the key that signs now; apperr.ServiceUnavailable before the
 // keys were first read.
 func (r *Ring) Signer() (*SigningKey, error) {
-	if current := r.view.Load(); current != nil && current.signer != nil {
+	if current := r.view.Load(); current != nil {
 		return current.signer, nil
 	}
 	return nil, apperr.Unavailable(errNotLoaded)
 }
 
-// JWKS answers the published keys; apperr.ServiceUnavailable before they were first read.
+// JWKS answers the published keys; apperr.ServiceUnavailable before they were first
+// read. It may be cached for 5 minutes, and never until a key that is not in it may
+// sign: such a key was made after the keys were read, and is published for some time
+// first. So less is allowed where that time is short, or the store has been away.
 func (r *Ring) JWKS() (Document, error) {
-	if current := r.view.Load(); current != nil {
-		return current.jwks, nil
+	current := r.view.Load()
+	if current == nil {
+		return Document{}, apperr.Unavailable(errNotLoaded)
 	}
-	return Document{}, apperr.Unavailable(errNotLoaded)
+	document := current.jwks
+	complete := current.readAt.Add(r.policy.propagation - cacheMargin).Sub(r.clock())
+	document.MaxAge = max(0, min(cacheFor, complete)).Truncate(time.Second)
+	return document, nil
 }
 
 // Key finds a published key. An id it does not know makes it read the store
@@ -281,7 +350,8 @@ func (r *Ring) Key(ctx context.Context, kid string) (authn.Key, error) {
 		// Not the caller's context: others wait for the same read.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), passTimeout)
 		defer cancel()
-		return nil, r.reload(ctx)
+		_, err := r.read(ctx)
+		return nil, err
 	})
 	if err != nil {
 		return authn.Key{}, apperr.Unavailable(err)

@@ -18,9 +18,17 @@ const (
 
 	sqlKeysList = "-- name: signing_keys_list\n" + `
 SELECT kid, algorithm, state, sealed_key, token_ttl_seconds, created_at, activated_at, retired_at, gone_at
-FROM token.signing_keys`
+FROM token.signing_keys
+UNION ALL
+SELECT kid, algorithm, 'gone', '', 0, created_at, activated_at, retired_at, gone_at
+FROM token.gone_keys`
 
 	sqlKeyDelete = "-- name: signing_key_delete\n" + `DELETE FROM token.signing_keys WHERE kid = ANY ($1)`
+
+	sqlKeyBury = "-- name: signing_key_bury\n" + `
+INSERT INTO token.gone_keys (kid, algorithm, created_at, activated_at, retired_at, gone_at)
+SELECT kid, algorithm, created_at, activated_at, CASE WHEN state = 'active' THEN $2 ELSE retired_at END, $2
+FROM token.signing_keys WHERE kid = ANY ($1)`
 
 	sqlKeyRetire = "-- name: signing_key_retire\n" + `
 UPDATE token.signing_keys SET state = 'retired', retired_at = $2, gone_at = $3 WHERE kid = $1`
@@ -29,7 +37,7 @@ UPDATE token.signing_keys SET state = 'retired', retired_at = $2, gone_at = $3 W
 UPDATE token.signing_keys SET state = 'active', activated_at = $2 WHERE kid = $1`
 
 	sqlKeyRaiseTTL = "-- name: signing_key_raise_ttl\n" + `
-UPDATE token.signing_keys SET token_ttl_seconds = GREATEST(token_ttl_seconds, $2) WHERE kid = $1`
+UPDATE token.signing_keys SET token_ttl_seconds = GREATEST(token_ttl_seconds, $2) WHERE kid = ANY ($1)`
 
 	sqlKeyInsert = "-- name: signing_key_insert\n" + `
 INSERT INTO token.signing_keys (kid, algorithm, state, sealed_key, token_ttl_seconds, created_at, activated_at)
@@ -44,7 +52,7 @@ var _ keys.Store = (*Keys)(nil)
 // NewKeys makes the store.
 func NewKeys(db *pgdb.DB) *Keys { return &Keys{db: db} }
 
-// Keys answers all stored keys.
+// Keys answers all keys, those that are gone included.
 func (s *Keys) Keys(ctx context.Context) ([]keys.Record, error) {
 	records, err := listKeys(ctx, s.db)
 	return records, pgdb.Fault(err)
@@ -66,8 +74,12 @@ func (s *Keys) Change(ctx context.Context, decide func([]keys.Record) keys.Chang
 
 func applyChange(ctx context.Context, tx pgx.Tx, change keys.Change) error {
 	var batch pgx.Batch
-	if len(change.Delete) > 0 {
-		batch.Queue(sqlKeyDelete, change.Delete)
+	if len(change.Withdraw) > 0 {
+		batch.Queue(sqlKeyDelete, change.Withdraw)
+	}
+	if len(change.Bury) > 0 {
+		batch.Queue(sqlKeyBury, change.Bury, change.At)
+		batch.Queue(sqlKeyDelete, change.Bury)
 	}
 	if change.Retire != "" {
 		batch.Queue(sqlKeyRetire, change.Retire, change.At, change.GoneAt)
@@ -75,7 +87,7 @@ func applyChange(ctx context.Context, tx pgx.Tx, change keys.Change) error {
 	if change.Activate != "" {
 		batch.Queue(sqlKeyActivate, change.Activate, change.At)
 	}
-	if change.RaiseTTL != "" {
+	if len(change.RaiseTTL) > 0 {
 		batch.Queue(sqlKeyRaiseTTL, change.RaiseTTL, seconds(change.TTL))
 	}
 	if record := change.Insert; record != nil {

@@ -40,6 +40,18 @@ func requireUnavailable(t *testing.T, err error) {
 	require.ErrorIs(t, err, apperr.Unavailable(nil))
 }
 
+// stored are all keys by id.
+func stored(t *testing.T, store *postgres.Keys) map[string]keys.Record {
+	t.Helper()
+	records, err := store.Keys(t.Context())
+	require.NoError(t, err)
+	byID := map[string]keys.Record{}
+	for _, record := range records {
+		byID[record.ID] = record
+	}
+	return byID
+}
+
 func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
@@ -52,37 +64,52 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	for _, record := range []keys.Record{first, next} {
 		require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &record} }))
 	}
-	stored, err := store.Keys(t.Context())
-	require.NoError(t, err)
-	require.Len(t, stored, 2)
+	require.Len(t, stored(t, store), 2)
 
 	require.NoError(t, store.Change(t.Context(), func(current []keys.Record) keys.Change {
 		require.Len(t, current, 2)
 		return keys.Change{
-			RaiseTTL: "next", TTL: 2 * time.Hour, Retire: "first", Activate: "next",
+			RaiseTTL: []string{"next", "first"}, TTL: 2 * time.Hour, Retire: "first", Activate: "next",
 			At: noon.Add(time.Minute), GoneAt: noon.Add(time.Hour),
 		}
 	}))
-	stored, err = store.Keys(t.Context())
-	require.NoError(t, err)
-	byID := map[string]keys.Record{}
-	for _, record := range stored {
-		byID[record.ID] = record
-	}
+	byID := stored(t, store)
 	require.Equal(t, keys.Retired, byID["first"].State)
 	require.True(t, byID["first"].GoneAt.Equal(noon.Add(time.Hour)))
 	require.Equal(t, keys.Active, byID["next"].State)
 	require.Equal(t, 2*time.Hour, byID["next"].TokenTTL)
 	require.Equal(t, []byte{0, 1, 2}, byID["first"].Sealed)
 
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Delete: []string{"first"}} }))
 	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{} }))
-	require.Equal(t, 1, count(t, db, "signing_keys"))
+	gone := noon.Add(2 * time.Hour)
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+		return keys.Change{Bury: []string{"first", "unknown"}, At: gone}
+	}))
+	require.Equal(t, 1, count(t, db, "signing_keys"), "the private half is deleted")
+	buried := stored(t, store)["first"]
+	require.Equal(t, keys.Gone, buried.State)
+	require.Empty(t, buried.Sealed)
+	require.True(t, buried.RetiredAt.Equal(noon.Add(time.Minute)))
+	require.True(t, buried.GoneAt.Equal(gone))
 
 	second := first
 	second.ID = "second"
-	err = store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &second} })
+	err := store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &second} })
 	require.Equal(t, "signing_keys_one_active", pgdb.Constraint(err), "two keys never sign at once")
+
+	// Taken out while it signs, and replaced, in one step.
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+		return keys.Change{Bury: []string{"next"}, Insert: &second, At: gone}
+	}))
+	byID = stored(t, store)
+	require.Equal(t, keys.Active, byID["second"].State)
+	require.True(t, byID["next"].RetiredAt.Equal(gone), "it signed until it was taken out")
+
+	waiting := next
+	waiting.ID = "waiting"
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &waiting} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Withdraw: []string{"waiting"}} }))
+	require.NotContains(t, stored(t, store), "waiting", "a key that never signed may come again")
 }
 
 func TestOneReplicaChangesKeysAtATime(t *testing.T) {
