@@ -29,7 +29,7 @@ func New(console Console) *cobra.Command {
 	root.SetOut(console.Out)
 	root.SetErr(console.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(devCommand(console), bootstrapCommand(console), setupCommand(console), versionCommand(console))
+	root.AddCommand(devCommand(console), bootstrapCommand(console), keysCommand(console), setupCommand(console), versionCommand(console))
 	return root
 }
 

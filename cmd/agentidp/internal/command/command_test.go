@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"strings"
@@ -45,7 +46,7 @@ func TestHelpNamesEveryCommandAndFlag(t *testing.T) {
 	for _, args := range [][]string{{}, {"--help"}} {
 		out, err := run(t, nil, args...)
 		require.NoError(t, err)
-		for _, name := range []string{"dev", "bootstrap", "setup", "version"} {
+		for _, name := range []string{"dev", "bootstrap", "keys", "setup", "version"} {
 			require.Contains(t, out, name)
 		}
 	}
@@ -54,6 +55,21 @@ func TestHelpNamesEveryCommandAndFlag(t *testing.T) {
 	for _, flag := range []string{"--port", "--data-dir", "--ephemeral", "--verbose"} {
 		require.Contains(t, out, flag)
 	}
+}
+
+func TestKeysNeedARunningDev(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := run(t, nil, "keys", "--data-dir", dir, "list")
+	require.ErrorContains(t, err, "no `agentidp dev` runs on "+dir)
+
+	settings := `{"DATABASE_URL":"postgres://x@127.0.0.1:1/y","KEY_ENCRYPTION_KEY":"` + strings.Repeat("A", 43) + `="}`
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "secrets"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "secrets", "key-settings.json"), []byte(settings), 0o600))
+	_, err = run(t, nil, "keys", "--data-dir", dir, "list")
+	require.ErrorContains(t, err, "no `agentidp dev` answers for "+dir)
+	_, err = run(t, nil, "keys", "--data-dir", dir, "rotate", "--now")
+	require.ErrorContains(t, err, "keys retire", "what it can be told")
 }
 
 func TestBadCommandLinesAreRefused(t *testing.T) {

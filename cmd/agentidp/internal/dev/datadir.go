@@ -102,7 +102,7 @@ func (d *dataDir) acquire() error {
 
 // prepare removes what an earlier run left for scripts to read, so that nobody takes it for this run's.
 func (d *dataDir) prepare() error {
-	for _, name := range []string{operatorFileName, servicesFileName} {
+	for _, name := range []string{operatorFileName, servicesFileName, filepath.Join("secrets", keySettingsName)} {
 		if err := os.Remove(d.join(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove a stale file: %w", err)
 		}

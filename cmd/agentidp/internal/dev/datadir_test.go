@@ -31,7 +31,9 @@ func TestADataDirectoryHasOneUserAtATime(t *testing.T) {
 func TestStaleFilesForScriptsAreGoneWhenARunStarts(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	for _, name := range []string{operatorFileName, servicesFileName, "kept"} {
+	settings := filepath.Join("secrets", keySettingsName)
+	require.NoError(t, os.Mkdir(filepath.Join(path, "secrets"), 0o700))
+	for _, name := range []string{operatorFileName, servicesFileName, settings, "kept"} {
 		require.NoError(t, os.WriteFile(filepath.Join(path, name), []byte("old"), 0o600))
 	}
 	dir, err := openDataDir(path, false)
@@ -39,6 +41,7 @@ func TestStaleFilesForScriptsAreGoneWhenARunStarts(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, dir.close()) })
 	require.NoFileExists(t, dir.join(operatorFileName))
 	require.NoFileExists(t, dir.join(servicesFileName))
+	require.NoFileExists(t, dir.join(settings))
 	require.FileExists(t, dir.join("kept"))
 }
 

@@ -291,6 +291,9 @@ func (s *session) handOver(op operator) error {
 	if err := writeServicesFile(s.dir.join(servicesFileName), described); err != nil {
 		return err
 	}
+	if err := s.handOverKeySettings(); err != nil {
+		return err
+	}
 	return writeOperatorFile(s.dir.join(operatorFileName), s.layout.baseURL, op)
 }
 

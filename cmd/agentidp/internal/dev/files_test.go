@@ -217,3 +217,28 @@ func TestServicesFileIsValidJSONForAnyPath(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, json.Valid(content))
 }
+
+func TestTheKeySettingsAreThoseOfTheRun(t *testing.T) {
+	t.Parallel()
+	dir := &dataDir{path: t.TempDir()}
+	require.NoError(t, os.Mkdir(dir.join("secrets"), 0o700))
+	_, err := KeySettings(dir.path)
+	require.ErrorContains(t, err, "no `agentidp dev` runs on "+dir.path)
+
+	environ := func(name string) (string, bool) {
+		value, set := map[string]string{"TOKEN_KEY_PROPAGATION": "20s", "KEY_PROPAGATION": "30s"}[name]
+		return value, set
+	}
+	s := &session{dir: dir, options: Options{Environ: environ}, layout: layout{services: map[string]serviceLayout{
+		"token": {values: map[string]string{"DATABASE_URL": "postgres://x/y", "KEY_ENCRYPTION_KEY": "k", "REDIS_URL": "redis://z"}},
+	}}}
+	require.NoError(t, s.handOverKeySettings())
+	requirePrivate(t, dir.join("secrets", keySettingsName))
+	got, err := KeySettings(dir.path)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"DATABASE_URL": "postgres://x/y", "KEY_ENCRYPTION_KEY": "k", "KEY_PROPAGATION": "20s"}, got)
+
+	require.NoError(t, os.WriteFile(dir.join("secrets", keySettingsName), []byte("{"), 0o600))
+	_, err = KeySettings(dir.path)
+	require.ErrorContains(t, err, keySettingsName)
+}

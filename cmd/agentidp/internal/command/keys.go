@@ -1,0 +1,43 @@
+package command
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/dev"
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/services/token"
+)
+
+const keysLong = `Lists, rotates and retires the signing keys of a running ` + "`agentidp dev`" + `.
+In a deployment, ` + "`token keys`" + ` does the same with the settings of the token service.
+
+` + token.KeysUsage
+
+func keysCommand(console Console) *cobra.Command {
+	var dataDir string
+	cmd := &cobra.Command{
+		Use:   "keys list|rotate|retire",
+		Short: "List, rotate and retire the signing keys of a running dev",
+		Long:  keysLong,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			settings, err := dev.KeySettings(dataDir)
+			if err != nil {
+				return err
+			}
+			none := func(string) (string, bool) { return "", false } // the run's settings, not this shell's
+			err = token.Keys(cmd.Context(), args, console.Out, config.Values(settings), config.Environ(none))
+			if errors.Is(err, apperr.Unavailable(nil)) {
+				return fmt.Errorf("no `agentidp dev` answers for %s: %w", dataDir, err)
+			}
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // what follows the command is for it
+	flags.StringVar(&dataDir, "data-dir", dev.DefaultDataDir, "data directory of the dev that runs")
+	return cmd
+}
