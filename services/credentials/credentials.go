@@ -73,10 +73,14 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	out := outbox.New(name)
 	s.relay = out.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
 	store := postgres.NewStore(r.DB, out)
+	hasher, err := secret.NewRemembering(secret.NewBcrypt())
+	if err != nil {
+		return err
+	}
 	domain := secret.NewService(secret.Options{
 		Store:     store,
 		Registry:  registryapi.NewClient(r.Peer("registry", cfg.RegistryURL)),
-		Hasher:    secret.NewBcrypt(),
+		Hasher:    hasher,
 		Clock:     time.Now,
 		NewID:     func() uuid.UUID { return uuid.Must(uuid.NewV7()) },
 		MaxActive: cfg.MaxActive,

@@ -6,9 +6,11 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"runtime"
 
 	"github.com/google/uuid"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/sync/errgroup"
 )
 
 // Crowd describes agents that are put into the database by SQL.
@@ -19,23 +21,15 @@ type Crowd struct {
 	Cost int
 }
 
-// Seed inserts agents with one credential each. Their secret is the same random one, hashed once: ten thousand hashes of
-// the service's own work factor take ten minutes. What the services do with each agent does not change by that: a hash
-// belongs to a credential, is looked up by the agent's id, and what is remembered of a secret is bound to the id too.
+// Seed inserts agents with one credential each, and each with a secret and a hash of its own.
 func (r *Rig) Seed(ctx context.Context, crowd Crowd) ([]Client, error) {
-	var random [32]byte
-	_, _ = rand.Read(random[:])
-	secret := "sk_live_" + hex.EncodeToString(random[:])
-	hash, err := bcrypt.GenerateFromPassword([]byte(secret), crowd.Cost)
+	clients, hashes, fingerprints, err := secrets(crowd)
 	if err != nil {
-		return nil, fmt.Errorf("hash a secret: %w", err)
+		return nil, err
 	}
-	digest := sha256.Sum256([]byte(secret))
-	ids := make([]uuid.UUID, crowd.Count)
-	clients := make([]Client, crowd.Count)
-	for i := range ids {
-		ids[i] = uuid.New()
-		clients[i] = Client{ID: ids[i].String(), Secret: secret}
+	ids := make([]string, crowd.Count)
+	for i, client := range clients {
+		ids[i] = client.ID
 	}
 	for _, statement := range []struct {
 		sql  string
@@ -49,7 +43,8 @@ func (r *Rig) Seed(ctx context.Context, crowd Crowd) ([]Client, error) {
 		{`UPDATE registry.fleet SET living = living + $1`, []any{crowd.Count}},
 		{`INSERT INTO credentials.agents (agent_id) SELECT unnest($1::uuid[])`, []any{ids}},
 		{`INSERT INTO credentials.credentials (credential_id, agent_id, status, secret_hash, secret_fingerprint, created_at)
-			SELECT gen_random_uuid(), id, 'active', $2, $3, now() FROM unnest($1::uuid[]) AS id`, []any{ids, hash, digest[:8]}},
+			SELECT gen_random_uuid(), id, 'active', hash, fingerprint, now()
+			FROM unnest($1::uuid[], $2::bytea[], $3::bytea[]) AS c (id, hash, fingerprint)`, []any{ids, hashes, fingerprints}},
 	} {
 		if _, err := r.db.Exec(ctx, statement.sql, statement.args...); err != nil {
 			return nil, fmt.Errorf("insert agents: %w", err)
@@ -59,4 +54,27 @@ func (r *Rig) Seed(ctx context.Context, crowd Crowd) ([]Client, error) {
 		return nil, fmt.Errorf("analyze: %w", err)
 	}
 	return clients, nil
+}
+
+// secrets makes the clients of a crowd and what is stored of their secrets, on all cores.
+func secrets(crowd Crowd) (clients []Client, hashes, fingerprints [][]byte, err error) {
+	clients = make([]Client, crowd.Count)
+	hashes, fingerprints = make([][]byte, crowd.Count), make([][]byte, crowd.Count)
+	var group errgroup.Group
+	group.SetLimit(runtime.GOMAXPROCS(0))
+	for i := range clients {
+		group.Go(func() (err error) {
+			var random [32]byte
+			_, _ = rand.Read(random[:])
+			secret := "sk_live_" + hex.EncodeToString(random[:])
+			digest := sha256.Sum256([]byte(secret))
+			clients[i], fingerprints[i] = Client{ID: uuid.NewString(), Secret: secret}, digest[:8]
+			hashes[i], err = bcrypt.GenerateFromPassword([]byte(secret), crowd.Cost)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, nil, nil, fmt.Errorf("hash a secret: %w", err)
+	}
+	return clients, hashes, fingerprints, nil
 }
