@@ -6,6 +6,7 @@ package guard
 import (
 	"context"
 	"errors"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -154,29 +155,31 @@ func (g *Guard) Authenticate() gin.HandlerFunc {
 // A token that was revoked is refused as such also when its client is over the limit, and charges nothing: who holds a stolen
 // one must not use up its client's requests. While Redis is away the limit is open, but never the check for revocation.
 func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) {
-	ctx, limit := c.Request.Context(), g.opt.Config.RateLimitPerMinute
-	headers := c.Writer.Header()
-	ratelimit.WriteHeaders(headers, ratelimit.Untouched(limit, g.opt.Clock()))
-
-	raw, err := authn.BearerToken(c.Request.Header)
+	principal, window, err := g.admit(c.Request)
+	ratelimit.WriteHeaders(c.Writer.Header(), window)
 	if err != nil {
-		return authn.Principal{}, err
-	}
-	principal, err := g.opt.Verifier.Verify(ctx, raw)
-	if err != nil {
-		return authn.Principal{}, err
-	}
-
-	window, err := g.entrance.admit(ctx, principal)
-	if err != nil {
-		return authn.Principal{}, err
-	}
-	ratelimit.WriteHeaders(headers, window)
-	if err := window.Err(); err != nil {
 		return authn.Principal{}, err
 	}
 	c.Set(principalKey{}, principal)
 	return principal, nil
+}
+
+// admit also gives the window to tell the client of: an untouched one where it was not charged.
+func (g *Guard) admit(r *http.Request) (authn.Principal, ratelimit.Window, error) {
+	uncharged := ratelimit.Untouched(g.opt.Config.RateLimitPerMinute, g.opt.Clock())
+	raw, err := authn.BearerToken(r.Header)
+	if err != nil {
+		return authn.Principal{}, uncharged, err
+	}
+	principal, err := g.opt.Verifier.Verify(r.Context(), raw)
+	if err != nil {
+		return authn.Principal{}, uncharged, err
+	}
+	window, err := g.entrance.admit(r.Context(), principal)
+	if err != nil {
+		return authn.Principal{}, uncharged, err
+	}
+	return principal, window, window.Err()
 }
 
 // Authorize asks the policy about the authenticated request and res, which is nil when it is about nothing in particular.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -39,16 +40,33 @@ func (s *Server) observe(maxBody int64) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		start := time.Now()
 		s.prepare(c, maxBody)
+		// What runs further in may end its own context; this one tells whether the client left.
+		ctx := c.Request.Context()
 		defer func() {
 			panicked := recover()
 			cut := panicked != nil && !s.answerPanic(c, panicked)
-			s.report(c, time.Since(start))
+			s.report(ctx, c, time.Since(start))
 			if cut {
 				panic(http.ErrAbortHandler) // net/http closes the connection, silently
 			}
 		}()
 		c.Next()
 	}
+}
+
+// alwaysHeaders are those of every response.
+func alwaysHeaders(cfg Config) http.Header {
+	h := http.Header{
+		"X-Content-Type-Options":  {"nosniff"},
+		"Content-Security-Policy": {"default-src 'none'"},
+		"Referrer-Policy":         {"no-referrer"},
+		// The default is the safe one; a public document sets its own.
+		"Cache-Control": {"no-store"},
+	}
+	if cfg.HSTS {
+		h["Strict-Transport-Security"] = []string{"max-age=31536000"}
+	}
+	return h
 }
 
 func (s *Server) prepare(c *gin.Context, maxBody int64) {
@@ -67,14 +85,9 @@ func (s *Server) prepare(c *gin.Context, maxBody int64) {
 
 	h := c.Writer.Header()
 	h.Set(headerRequestID, id)
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Security-Policy", "default-src 'none'")
-	h.Set("Referrer-Policy", "no-referrer")
-	// The default is the safe one; a public document sets its own.
-	h.Set("Cache-Control", "no-store")
-	if s.cfg.HSTS {
-		h.Set("Strict-Transport-Security", "max-age=31536000")
-	}
+	// These are on every response, so their values are made once. Each has room for one only: whoever adds another
+	// value gets a copy.
+	maps.Copy(h, s.always)
 	if s.draining.Load() {
 		h.Set("Connection", "close")
 	}
@@ -83,12 +96,8 @@ func (s *Server) prepare(c *gin.Context, maxBody int64) {
 // deadline ends the context of requests that take longer.
 func deadline(longest time.Duration) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		parent := c.Request.Context()
-		ctx, cancel := context.WithTimeout(parent, longest)
-		defer func() {
-			cancel()
-			c.Request = c.Request.WithContext(parent) // in whose end observe sees that the client left
-		}()
+		ctx, cancel := context.WithTimeout(c.Request.Context(), longest)
+		defer cancel()
 		c.Request = c.Request.WithContext(ctx)
 		c.Next()
 	}
@@ -130,14 +139,14 @@ func (s *Server) answerPanic(c *gin.Context, value any) bool {
 	return !begun
 }
 
-func (s *Server) report(c *gin.Context, took time.Duration) {
+func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration) {
 	method, route, status := methodLabel(c.Request.Method), c.FullPath(), c.Writer.Status()
 	if route == "" {
 		route = unmatched
 	}
 	level, err := slog.LevelInfo, lastError(c)
 	switch {
-	case status >= http.StatusInternalServerError && clientGone(c, err):
+	case status >= http.StatusInternalServerError && clientGone(ctx, err):
 		status = statusClientGone
 	case operational(c.Request.URL.Path) && status != http.StatusInternalServerError:
 		level = slog.LevelDebug // a probe that finds the service not ready is no failed request
@@ -145,7 +154,7 @@ func (s *Server) report(c *gin.Context, took time.Duration) {
 		level = slog.LevelError
 	}
 
-	ctx, tel := c.Request.Context(), s.opts.Telemetry
+	tel := s.opts.Telemetry
 	tel.Metrics.HTTPRequests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
 	tel.Metrics.HTTPDuration.WithLabelValues(method, route).Observe(took.Seconds())
 	if tel.Tracing {
@@ -184,8 +193,8 @@ func lastError(c *gin.Context) error {
 }
 
 // clientGone reports whether the request failed only because its caller left.
-func clientGone(c *gin.Context, err error) bool {
-	return errors.Is(err, context.Canceled) && errors.Is(c.Request.Context().Err(), context.Canceled)
+func clientGone(ctx context.Context, err error) bool {
+	return errors.Is(err, context.Canceled) && errors.Is(ctx.Err(), context.Canceled)
 }
 
 func methodLabel(method string) string {

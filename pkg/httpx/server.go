@@ -90,8 +90,9 @@ type Options struct {
 // /healthz, and an internal one: /internal/v1, /healthz, /readyz, /metrics,
 // /openapi.yaml.
 type Server struct {
-	cfg  Config
-	opts Options
+	cfg    Config
+	opts   Options
+	always http.Header
 
 	public        *gin.Engine
 	internal      *gin.Engine
@@ -115,7 +116,7 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 		return nil, errors.New("httpx: the internal API token is required")
 	}
 	gin.SetMode(gin.ReleaseMode)
-	s := &Server{cfg: cfg, opts: opts}
+	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg)}
 
 	s.public = newEngine()
 	s.public.Use(s.observe(maxPublicBody), deadline(maxPublicTime))

@@ -20,8 +20,10 @@ type caller struct {
 // admit finds out who asks. A bearer token is looked at before the body is; with
 // client_secret_post and private_key_jwt the body is where the client is named.
 func (a *api) admit(c *gin.Context) (caller, error) {
-	ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
 	auth, err := readAuthorization(c.Request.Header)
+	if auth.scheme != "bearer" { // the guard tells of the window otherwise
+		ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
+	}
 	who := caller{dialect: dialect{basic: auth.basic()}}
 	if err != nil {
 		return who, err

@@ -145,6 +145,7 @@ func (b *bundle) Revoke(_ context.Context, holder authn.Principal, origin audite
 }
 
 func (b *bundle) Admit(c *gin.Context) (authn.Principal, error) {
+	ratelimit.WriteHeaders(c.Writer.Header(), b.window) // as the guard does, whatever its answer
 	if _, err := authn.BearerToken(c.Request.Header); err != nil {
 		return authn.Principal{}, err
 	}

@@ -24,7 +24,6 @@ type tokenResponse struct {
 // token is POST /token: the client credentials grant (RFC 6749 §4.4).
 func (a *api) token(c *gin.Context) {
 	httpx.NoStore(c)
-	ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
 	auth, err := readAuthorization(c.Request.Header)
 	speak := dialect{pure: true, basic: auth.scheme != ""}
 	if err != nil {
@@ -52,6 +51,7 @@ func (a *api) token(c *gin.Context) {
 
 func (a *api) refuseToken(c *gin.Context, err error, speak dialect) {
 	a.Issuer.Refused(err)
+	ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
 	writeProblem(c, err, speak)
 }
 
