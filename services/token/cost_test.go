@@ -37,7 +37,7 @@ func since(earlier, now map[string]int) map[string]int {
 	return more
 }
 
-func (w *world) published(t *testing.T) uint64 {
+func (w *world) audited(t *testing.T) uint64 {
 	t.Helper()
 	stream, err := w.nats.JS().Stream(t.Context(), natsx.AuditStream)
 	require.NoError(t, err)
@@ -54,13 +54,13 @@ func TestAWarmTokenCostsOneRoundTripToRedisOnePublishAndNoStatement(t *testing.T
 	w.issue(t, id, "")
 	statements := w.counts(t, "agentidp_db_query_duration_seconds")
 	commands := w.counts(t, "agentidp_redis_command_duration_seconds")
-	published, lookups, verified := w.published(t), w.peers.lookups.Load(), w.peers.verified.Load()
+	published, lookups, verified := w.audited(t), w.peers.lookups.Load(), w.peers.verified.Load()
 	for range tokens {
 		w.issue(t, id, "")
 	}
 	moreStatements := since(statements, w.counts(t, "agentidp_db_query_duration_seconds"))
 	moreCommands := since(commands, w.counts(t, "agentidp_redis_command_duration_seconds"))
-	require.Equal(t, uint64(tokens), w.published(t)-published)
+	require.Equal(t, uint64(tokens), w.audited(t)-published)
 	require.Equal(t, tokens, moreCommands["evalsha"])
 	for _, worker := range []string{"quota_raise", "signing_keys_list", "outbox_claim", "outbox_count", "revocations_purge"} {
 		delete(moreStatements, worker) // they run by the clock, whoever asks for tokens
