@@ -250,7 +250,6 @@ func (r *Rig) settings(name string, extra map[string]string) []string {
 		"CREDENTIALS_INTERNAL_URL": "http://" + r.services["credentials"].internal,
 		"TOKEN_INTERNAL_URL":       "http://" + r.services["token"].internal,
 		"KEY_ENCRYPTION_KEY":       r.key,
-		"KEY_PROPAGATION":          "0s",
 		"DRAIN_DELAY":              "0s",
 		"TRUSTED_PROXIES":          loopback + "/32",
 		"PPROF_ENABLED":            "true",
