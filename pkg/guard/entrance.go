@@ -72,7 +72,7 @@ func refusal(revoked bool, err error) error {
 func (e *entrance) ask(ctx context.Context, query revocation.Query, key string) (verdict revocation.Verdict, charged any, err error) {
 	asked := e.revocations.Ask(query)
 	keys := [...]string{asked.Keys[0], asked.Keys[1], asked.Keys[2], e.limiter.RedisKey(key)}
-	answer, err := e.script.Run(ctx, e.rdb, keys[:], asked.Args[0], asked.Args[1], e.limit).Slice()
+	answer, err := e.rdb.RunScript(ctx, e.script, keys[:], asked.Args[0], asked.Args[1], e.limit).Slice()
 	if err != nil {
 		return revocation.Unknown, nil, fmt.Errorf("look up revocation: %w", err)
 	}

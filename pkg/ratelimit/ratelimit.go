@@ -152,7 +152,7 @@ func (l *Limiter) Take(ctx context.Context, key string, limit int) (Window, erro
 	if limit <= 0 {
 		return Window{Allowed: true}, nil
 	}
-	reply, err := l.script.Run(ctx, l.rdb, []string{l.RedisKey(key)}, limit).Result()
+	reply, err := l.rdb.RunScript(ctx, l.script, []string{l.RedisKey(key)}, limit).Result()
 	return l.Read(ctx, limit, reply, err)
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -45,6 +46,8 @@ type Client struct {
 	redis.UniversalClient
 	prefix string
 	runID  *atomic.Value // string
+	shared *together
+	loads  *singleflight.Group // of scripts, by their hash
 }
 
 // Open makes the client without connecting: the server may come later. It fails only for a URL that
@@ -84,7 +87,7 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	if tel != nil {
 		client.AddHook(commandTimer{metrics: tel.Metrics})
 	}
-	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID}, nil
+	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID, shared: newTogether(client), loads: new(singleflight.Group)}, nil
 }
 
 // Key joins the parts with colons behind the prefix of this deployment.

@@ -5,11 +5,14 @@ import (
 	"context"
 	"net"
 	"net/url"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -133,4 +136,48 @@ func TestCommandsAndPipelinesAreTimed(t *testing.T) {
 	require.True(t, labels["set"], "labels: %v", labels)
 	require.True(t, labels["pipeline"], "labels: %v", labels)
 	require.Positive(t, testutil.CollectAndCount(tel.Metrics.RedisCommand))
+}
+
+func TestScriptsOfConcurrentCallersShareRoundTripsAndKeepTheirAnswers(t *testing.T) {
+	t.Parallel()
+	const callers = 200
+	ctx := context.Background()
+	server := testkit.RedisServer(t)
+	client := testkit.OpenRedis(t, server.URL())
+	double := redis.NewScript("if ARGV[1] == '13' then return redis.error_reply('unlucky') end return ARGV[1] * 2")
+	reads := func() int {
+		info, err := client.InfoMap(ctx, "stats").Result()
+		require.NoError(t, err)
+		n, err := strconv.Atoi(info["Stats"]["total_reads_processed"])
+		require.NoError(t, err)
+		return n
+	}
+	require.NoError(t, client.RunScript(ctx, double, nil, 4).Err(), "a server that does not know the script is given it")
+	before := reads()
+	var group sync.WaitGroup
+	for i := range callers {
+		group.Go(func() {
+			n, err := client.RunScript(ctx, double, []string{client.Key("k")}, i).Int()
+			if i == 13 {
+				if err == nil {
+					t.Error("the error of one command is its caller's")
+				}
+			} else if err != nil || n != 2*i {
+				t.Errorf("%d: %d, %v", i, n, err)
+			}
+		})
+	}
+	group.Wait()
+	require.Less(t, reads()-before, callers, "less than one read each")
+
+	require.NoError(t, client.ScriptFlush(ctx).Err())
+	n, err := client.RunScript(ctx, double, nil, 4).Int()
+	require.NoError(t, err, "a server that lost the script is given it again")
+	require.Equal(t, 8, n)
+
+	ended, end := context.WithCancel(ctx)
+	end()
+	require.Error(t, client.RunScript(ended, double, nil, 4).Err())
+	server.Stop()
+	require.Error(t, client.RunScript(ctx, double, nil, 4).Err())
 }

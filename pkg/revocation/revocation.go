@@ -137,7 +137,7 @@ func (c *Checker) Read(asked Question, answer int64) Verdict {
 // Look gives the verdict of Redis, in one round trip. An error comes with Unknown.
 func (c *Checker) Look(ctx context.Context, q Query) (Verdict, error) {
 	asked := c.Ask(q)
-	answer, err := c.script.Run(ctx, c.rdb, asked.Keys[:], asked.Args[:]...).Int64()
+	answer, err := c.rdb.RunScript(ctx, c.script, asked.Keys[:], asked.Args[:]...).Int64()
 	if err != nil {
 		return Unknown, fmt.Errorf("look up revocation: %w", err)
 	}

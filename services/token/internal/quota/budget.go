@@ -168,7 +168,7 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 	for range attempts {
 		run := b.Redis.RunID()
 		counter := b.counter(acc, run)
-		answer, err := b.spend.Run(ctx, b.Redis, []string{
+		answer, err := b.Redis.RunScript(ctx, b.spend, []string{
 			b.Limiter.RedisKey(ratelimit.ClientKey(clientID)), counter,
 		}, b.RatePerMinute, b.TokensPerMonth).Slice()
 		if err != nil {
