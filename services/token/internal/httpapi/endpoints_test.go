@@ -289,6 +289,19 @@ func TestJWKSIsCachedByItsTag(t *testing.T) {
 	}
 }
 
+func TestTheOtherServicesGetNoJWKSThatMayLackAKey(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	internal := func() reply {
+		return b.get(t, b.server.InternalHandler(), "/internal/v1/jwks", "Authorization", "Bearer "+internalToken)
+	}
+	require.Equal(t, http.StatusOK, internal().Code)
+	b.storeErr = errAway
+	require.Equal(t, http.StatusServiceUnavailable, internal().Code)
+	require.Equal(t, http.StatusOK, b.get(t, b.server.PublicHandler(), "/.well-known/jwks.json").Code,
+		"max-age tells verifiers how far to believe it")
+}
+
 func TestTheInternalAPI(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

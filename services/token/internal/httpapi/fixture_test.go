@@ -67,7 +67,8 @@ type bundle struct {
 	resources   []*authz.Resource
 	policyFor   []string
 	policyPaths []string
-	jwksErr     error
+	jwksErr     error // of any set
+	storeErr    error // of a set that must be current
 	jwksMaxAge  time.Duration
 	truth       bool
 	truthErr    error
@@ -161,6 +162,13 @@ func (b *bundle) Authorize(c *gin.Context, resource *authz.Resource) error {
 func (b *bundle) AuthorizeClient(_ *gin.Context, clientID string, resource *authz.Resource) error {
 	b.resources, b.policyFor = append(b.resources, resource), append(b.policyFor, clientID)
 	return b.policyErr
+}
+
+func (b *bundle) CurrentJWKS(context.Context) (keys.Document, error) {
+	if b.storeErr != nil {
+		return keys.Document{}, b.storeErr
+	}
+	return b.JWKS()
 }
 
 func (b *bundle) JWKS() (keys.Document, error) {

@@ -25,10 +25,11 @@ func (a *api) publicJWKS(c *gin.Context) error {
 	return nil
 }
 
-// internalJWKS is the same document for the other services, which ask when they
-// must know, so nothing caches it.
+// internalJWKS is the same document for the other services. They refuse tokens whose
+// key is not in it, so it must be complete: where the store cannot be asked they are
+// told so, and keep the keys they have.
 func (a *api) internalJWKS(c *gin.Context) error {
-	document, err := a.Keys.JWKS()
+	document, err := a.Keys.CurrentJWKS(c.Request.Context())
 	if err != nil {
 		return err
 	}

@@ -50,7 +50,12 @@ type Revoker interface {
 }
 
 // Published has the public keys; *keys.Ring is one.
-type Published interface{ JWKS() (keys.Document, error) }
+type Published interface {
+	// JWKS answers what this replica knows, however old that is.
+	JWKS() (keys.Document, error)
+	// CurrentJWKS answers what is stored now, or apperr.ServiceUnavailable.
+	CurrentJWKS(ctx context.Context) (keys.Document, error)
+}
 
 // Config is what the routes need.
 type Config struct {

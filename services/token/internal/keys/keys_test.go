@@ -361,7 +361,7 @@ func TestTheRingGoesOnWithoutItsStore(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.Key(t.Context(), signer.ID)
 	require.NoError(t, err)
-	clock.Advance(unknownEvery)
+	clock.Advance(rereadEvery)
 	_, err = r.Key(t.Context(), "unknown")
 	require.ErrorIs(t, err, apperr.Unavailable(nil))
 }
@@ -384,7 +384,7 @@ func TestAnUnknownKeyIsLookedForAtMostOnceASecond(t *testing.T) {
 		require.ErrorIs(t, err, authn.ErrUnknownKey)
 	}
 	require.Equal(t, reads, store.reads)
-	clock.Advance(unknownEvery)
+	clock.Advance(rereadEvery)
 	_, err = late.Key(t.Context(), "garbage")
 	require.ErrorIs(t, err, authn.ErrUnknownKey)
 	require.Equal(t, reads+1, store.reads)

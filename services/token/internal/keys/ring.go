@@ -23,8 +23,8 @@ const (
 	reloadEvery = 3 * time.Second
 	// retryEvery is the pause after a pass that failed.
 	retryEvery = 500 * time.Millisecond
-	// unknownEvery bounds the reads that unknown key ids cause.
-	unknownEvery = time.Second
+	// rereadEvery bounds the reads that requests cause.
+	rereadEvery = time.Second
 	// passTimeout bounds one pass over the stored keys.
 	passTimeout = 5 * time.Second
 	// cacheFor is how long a JWKS may be cached at most.
@@ -147,7 +147,7 @@ func (r *Ring) change(ctx context.Context, records []Record) (bool, error) {
 	var fresh *Record
 	if r.policy.wants(find(records, Active), r.policy.waiting(records, why), why, r.clock()) != "" {
 		// Made before the lock is taken: an RSA key takes its time.
-		record, err := r.fresh(why)
+		record, err := r.newcomer(why)
 		if err != nil {
 			return false, err
 		}
@@ -179,8 +179,8 @@ func (r *Ring) importing(ctx context.Context, records []Record) bool {
 	return record == nil
 }
 
-// fresh is a key that is not stored yet: the operator's while that has to come in.
-func (r *Ring) fresh(why occasion) (Record, error) {
+// newcomer is a key that is not stored yet: the operator's while that has to come in.
+func (r *Ring) newcomer(why occasion) (Record, error) {
 	if why.importing {
 		return sealNew(r.sealer, *r.imported)
 	}
@@ -334,6 +334,19 @@ func (r *Ring) JWKS() (Document, error) {
 	return document, nil
 }
 
+// CurrentJWKS answers the keys as the store has them now, to within a second, and
+// reads it for that where it must; apperr.ServiceUnavailable when the store cannot be
+// asked. It is for those who take a key that is not in the document for one that does
+// not exist.
+func (r *Ring) CurrentJWKS(ctx context.Context) (Document, error) {
+	if !r.fresh() {
+		if err := r.reread(ctx); err != nil {
+			return Document{}, err
+		}
+	}
+	return r.JWKS()
+}
+
 // Key finds a published key. An id it does not know makes it read the store
 // again, at most once per second, as another replica may have made the key. It
 // answers authn.ErrUnknownKey, or apperr.ServiceUnavailable when the store could
@@ -342,10 +355,26 @@ func (r *Ring) Key(ctx context.Context, kid string) (authn.Key, error) {
 	if key, ok := r.lookup(kid); ok {
 		return key, nil
 	}
-	current := r.view.Load()
-	if current != nil && r.clock().Sub(current.readAt) < unknownEvery {
+	if r.fresh() {
 		return authn.Key{}, authn.ErrUnknownKey
 	}
+	if err := r.reread(ctx); err != nil {
+		return authn.Key{}, err
+	}
+	if key, ok := r.lookup(kid); ok {
+		return key, nil
+	}
+	return authn.Key{}, authn.ErrUnknownKey
+}
+
+// fresh says whether the view is as good as one that would be read now.
+func (r *Ring) fresh() bool {
+	current := r.view.Load()
+	return current != nil && r.clock().Sub(current.readAt) < rereadEvery
+}
+
+// reread takes a new view for a request.
+func (r *Ring) reread(ctx context.Context) error {
 	_, err, _ := r.reading.Do("reload", func() (any, error) {
 		// Not the caller's context: others wait for the same read.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), passTimeout)
@@ -354,12 +383,9 @@ func (r *Ring) Key(ctx context.Context, kid string) (authn.Key, error) {
 		return nil, err
 	})
 	if err != nil {
-		return authn.Key{}, apperr.Unavailable(err)
+		return apperr.Unavailable(err)
 	}
-	if key, ok := r.lookup(kid); ok {
-		return key, nil
-	}
-	return authn.Key{}, authn.ErrUnknownKey
+	return nil
 }
 
 func (r *Ring) lookup(kid string) (authn.Key, bool) {

@@ -3,6 +3,7 @@ package keys
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -267,7 +268,7 @@ func TestARetiredKeyIsGoneAtOnceAndOneSignsAllTheSame(t *testing.T) {
 			require.Equal(t, time.Hour, store.one(t, Active).TokenTTL)
 			require.Empty(t, store.one(t, Gone).Sealed)
 
-			clock.Advance(unknownEvery)
+			clock.Advance(rereadEvery)
 			pass(t, r)
 			require.Equal(t, key.ID, signs(t, r))
 			require.Equal(t, []string{key.ID}, kidsOf(t, r))
@@ -317,4 +318,81 @@ func TestAKeyThatBeganToSignMeanwhileIsNotRetiredWithoutASuccessor(t *testing.T)
 	change, _, err := retire(records, "active", Record{}, start)
 	require.ErrorIs(t, err, errMoved)
 	require.True(t, change.empty())
+}
+
+// cutOff is the way of one replica to the store that it shares with others.
+type cutOff struct {
+	Store
+
+	err error
+}
+
+func (c *cutOff) Keys(ctx context.Context) ([]Record, error) {
+	if c.err != nil {
+		return nil, c.err
+	}
+	return c.Store.Keys(ctx)
+}
+
+func TestAReplicaThatIsCutOffTakesNoKeyFromTheOtherServices(t *testing.T) {
+	t.Parallel()
+	store, clock := &memory{}, testkit.NewClock(start)
+	way := &cutOff{Store: store}
+	whole, cut := ring(t, store, clock, ES256), ring(t, way, clock, ES256)
+	pass(t, whole, cut)
+	old := signs(t, whole)
+
+	asked := cut // the replica that the balancer happens to choose
+	service := authn.NewRemoteKeys(func(ctx context.Context) ([]byte, error) {
+		document, err := asked.CurrentJWKS(ctx)
+		return document.Body, err
+	}, clock.Now, slog.New(slog.DiscardHandler))
+	_, err := service.Key(t.Context(), old)
+	require.NoError(t, err)
+
+	way.err = errors.New("no route to the database")
+	_, err = custodianOf(t, store, clock).Retire(t.Context(), old)
+	require.NoError(t, err)
+	clock.Advance(10 * time.Second)
+	pass(t, whole)
+	fresh := signs(t, whole)
+	_, err = service.Key(t.Context(), fresh)
+	require.ErrorIs(t, err, apperr.Unavailable(nil), "whether there is such a key is not known here")
+
+	clock.Advance(10 * time.Second)
+	asked = whole
+	_, err = service.Key(t.Context(), fresh)
+	require.NoError(t, err)
+
+	clock.Advance(10 * time.Second)
+	asked = cut
+	_, err = service.Key(t.Context(), "garbage")
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	_, err = service.Key(t.Context(), fresh)
+	require.NoError(t, err, "the set that was read from the other replica is kept")
+	_, err = service.Key(t.Context(), old)
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+}
+
+func TestTheCurrentJWKSIsReadAtMostOnceASecond(t *testing.T) {
+	t.Parallel()
+	store, clock := &memory{}, testkit.NewClock(start)
+	r := ring(t, store, clock, ES256)
+	_, err := r.CurrentJWKS(t.Context())
+	require.ErrorIs(t, err, apperr.Unavailable(nil), "there is none yet")
+	pass(t, r)
+	made, err := custodianOf(t, store, clock).Rotate(t.Context())
+	require.NoError(t, err)
+
+	reads := store.reads
+	for range 100 {
+		_, err := r.CurrentJWKS(t.Context())
+		require.NoError(t, err)
+	}
+	require.Equal(t, reads, store.reads)
+	clock.Advance(rereadEvery)
+	document, err := r.CurrentJWKS(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, string(document.Body), made.ID)
+	require.Equal(t, reads+1, store.reads)
 }
