@@ -159,10 +159,14 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 		return b.besideRedis(ctx, acc)
 	}
 	if ahead {
-		if err := b.catchUp(ctx, acc); errors.Is(err, errRedis) {
+		level, err := b.catchUp(ctx, acc)
+		switch {
+		case errors.Is(err, errRedis):
 			return b.withoutRedis(ctx, acc, err)
-		} else if err != nil {
+		case err != nil:
 			return issue.Charge{}, err
+		case !level:
+			return b.besideRedis(ctx, acc)
 		}
 	}
 	for range attempts {
@@ -326,23 +330,24 @@ func (b *Budget) settled(ctx context.Context, counter string) (there bool, err e
 	}
 }
 
-// catchUp raises the counter in Redis to what was charged in Postgres.
-func (b *Budget) catchUp(ctx context.Context, acc account) error {
+// catchUp raises the counter in Redis to what was charged in Postgres. level is
+// whether it has that count now: not if Postgres was charged again meanwhile.
+func (b *Budget) catchUp(ctx context.Context, acc account) (level bool, err error) {
+	generation := b.ledger.catching(acc)
 	used, err := b.Store.Used(ctx, acc.agentID, acc.month)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for range attempts {
 		run := b.Redis.RunID()
 		if err := b.raise.Run(ctx, b.Redis, []string{b.counter(acc, run)}, used).Err(); err != nil {
-			return fmt.Errorf("%w: %w", errRedis, err)
+			return false, fmt.Errorf("%w: %w", errRedis, err)
 		}
 		if b.Redis.RunID() == run {
-			b.ledger.raised(acc)
-			return nil
+			return b.ledger.raised(acc, generation), nil
 		}
 	}
-	return fmt.Errorf("%w: it restarts again and again", errRedis)
+	return false, fmt.Errorf("%w: it restarts again and again", errRedis)
 }
 
 // Refund gives a token back. It does its best: where Redis and Postgres are both

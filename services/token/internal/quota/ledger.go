@@ -30,6 +30,8 @@ type page struct {
 	ahead bool
 	// charging counts the charges to Postgres under way.
 	charging int
+	// generation is another one after everything that put Postgres ahead.
+	generation uint64
 }
 
 func (p *page) blank() bool { return p.seen == 0 && !p.ahead && p.charging == 0 }
@@ -39,6 +41,8 @@ func (p *page) blank() bool { return p.seen == 0 && !p.ahead && p.charging == 0 
 type ledger struct {
 	mu    sync.Mutex
 	pages map[account]*page
+	// generation is the newest one of all pages, as a page may be forgotten and begun again.
+	generation uint64
 }
 
 func newLedger() *ledger { return &ledger{pages: map[account]*page{}} }
@@ -56,6 +60,11 @@ func (l *ledger) tidy(acc account, p *page) {
 	if p.blank() {
 		delete(l.pages, acc)
 	}
+}
+
+func (l *ledger) putAhead(p *page) {
+	l.generation++
+	p.ahead, p.generation = true, l.generation
 }
 
 // saw remembers a count of Redis until it is written.
@@ -94,7 +103,7 @@ func (l *ledger) charge(acc account) (seen int64) {
 	defer l.mu.Unlock()
 	p := l.page(acc)
 	p.charging++
-	p.ahead = true
+	l.putAhead(p)
 	return p.seen
 }
 
@@ -105,21 +114,38 @@ func (l *ledger) charged(acc account) {
 	l.page(acc).charging--
 }
 
-// raised notes that Redis has the count of Postgres, unless that changes again.
-func (l *ledger) raised(acc account) {
+// catching answers the generation of the count that Redis is about to be raised to.
+func (l *ledger) catching(acc account) (generation uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if p, ok := l.pages[acc]; ok && p.charging == 0 {
-		p.ahead = false
-		l.tidy(acc, p)
+	if p, ok := l.pages[acc]; ok {
+		return p.generation
 	}
+	return 0
+}
+
+// raised notes that Redis has the count that Postgres had in that generation. It answers
+// whether that is the count it has still.
+func (l *ledger) raised(acc account, generation uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pages[acc]
+	if !ok || !p.ahead {
+		return true
+	}
+	if p.charging > 0 || p.generation != generation {
+		return false
+	}
+	p.ahead = false
+	l.tidy(acc, p)
+	return true
 }
 
 // fellBehind notes that Redis has a lower count than Postgres.
 func (l *ledger) fellBehind(acc account) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.page(acc).ahead = true
+	l.putAhead(l.page(acc))
 }
 
 // unwritten answers the counts to write.

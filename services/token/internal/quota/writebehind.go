@@ -40,7 +40,7 @@ func (b *Budget) pass(ctx context.Context) error {
 		return err
 	}
 	for _, acc := range b.ledger.behind() {
-		if err := b.catchUp(ctx, acc); err != nil {
+		if _, err := b.catchUp(ctx, acc); err != nil {
 			// It stays noted; while Redis is away there is nothing to raise.
 			if errors.Is(err, errRedis) {
 				return nil

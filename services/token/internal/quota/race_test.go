@@ -1,0 +1,160 @@
+package quota_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/quota"
+)
+
+// way is what happens to the commands of one request on their way to Redis.
+type way func(command func() error) error
+
+type wayKey struct{}
+
+// by has the commands that are given ctx go that way.
+func by(ctx context.Context, w way) context.Context { return context.WithValue(ctx, wayKey{}, w) }
+
+// nowhere is the way of a request that cannot reach Redis, as when its dial fails or the pool is exhausted.
+func nowhere(func() error) error { return errors.New("no way to redis") }
+
+// ways is the hook that looks for the way in the context.
+type ways struct{}
+
+func (ways) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		return next(ctx, network, address)
+	}
+}
+
+func (ways) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		w, ok := ctx.Value(wayKey{}).(way)
+		if !ok {
+			return next(ctx, cmd)
+		}
+		err := w(func() error { return next(ctx, cmd) })
+		cmd.SetErr(err)
+		return err
+	}
+}
+
+func (ways) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// hold stops the first who comes until it is let go.
+type hold struct {
+	taken            atomic.Bool
+	reached, proceed chan struct{}
+}
+
+func newHold() *hold { return &hold{reached: make(chan struct{}), proceed: make(chan struct{})} }
+
+func (h *hold) pass() {
+	if h.taken.CompareAndSwap(false, true) {
+		close(h.reached)
+		<-h.proceed
+	}
+}
+
+// race is a Budget of which nothing goes on but what the test asks for.
+type race struct {
+	*bundle
+
+	budget *quota.Budget
+}
+
+func setupRace(t *testing.T, monthly int64, wrap func(quota.Store) quota.Store) *race {
+	t.Helper()
+	r := &race{bundle: setup(t)}
+	r.redis.AddHook(ways{})
+	cfg := r.config(telemetry.Discard("test"), 0, monthly)
+	if wrap != nil {
+		cfg.Store = wrap(cfg.Store)
+	}
+	r.budget = quota.New(cfg)
+	return r
+}
+
+// spendBy spends one token, whose commands to Redis go that way.
+func (r *race) spendBy(t *testing.T, w way) {
+	t.Helper()
+	charge, err := r.budget.Spend(by(t.Context(), w), r.client)
+	require.NoError(t, err)
+	require.False(t, charge.QuotaExceeded)
+}
+
+// spends begins to spend one token; done answers what became of it.
+func (r *race) spends(ctx context.Context) (done func(t *testing.T) issue.Charge) {
+	type outcome struct {
+		charge issue.Charge
+		err    error
+	}
+	outcomes := make(chan outcome, 1)
+	go func() {
+		charge, err := r.budget.Spend(ctx, r.client)
+		outcomes <- outcome{charge, err}
+	}()
+	return func(t *testing.T) issue.Charge {
+		t.Helper()
+		select {
+		case o := <-outcomes:
+			require.NoError(t, o.err)
+			return o.charge
+		case <-time.After(soon):
+			t.Fatal("no answer")
+			return issue.Charge{}
+		}
+	}
+}
+
+// exhausted requires that the quota is used up, to who reaches Redis and to who does not.
+func (r *race) exhausted(t *testing.T) {
+	t.Helper()
+	require.True(t, r.spend(t, r.budget).QuotaExceeded, "in redis")
+	charge, err := r.budget.Spend(by(t.Context(), nowhere), r.client)
+	require.NoError(t, err)
+	require.True(t, charge.QuotaExceeded, "in postgres")
+}
+
+// stoppingStore stops the first who read the count it names, before they learn it.
+type stoppingStore struct {
+	quota.Store
+
+	at   int64
+	hold *hold
+}
+
+func (s *stoppingStore) Used(ctx context.Context, id uuid.UUID, month time.Time) (int64, error) {
+	used, err := s.Store.Used(ctx, id, month)
+	if used == s.at {
+		s.hold.pass()
+	}
+	return used, err
+}
+
+func TestACountThatChangedWhileRedisWasRaisedToItIsNotTakenForLevel(t *testing.T) {
+	t.Parallel()
+	held := newHold()
+	r := setupRace(t, 4, func(store quota.Store) quota.Store { return &stoppingStore{Store: store, at: 2, hold: held} })
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	r.spendBy(t, nowhere) // the second one is counted in postgres
+
+	third := r.spends(t.Context()) // is about to raise redis to two
+	<-held.reached
+	r.spendBy(t, nowhere)
+	close(held.proceed)
+	require.False(t, third(t).QuotaExceeded)
+	r.exhausted(t)
+}
