@@ -13,7 +13,8 @@ import (
 // perAddress is by how much more one address may fail than one client from it.
 const perAddress = 10
 
-// Failures counts failed client authentications per client and address, and per address.
+// Failures counts failed client authentications per client and address, and per
+// address. The addresses of an IPv6 network of 64 bits count as one.
 type Failures struct {
 	redis   *redisx.Client
 	limiter *ratelimit.Limiter
@@ -37,7 +38,7 @@ func (f *Failures) Enter(ctx context.Context, ipAddress string) (limited time.Du
 	if f.lane == nil {
 		return 0, nil
 	}
-	if limited, err = f.lane.Enter(ctx, ipAddress); err != nil {
+	if limited, err = f.lane.Enter(ctx, placeOf(ipAddress)); err != nil {
 		return limited, apperr.Unavailable(err)
 	}
 	return limited, nil
@@ -51,12 +52,13 @@ func (f *Failures) Count(ctx context.Context, clientID, ipAddress string) time.D
 	if f.limit <= 0 {
 		return 0
 	}
+	place := placeOf(ipAddress)
 	pipe := f.redis.Pipeline()
-	client := f.limiter.Queue(ctx, pipe, "failures:client:"+clientID+":"+ipAddress, f.limit)
-	address := f.limiter.Queue(ctx, pipe, "failures:address:"+ipAddress, perAddress*f.limit)
+	client := f.limiter.Queue(ctx, pipe, "failures:client:"+clientID+":"+place, f.limit)
+	address := f.limiter.Queue(ctx, pipe, "failures:address:"+place, perAddress*f.limit)
 	_, _ = pipe.Exec(ctx) // each command's own error is read below
 	limited := retryAfter(address)
-	f.lane.Failed(ipAddress, limited)
+	f.lane.Failed(place, limited)
 	return max(limited, retryAfter(client))
 }
 

@@ -489,6 +489,10 @@ func TestFailuresAreLimitedPerClientAndAddressAndPerAddress(t *testing.T) {
 		count(string(rune('c'+i)), "192.0.2.1")
 	}
 	require.True(t, count("z", "192.0.2.1"), "ten times as many for the address")
+	require.False(t, count("v6", "2001:db8:0:1::1"))
+	require.False(t, count("v6", "2001:db8:0:1:ffff::2"))
+	require.True(t, count("v6", "2001:db8:0:1:1:2:3:4"), "who has an address has all of its network")
+	require.False(t, count("v6", "2001:db8:0:2::1"), "another network")
 	require.Zero(t, quota.NewFailures(rdb, ratelimit.New(rdb, telemetry.Discard("test")), 0).Count(t.Context(), "a", "192.0.2.1"))
 }
 
