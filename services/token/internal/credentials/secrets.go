@@ -26,8 +26,10 @@ import (
 
 const (
 	lifetime = 5 * time.Minute
-	// familiarFor is how long a secret that was good is remembered to have been so.
-	familiarFor = time.Hour
+	// familiarFor is how long a secret that was good is remembered to have been so:
+	// longer than any token lives, as who behaves well comes back when its token ends,
+	// and over a weekend. capacity bounds what that takes.
+	familiarFor = 7 * 24 * time.Hour
 	capacity    = 50_000
 	callTimeout = 4 * time.Second
 	cacheName   = "secret"
@@ -115,10 +117,10 @@ func (s *Secrets) Known(clientID uuid.UUID, secret config.Secret) (issue.Verific
 }
 
 // Familiar tells whether the secret was good when the credentials service was last
-// asked about it, within the hour.
+// asked about it, within 7 days.
 func (s *Secrets) Familiar(clientID uuid.UUID, secret config.Secret) bool {
-	_, ok := s.cache.GetIfPresent(s.digest(clientID, secret))
-	return ok
+	entry, ok := s.cache.GetIfPresent(s.digest(clientID, secret))
+	return ok && s.clock().Sub(entry.at) <= familiarFor
 }
 
 func (r remembered) ended(now time.Time) bool {

@@ -95,6 +95,31 @@ func TestAGoodSecretIsRememberedUntilItMayHaveChanged(t *testing.T) {
 	}
 }
 
+func TestAGoodSecretStaysFamiliarForLongerThanATokenLives(t *testing.T) {
+	t.Parallel()
+	const week = 7 * 24 * time.Hour
+	b, client := setup(t), uuid.Must(uuid.NewV7())
+	require.False(t, b.secrets.Familiar(client, good))
+	_, err := b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	require.True(t, b.secrets.Familiar(client, good))
+	require.False(t, b.secrets.Familiar(client, "sk_live_wrong"))
+	b.epochs.Changed(client)
+	b.clock.Advance(week)
+	require.False(t, b.known(client), "that is not believed")
+	require.True(t, b.secrets.Familiar(client, good), "it is no sign of guessing")
+	b.clock.Advance(1)
+	require.False(t, b.secrets.Familiar(client, good))
+
+	_, err = b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	require.True(t, b.secrets.Familiar(client, good), "each time it is good counts anew")
+	b.answer = credentialsapi.VerifyResponse{Reason: credentialsapi.ReasonInvalidSecret}
+	_, err = b.secrets.Verify(t.Context(), client, good)
+	require.NoError(t, err)
+	require.False(t, b.secrets.Familiar(client, good), "it was revoked")
+}
+
 func TestASecretIsNeverBelievedPastItsEnd(t *testing.T) {
 	t.Parallel()
 	b, client := setup(t), uuid.Must(uuid.NewV7())
