@@ -58,11 +58,14 @@ var (
 // used the assertion up. A refusal is why it proves nothing: ErrUnknownAgent, or a
 // fixed text, for the records only. An err means that it is not known.
 //
+// It waits for the attempt's turn once memory has not proved it, before anybody is
+// asked about it; whose address is past its limit is the turn's to say.
+//
 // An unknown client, one without keys and a wrong signature take the same path: every
 // failure verifies twice, once with what is remembered and once with what the registry
 // says, against a decoy where there is no key. So the time tells nothing, and nobody
 // is refused for what is remembered.
-func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, clientID string) (agent Agent, refusal, err error) {
+func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, clientID string, own *turn) (agent Agent, refusal, err error) {
 	// Looked at first, so that nothing is fetched for what cannot be good.
 	wrong := s.Verifier.Check(claimed)
 	if wrong == nil && clientID != "" && clientID != claimed.ClientID {
@@ -70,6 +73,9 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	}
 	agent, refusal, err = s.fromMemory(ctx, claimed, wrong)
 	if refusal != nil && err == nil {
+		if err := own.wait(ctx); err != nil {
+			return Agent{}, nil, err
+		}
 		agent, refusal, err = s.fromRegistry(ctx, claimed, wrong)
 	}
 	if refusal != nil || err != nil {
@@ -77,9 +83,28 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	}
 	first, err := s.IDs.Use(ctx, agent.ID, claimed.ID, claimed.ExpiresAt)
 	if err == nil && !first {
-		refusal = errUsed
+		// What it cost is spent, but who floods is to wait for the answer.
+		refusal, err = errUsed, own.wait(ctx)
 	}
 	return agent, refusal, err
+}
+
+// turn is the turn of one attempt in the lane.
+type turn struct {
+	failures  Failures
+	ipAddress string
+	taken     bool
+	limited   time.Duration // how long the address is past its limit, 0 if it is not
+	full      error         // why the attempt cannot be looked into
+}
+
+// wait returns when it is the attempt's turn, or why it cannot be looked into.
+func (t *turn) wait(ctx context.Context) error {
+	if !t.taken {
+		t.taken = true
+		t.limited, t.full = t.failures.Enter(ctx, t.ipAddress)
+	}
+	return t.full
 }
 
 // fromMemory verifies with what is remembered, or against nobody's key.

@@ -23,6 +23,9 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
+// noKind is that of an answer which is no refusal.
+const noKind issue.Kind = -1
+
 const keysURI = "https://keys.example.com/jwks.json"
 
 // ownKey signs for the agent, strangerKey for nobody.
@@ -296,4 +299,56 @@ func TestASuspendedClientThatSignsIsToldSo(t *testing.T) {
 	requireKind(t, err, issue.UnauthorizedClient)
 	require.Equal(t, auditevent.ReasonAgentSuspended, w.journal[0].Metadata["reason"])
 	require.Zero(t, w.failures, "it proved who it is")
+}
+
+func TestAnAssertionThatMemoryDoesNotProveTakesItsTurnBeforeTheRegistryIsAsked(t *testing.T) {
+	t.Parallel()
+	const limited = 40 * time.Second
+	full := func(w *world) { w.enterErr = errAway }
+	pastLimit := func(w *world) { w.limited = limited }
+	wrong := func(w *world) { w.agent.Keys.Set = setOf(strangerKey) }
+	known := func(w *world) { w.agentKnown = true }
+	away := func(w *world) { w.agentErr = errAway }
+	type counts struct{ entered, asked, counted, refused int }
+	for name, row := range map[string]struct {
+		prepare []func(*world)
+		used    bool
+		kind    issue.Kind // noKind for a token
+		counts  counts
+	}{
+		"a good one":                     {kind: noKind, counts: counts{entered: 1, asked: 1}},
+		"a good one, no room":            {prepare: []func(*world){full}, kind: issue.Unavailable, counts: counts{entered: 1}},
+		"a good one, past the limit":     {prepare: []func(*world){pastLimit}, kind: noKind, counts: counts{entered: 1, asked: 1}},
+		"a good one that memory proves":  {prepare: []func(*world){known, full}, kind: noKind},
+		"a wrong one":                    {prepare: []func(*world){wrong}, kind: issue.InvalidClient, counts: counts{entered: 1, asked: 1, counted: 1}},
+		"a wrong one, no room":           {prepare: []func(*world){wrong, full}, kind: issue.Unavailable, counts: counts{entered: 1}},
+		"a wrong one, past the limit":    {prepare: []func(*world){wrong, pastLimit}, kind: issue.TooManyRequests, counts: counts{entered: 1, asked: 1, refused: 1}},
+		"past the limit and no room":     {prepare: []func(*world){wrong, pastLimit, full}, kind: issue.TooManyRequests, counts: counts{entered: 1, refused: 1}},
+		"past the limit, registry away":  {prepare: []func(*world){pastLimit, away}, kind: issue.Unavailable, counts: counts{entered: 1, asked: 1}},
+		"used before":                    {used: true, kind: issue.InvalidClient, counts: counts{entered: 1, asked: 1, counted: 1}},
+		"used before, and memory proves": {prepare: []func(*world){known}, used: true, kind: issue.InvalidClient, counts: counts{entered: 1, counted: 1}},
+		"used before, and no room":       {prepare: []func(*world){known, full}, used: true, kind: issue.Unavailable, counts: counts{entered: 1}},
+		"used before, past the limit":    {prepare: []func(*world){known, pastLimit}, used: true, kind: issue.TooManyRequests, counts: counts{entered: 1, refused: 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newSigningWorld()
+			request := w.sign(t, ownKey)
+			if row.used {
+				_, _, err := w.issuer().Issue(t.Context(), request)
+				require.NoError(t, err)
+				w.entered, w.asked = 0, 0
+			}
+			for _, prepare := range row.prepare {
+				prepare(w)
+			}
+			_, _, err := w.issuer().Issue(t.Context(), request)
+			if row.kind == noKind {
+				require.NoError(t, err)
+			} else if refusal := requireKind(t, err, row.kind); row.kind == issue.TooManyRequests {
+				require.Equal(t, limited, refusal.RetryAfter)
+			}
+			require.Equal(t, row.counts, counts{w.entered, w.asked, w.failures, w.refused})
+		})
+	}
 }

@@ -49,11 +49,12 @@ type Failures interface {
 	// Count counts one more of this client from this address. Past a limit it
 	// answers how long to wait, else 0. It never fails: without its store nothing is limited.
 	Count(ctx context.Context, clientID, ipAddress string) (retryAfter time.Duration)
-	// Enter is called before anybody is asked about a secret that is not familiar. It
-	// returns when it is the attempt's turn: at once, unless attempts fail in such
-	// numbers that they have to wait for each other. limited is how long the address
-	// is past its limit, 0 if it is not: a failure is not to be counted then. An
-	// error means that the attempt cannot be looked into.
+	// Enter is called before anybody is asked about a secret that is not familiar, or
+	// about an assertion that what is remembered does not prove. It returns when it is
+	// the attempt's turn: at once, unless attempts fail in such numbers that they have
+	// to wait for each other. limited is how long the address is past its limit, 0 if
+	// it is not: a failure is not to be counted then. An error means that the attempt
+	// cannot be looked into.
 	Enter(ctx context.Context, ipAddress string) (limited time.Duration, err error)
 	// Refused is called for a failure that is not counted because the address is
 	// past its limit.
@@ -142,17 +143,16 @@ func (a *Authenticator) authenticate(ctx context.Context, credentials Credential
 // authenticateByAssertion is Authenticate for a client that signs. No use of a secret is noted.
 func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
 	claimed := assertion.Read(credentials.Assertion.Reveal())
-	agent, refusal, err := a.Assertions.prove(ctx, claimed, credentials.ClientID)
+	own := &turn{failures: a.Failures, ipAddress: origin.IPAddress}
+	agent, refusal, err := a.Assertions.prove(ctx, claimed, credentials.ClientID, own)
 	switch {
+	case own.limited > 0 && (own.full != nil || err == nil && refusal != nil):
+		a.Failures.Refused()
+		return Agent{}, errTooManyFailures(own.limited)
 	case err != nil:
 		return Agent{}, unavailable(err)
 	case refusal == nil:
 		return agent, nil
-	}
-	// What it cost is spent, but who floods is to wait for the answer.
-	if limited, _ := a.Failures.Enter(ctx, origin.IPAddress); limited > 0 {
-		a.Failures.Refused()
-		return Agent{}, errTooManyFailures(limited)
 	}
 	metadata := map[string]any{"reason": auditevent.ReasonInvalidAssertion, "detail": refusal.Error()}
 	if errors.Is(refusal, ErrUnknownAgent) {
