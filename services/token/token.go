@@ -99,8 +99,7 @@ func (s *Service) ready(ctx context.Context) error {
 			s.migrated.Store(true)
 		}
 	}
-	_, keyErr := s.ring.Signer()
-	return errors.Join(schemaErr, keyErr, s.guard.Ready(ctx))
+	return errors.Join(schemaErr, s.ring.Ready(), s.guard.Ready(ctx))
 }
 
 // Listen opens both listeners, so that Addresses are known before Run; Run does it where nobody did.

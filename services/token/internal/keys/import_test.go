@@ -180,7 +180,7 @@ func TestAnImportedKeyThatIsGoneStaysGone(t *testing.T) {
 			r := ring(t, store, clock, ES256)
 			clock.Advance(10 * time.Minute)
 			pass(t, r)
-			clock.Advance(2 * time.Hour)
+			clock.Advance(time.Hour + retirementMargin)
 			pass(t, r)
 		},
 		"by command": func(t *testing.T, store *memory, clock *testkit.Clock, kid string) {

@@ -27,7 +27,7 @@ type Record struct {
 	CreatedAt   time.Time
 	ActivatedAt *time.Time
 	RetiredAt   *time.Time
-	GoneAt      *time.Time // of a retired key: when the last token it signed has expired
+	GoneAt      *time.Time // of a retired key: when the last token that any replica signed with it has expired
 }
 
 // Change is what one pass does to the stored keys, in this order. Empty fields
@@ -58,9 +58,14 @@ type Store interface {
 	Change(ctx context.Context, decide func([]Record) Change) error
 }
 
-// retirementMargin covers replicas that have not yet read that a key is retired,
-// and clocks that differ.
-const retirementMargin = time.Minute
+const (
+	// signsUnread is how long a replica that cannot read the keys goes on signing with
+	// the one that signed when it last could. It may have been retired right after.
+	signsUnread = time.Hour
+	// retirementMargin is how much later than its last token a retired key goes. It
+	// covers replicas that have not read that it is retired, and clocks that differ.
+	retirementMargin = signsUnread + time.Minute
+)
 
 // policy is what this replica wants of the keys.
 type policy struct {

@@ -51,7 +51,7 @@ type RingConfig struct {
 }
 
 // Ring is this replica's view of the shared keys. It goes on with the last view
-// it had while the store is away. It is an authn.KeySet.
+// it had while the store is away, and signs for an hour then. It is an authn.KeySet.
 type Ring struct {
 	store    Store
 	sealer   *Sealer
@@ -311,12 +311,26 @@ func publish(keys map[string]*entry) (Document, error) {
 }
 
 // Signer answers the key that signs now; apperr.ServiceUnavailable before the
-// keys were first read.
+// keys were first read, and where that was more than an hour ago: the key may be
+// retired, and gone before a token expires that is signed now.
 func (r *Ring) Signer() (*SigningKey, error) {
-	if current := r.view.Load(); current != nil {
+	current := r.view.Load()
+	switch {
+	case current == nil:
+		return nil, apperr.Unavailable(errNotLoaded)
+	case r.clock().Sub(current.readAt) > signsUnread:
+		return nil, apperr.Unavailable(errTooOld)
+	default:
 		return current.signer, nil
 	}
-	return nil, apperr.Unavailable(errNotLoaded)
+}
+
+// Ready is nil once the keys were read, however long ago.
+func (r *Ring) Ready() error {
+	if r.view.Load() == nil {
+		return errNotLoaded
+	}
+	return nil
 }
 
 // JWKS answers the published keys; apperr.ServiceUnavailable before they were first

@@ -396,3 +396,39 @@ func TestTheCurrentJWKSIsReadAtMostOnceASecond(t *testing.T) {
 	require.Contains(t, string(document.Body), made.ID)
 	require.Equal(t, reads+1, store.reads)
 }
+
+func TestAReplicaThatIsCutOffSignsNothingThatOutlivesItsKey(t *testing.T) {
+	t.Parallel()
+	store, clock := &memory{}, testkit.NewClock(start)
+	way := &cutOff{Store: store}
+	whole, cut := ring(t, store, clock, ES256, rotating), ring(t, way, clock, ES256, rotating)
+	pass(t, whole)
+	clock.Advance(rotation - 10*time.Minute)
+	pass(t, whole)
+	clock.Advance(10*time.Minute - time.Second)
+	require.Error(t, cut.Ready())
+	pass(t, cut)
+	old := signs(t, cut)
+	way.err = errors.New("no route to the database")
+	clock.Advance(time.Second)
+	pass(t, whole)
+	require.NotEqual(t, old, signs(t, whole), "retired right after the other one read it")
+
+	clock.Advance(signsUnread - time.Second)
+	require.Equal(t, old, signs(t, cut))
+	clock.Advance(time.Second)
+	_, err := cut.Signer()
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	require.NoError(t, cut.Ready(), "it publishes and verifies as before")
+
+	clock.Advance(time.Hour) // the lifetime of its last token
+	pass(t, whole)
+	require.Contains(t, kidsOf(t, whole), old)
+	clock.Advance(retirementMargin - signsUnread)
+	pass(t, whole)
+	require.NotContains(t, kidsOf(t, whole), old)
+
+	way.err = nil
+	pass(t, cut)
+	require.Equal(t, signs(t, whole), signs(t, cut))
+}

@@ -10,7 +10,10 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-var errNotLoaded = errors.New("signing keys are not loaded yet")
+var (
+	errNotLoaded = errors.New("signing keys are not loaded yet")
+	errTooOld    = errors.New("signing keys could not be read for an hour; the active one may be retired")
+)
 
 // SigningKey signs access tokens. The JOSE header is written once: it is the
 // same for every token of a key.

@@ -1,8 +1,10 @@
 package postgres_test
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -97,6 +99,7 @@ type rotation struct {
 	propagation time.Duration
 	replicas    []*keys.Ring
 	verifiers   []*caching
+	cut         atomic.Bool // the last replica from Postgres
 
 	verified, failed atomic.Int64
 	mu               sync.Mutex
@@ -111,9 +114,10 @@ func newRotation(t *testing.T, propagation time.Duration) *rotation {
 		t: t, clock: testkit.NewClock(noon), database: testkit.Postgres(t, "token"),
 		propagation: propagation, signedBy: map[string]bool{},
 	}
-	for range 3 {
-		r.replicas = append(r.replicas, r.replica(keys.ES256))
+	for range 2 {
+		r.replicas = append(r.replicas, r.replica(keys.ES256, nil))
 	}
+	r.replicas = append(r.replicas, r.replica(keys.ES256, &r.cut))
 	for i := range 4 { // which read the JWKS at different times
 		verifier := &caching{clock: r.clock}
 		require.NoError(t, verifier.read(r.replicas[0]))
@@ -129,10 +133,30 @@ func (r *rotation) sealer() *keys.Sealer {
 	return sealer
 }
 
-// replica starts one more replica, with connections of its own.
-func (r *rotation) replica(algorithm keys.Algorithm) *keys.Ring {
+// severable is the way of one replica to Postgres, which may be cut.
+type severable struct {
+	keys.Store
+
+	cut *atomic.Bool
+}
+
+var errCut = errors.New("no route to the database")
+
+func (s severable) Keys(ctx context.Context) ([]keys.Record, error) {
+	if s.cut.Load() {
+		return nil, errCut
+	}
+	return s.Store.Keys(ctx)
+}
+
+// replica starts one more replica, with connections of its own. cut may be nil.
+func (r *rotation) replica(algorithm keys.Algorithm, cut *atomic.Bool) *keys.Ring {
+	var store keys.Store = postgres.NewKeys(testkit.Open(r.t, r.database.AppURL))
+	if cut != nil {
+		store = severable{store, cut}
+	}
 	ring := keys.NewRing(keys.RingConfig{
-		Store: postgres.NewKeys(testkit.Open(r.t, r.database.AppURL)), Sealer: r.sealer(), Algorithm: algorithm,
+		Store: store, Sealer: r.sealer(), Algorithm: algorithm,
 		TokenTTL: lifetime, Propagation: r.propagation, Rotation: interval,
 		Clock: r.clock.Now, Log: slog.New(slog.DiscardHandler),
 	})
@@ -147,7 +171,7 @@ func (r *rotation) advance(n int) {
 	var group sync.WaitGroup
 	for i, replica := range r.replicas {
 		group.Go(func() {
-			if err := replica.Pass(r.t.Context()); err != nil {
+			if err := replica.Pass(r.t.Context()); err != nil && !errors.Is(err, errCut) {
 				r.t.Error(err)
 			}
 		})
@@ -155,13 +179,24 @@ func (r *rotation) advance(n int) {
 			for range 3 {
 				token := r.sign(replica)
 				for j, verifier := range r.verifiers {
-					r.count(verifier.verify(token.token, r.replicas[(i+j+n)%len(r.replicas)]))
+					r.count(verifier.verify(token.token, r.published(i+j+n)))
 				}
 			}
 		})
 	}
 	group.Wait()
 	r.expire(r.clock.Now().Add(step))
+}
+
+// published is the replica of which a verifier asks the JWKS. One that is cut off is
+// none: it says by max-age=0 that its document must not be kept, and these verifiers
+// keep every one.
+func (r *rotation) published(n int) *keys.Ring {
+	whole := len(r.replicas)
+	if r.cut.Load() {
+		whole--
+	}
+	return r.replicas[n%whole]
 }
 
 func (r *rotation) sign(replica *keys.Ring) issued {
@@ -226,11 +261,16 @@ func (r *rotation) run(period time.Duration) {
 			_, err := custodian.Rotate(r.t.Context())
 			require.NoError(r.t, err)
 		case steps / 2, steps/2 + 5, steps/2 + 10:
-			r.replicas[(n-steps/2)/5] = r.replica(keys.EdDSA)
+			r.replicas[(n-steps/2)/5] = r.replica(keys.EdDSA, nil)
 		}
 		r.advance(n)
 	}
-	for range int(lifetime / step) { // nobody signs any more
+	r.rest()
+}
+
+// rest lets the tokens expire that are left, while nobody signs any more.
+func (r *rotation) rest() {
+	for range int(lifetime / step) {
 		r.clock.Advance(step)
 		for _, replica := range r.replicas {
 			require.NoError(r.t, replica.Pass(r.t.Context()))
@@ -260,4 +300,22 @@ func TestVerificationsFailWhereKeysSignTooSoon(t *testing.T) {
 		t.Logf("published for %s: %d of %d verifications failed", propagation, r.failed.Load(), r.verified.Load())
 		require.NotZero(t, r.failed.Load(), "published for %s", propagation)
 	}
+}
+
+func TestNoVerificationFailsWhileAReplicaIsCutOffFromPostgres(t *testing.T) {
+	t.Parallel()
+	r := newRotation(t, 10*time.Minute)
+	for n := range int(2 * time.Hour / step) {
+		switch time.Duration(n) * step {
+		case interval - step: // the key that signs is retired soon after
+			r.cut.Store(true)
+		case interval + 58*time.Minute:
+			r.cut.Store(false)
+		}
+		r.advance(n)
+	}
+	r.rest()
+	require.Zero(t, r.failed.Load(), "%v", r.firstFailure)
+	require.GreaterOrEqual(t, len(r.signedBy), 4, "it rotated several times")
+	require.Empty(t, r.live)
 }
