@@ -11,8 +11,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// MaxTokenBytes is the longest token that is looked at.
-const MaxTokenBytes = 8 << 10
+// MaxTokenBytes is the longest token that is looked at. One with all the capabilities and resources that an agent may have
+// takes about 12 KiB; a server must allow more than this in the headers of a request.
+const MaxTokenBytes = 16 << 10
 
 // Leeway is by how much clocks may differ when exp, nbf and iat are checked.
 const Leeway = 5 * time.Second

@@ -219,7 +219,7 @@ func TestVerifyRefuses(t *testing.T) {
 		"a jti that is no UUID":  claim("jti", "42"),
 		"a jti that is a UUIDv4": claim("jti", agent),
 		"a scope that is a list": claim("scope", []string{"agents:read"}),
-		"more than 8 KiB":        claim("scope", strings.Repeat("a:b ", 2100)),
+		"more than 16 KiB":       claim("scope", strings.Repeat("a:b ", 3100)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/jwk"
 )
 
@@ -16,7 +15,7 @@ import (
 const Type = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 // MaxBytes is the longest assertion that is looked at.
-const MaxBytes = authn.MaxTokenBytes
+const MaxBytes = 8 << 10
 
 var errMalformed = errors.New("the assertion is not a well-formed JWT")
 

@@ -2,7 +2,6 @@ package issue
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -205,14 +204,17 @@ func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	} else {
 		metadata["resource"] = []string(audience)
 	}
-	claims, err := json.Marshal(Claims{
+	claims, err := Claims{
 		Issuer: i.URL, Subject: subject, ClientID: subject, Audience: audience,
 		IssuedAt: at.Unix(), NotBefore: at.Unix(), ExpiresAt: at.Add(i.TTL).Unix(),
 		ID: id, Scope: scope,
 		AgentType: agent.Type, Owner: agent.Owner, DeploymentEnv: agent.DeploymentEnv,
-	})
+	}.write()
 	if err != nil {
-		return Token{}, fmt.Errorf("write the claims: %w", err)
+		return Token{}, err
+	}
+	if len(claims) > maxClaimsBytes {
+		return Token{}, Refuse(InvalidRequest, "The token would be too long. Request fewer scopes or resources at once.")
 	}
 	durable := i.Journal.Publish(ctx, i.Events.New(auditevent.TokenIssued, &agent.ID, granted.origin, metadata))
 	access, signErr := granted.sign(claims)

@@ -20,9 +20,33 @@ type Audience []string
 // MarshalJSON writes the string or the array.
 func (a Audience) MarshalJSON() ([]byte, error) {
 	if len(a) == 1 {
-		return json.Marshal(a[0])
+		return appendString(make([]byte, 0, len(a[0])+2), a[0])
 	}
-	return json.Marshal([]string(a))
+	text := []byte{'['}
+	for i, one := range a {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		var err error
+		if text, err = appendString(text, one); err != nil {
+			return nil, err
+		}
+	}
+	return append(text, ']'), nil
+}
+
+// appendString writes a JSON string. The characters of a URI stand in it as they are:
+// whether an & is escaped is for the encoder to say whose value this becomes a part of.
+func appendString(text []byte, value string) ([]byte, error) {
+	for i := range len(value) {
+		if c := value[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			escaped, err := json.Marshal(value)
+			return append(text, escaped...), err
+		}
+	}
+	text = append(text, '"')
+	text = append(text, value...)
+	return append(text, '"'), nil
 }
 
 // UnmarshalJSON reads either form.
