@@ -15,7 +15,8 @@ import (
 
 // VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now.
 type VerifierConfig struct {
-	Issuer   string
+	Issuer string
+	// Audience must be the only one of a token: whoever else it was for could pass it on to us.
 	Audience string
 	// AnyAudience, with an empty Audience, takes tokens of the issuer for whatever audience. It is for who answers about
 	// tokens and not for who is called with them: a token for another resource opens nothing here (RFC 9068 §4).
@@ -28,6 +29,7 @@ type VerifierConfig struct {
 type Verifier struct {
 	keys   KeySet
 	parser *jwt.Parser
+	sole   bool // a token must have one audience
 	clock  func() time.Time
 	memo   memo
 	// refuses is set when there is nothing to hold tokens against: the parser would skip an empty issuer.
@@ -55,7 +57,10 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 	if !cfg.AnyAudience {
 		rules = append(rules, jwt.WithAudience(cfg.Audience))
 	}
-	return &Verifier{refuses: refuses, keys: cfg.Keys, clock: cfg.Clock, memo: newMemo(), parser: jwt.NewParser(rules...)}
+	return &Verifier{
+		refuses: refuses, keys: cfg.Keys, clock: cfg.Clock, memo: newMemo(),
+		sole: !cfg.AnyAudience, parser: jwt.NewParser(rules...),
+	}
 }
 
 // claims are the claims of RFC 9068 §2.2 and those of this issuer that a resource server acts on.
@@ -118,6 +123,9 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 		key, keyErr = v.key(ctx, t)
 		return key.Public, keyErr
 	})
+	if err == nil && v.sole && len(c.Audience) != 1 {
+		err = jwt.ErrTokenInvalidAudience
+	}
 	switch {
 	case err == nil:
 		v.memo.keep(sum, key, c)

@@ -111,12 +111,12 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	}
 	origin := request.Origin
 	origin.ActorID = &agent.ID
-	scopes, audience, err := resolve(agent, request)
+	scopes, audience, err := i.resolve(agent, request)
 	if err != nil {
 		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered.
 		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
 			agent = current
-			scopes, audience, err = resolve(agent, request)
+			scopes, audience, err = i.resolve(agent, request)
 		}
 	}
 	if agent.Status != StatusActive || err != nil {
@@ -145,11 +145,11 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 }
 
 // resolve decides what the token is good for, and where.
-func resolve(agent Agent, request Request) (scopes []string, audience Audience, err error) {
+func (i *Issuer) resolve(agent Agent, request Request) (scopes []string, audience Audience, err error) {
 	if scopes, err = resolveScope(agent, request.Scope); err != nil {
 		return nil, nil, err
 	}
-	audience, err = resolveAudience(agent, request.Resources)
+	audience, err = resolveAudience(agent, request.Resources, i.URL)
 	return scopes, audience, err
 }
 

@@ -60,8 +60,9 @@ func (a *Audience) UnmarshalJSON(data []byte) error {
 
 // resolveAudience decides whom a token is for (RFC 8707 §2): exactly the resources
 // that were asked for, in that order and without repeats, each spelled as the agent
-// is allowed it. It is nil when none was: then the token is for the issuer.
-func resolveAudience(agent Agent, requested []string) (Audience, error) {
+// is allowed it. It is nil when none was, or the issuer: then the token is for the
+// issuer alone. It is never for the issuer and others, who could pass it on to us.
+func resolveAudience(agent Agent, requested []string, issuer string) (Audience, error) {
 	if len(requested) == 0 {
 		return nil, nil
 	}
@@ -81,6 +82,12 @@ func resolveAudience(agent Agent, requested []string) (Audience, error) {
 		case !slices.Contains(audience, resource):
 			audience = append(audience, resource)
 		}
+	}
+	if slices.Contains(audience, issuer) {
+		if len(audience) > 1 {
+			return nil, RefuseField(InvalidTarget, "resource", "A token for "+issuer+" is for no other resource. Request one for each.")
+		}
+		return nil, nil
 	}
 	return audience, nil
 }

@@ -31,6 +31,8 @@ func TestATokenIsForTheResourcesThatWereAskedFor(t *testing.T) {
 		"a repeat counts once":                 {allowed: []string{"https://a"}, requested: []string{"https://a", "https://a"}, aud: "https://a"},
 		"a URN":                                {allowed: []string{"urn:example:api"}, requested: []string{"urn:example:api"}, aud: "urn:example:api"},
 		"the issuer must be allowed by name":   {requested: []string{issuerURL}, refused: issuerURL},
+		"the issuer alone is as nothing":       {allowed: []string{issuerURL}, requested: []string{issuerURL, issuerURL}, aud: issuerURL},
+		"the issuer beside another":            {allowed: []string{issuerURL, "https://a"}, requested: []string{"https://a", issuerURL}, refused: "no other resource"},
 		"not allowed":                          {allowed: []string{"https://a"}, requested: []string{"https://b"}, refused: "'https://b'"},
 		"one of two is not allowed":            {allowed: []string{"https://a"}, requested: []string{"https://a", "https://b"}, refused: "'https://b'"},
 		"another spelling":                     {allowed: []string{"https://a"}, requested: []string{"https://A"}, refused: "'https://A'"},
@@ -63,7 +65,7 @@ func TestATokenIsForTheResourcesThatWereAskedFor(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, row.aud, claimsOf(t, token)["aud"])
 			metadata := w.journal[0].Metadata
-			if row.requested == nil {
+			if row.aud == issuerURL {
 				require.NotContains(t, metadata, "resource")
 				return
 			}
