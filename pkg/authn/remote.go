@@ -37,7 +37,8 @@ type RemoteKeys struct {
 
 	mu        sync.RWMutex
 	keys      map[string]Key
-	attempted time.Time
+	attempted time.Time // the end of the last fetch
+	asked     time.Time // the end of the last fetch that a request caused
 	lastErr   error
 }
 
@@ -50,8 +51,8 @@ func NewRemoteKeys(fetch func(context.Context) ([]byte, error), clock func() tim
 	return &RemoteKeys{fetch: fetch, clock: clock, log: log, lastErr: errNoKeys}
 }
 
-// Key gives the key with that id. An unknown id makes it fetch again, at most once per 10 s (twice a second while nothing
-// was ever fetched). ErrUnknownKey means that the last fetch succeeded and the key was not in it; if it failed, the error is
+// Key gives the key with that id. An unknown id makes it fetch again, whatever Run does, at most once per 10 s (twice a
+// second while nothing was ever fetched). ErrUnknownKey means that the last fetch succeeded and the key was not in it; if it failed, the error is
 // another one, because the key may exist.
 func (k *RemoteKeys) Key(ctx context.Context, kid string) (Key, error) {
 	key, due, err := k.lookup(kid)
@@ -62,6 +63,9 @@ func (k *RemoteKeys) Key(ctx context.Context, kid string) (Key, error) {
 		// Requests that arrive after a flight has landed find its result, not a flight of their own.
 		if k.due() {
 			k.refresh(context.WithoutCancel(ctx))
+			k.mu.Lock()
+			k.asked = k.clock()
+			k.mu.Unlock()
 		}
 		return nil, nil
 	})
@@ -93,12 +97,14 @@ func (k *RemoteKeys) due() bool {
 	return k.dueLocked()
 }
 
+// dueLocked does not count what Run fetches once there is a set, or Run would leave nothing to be done for a key that was
+// made a moment ago.
 func (k *RemoteKeys) dueLocked() bool {
-	interval := unknownKeyInterval
+	last, interval := k.asked, unknownKeyInterval
 	if k.keys == nil {
-		interval = firstInterval
+		last, interval = k.attempted, firstInterval
 	}
-	return k.attempted.IsZero() || k.clock().Sub(k.attempted) >= interval
+	return last.IsZero() || k.clock().Sub(last) >= interval
 }
 
 // refresh fetches and replaces the set; on failure the one before stays.

@@ -98,6 +98,25 @@ func TestRemoteKeysAsksForAnUnknownKeyAtMostOncePerTenSeconds(t *testing.T) {
 	require.Equal(t, 2, server.called())
 }
 
+func TestRemoteKeysAsksForAnUnknownKeyWhileItIsKeptFresh(t *testing.T) {
+	t.Parallel()
+	keys, server, _ := remote()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- keys.Run(ctx) }()
+	require.Eventually(t, func() bool { return keys.Ready(ctx) == nil }, 5*time.Second, time.Millisecond)
+
+	server.set(nil, keySet()...)
+	_, err := keys.Key(ctx, "ec")
+	require.NoError(t, err, "a key that was made right after the last fetch")
+	calls := server.called()
+	_, err = keys.Key(ctx, "garbage")
+	require.ErrorIs(t, err, authn.ErrUnknownKey)
+	require.Equal(t, calls, server.called(), "as the clock stands")
+	cancel()
+	require.NoError(t, <-ended)
+}
+
 func TestRemoteKeysForgetsKeysThatAreGone(t *testing.T) {
 	t.Parallel()
 	keys, server, clock := remote()
