@@ -2,6 +2,8 @@ package postgres_test
 
 import (
 	"context"
+	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -110,6 +112,43 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &waiting} }))
 	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Withdraw: []string{"waiting"}} }))
 	require.NotContains(t, stored(t, store), "waiting", "a key that never signed may come again")
+}
+
+func TestKeysThatTheOperationsGuideBuriesAreKnownToBeGone(t *testing.T) {
+	t.Parallel()
+	guide, err := os.ReadFile("../../../../docs/operations.md")
+	require.NoError(t, err)
+	_, statements, found := strings.Cut(string(guide), "BEGIN;")
+	require.True(t, found)
+	statements, _, _ = strings.Cut(statements, "COMMIT;")
+
+	db := testkit.DB(t, "token")
+	store := postgres.NewKeys(db)
+	earlier := noon.Add(-time.Hour)
+	for _, record := range []keys.Record{
+		{ID: "retired", Algorithm: keys.RS256, State: keys.Active, Sealed: []byte{1}, TokenTTL: time.Hour, CreatedAt: earlier, ActivatedAt: &earlier},
+		{ID: "active", Algorithm: keys.ES256, State: keys.Next, Sealed: []byte{2}, TokenTTL: time.Hour, CreatedAt: noon},
+	} {
+		require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &record} }))
+	}
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+		return keys.Change{Retire: "retired", Activate: "active", At: noon, GoneAt: noon.Add(time.Hour)}
+	}))
+	waiting := keys.Record{ID: "next", Algorithm: keys.EdDSA, State: keys.Next, Sealed: []byte{3}, TokenTTL: time.Hour, CreatedAt: noon}
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &waiting} }))
+
+	for _, statement := range strings.Split(strings.TrimSuffix(strings.TrimSpace(statements), ";"), ";") {
+		_, err = db.Exec(t.Context(), statement)
+		require.NoError(t, err, statement)
+	}
+	require.Zero(t, count(t, db, "signing_keys"))
+	byID := stored(t, store)
+	require.Len(t, byID, 3)
+	for id, record := range byID {
+		require.Equal(t, keys.Gone, record.State, id)
+		require.Empty(t, record.Sealed, id)
+	}
+	require.True(t, byID["retired"].RetiredAt.Equal(noon))
 }
 
 func TestOneReplicaChangesKeysAtATime(t *testing.T) {
