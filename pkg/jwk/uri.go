@@ -78,22 +78,24 @@ func checkHost(host string) string {
 	return ""
 }
 
-// specialPrefixes are the blocks of the IANA special-purpose registries (RFC 6890) that netip's predicates do not cover.
+// specialPrefixes are the blocks of the IANA special-purpose registries (RFC 6890) that netip's predicates do not cover, and
+// the one address of cloud metadata that looks public.
 func specialPrefixes() []netip.Prefix {
 	return []netip.Prefix{
-		netip.MustParsePrefix("0.0.0.0/8"),       // this network
-		netip.MustParsePrefix("100.64.0.0/10"),   // carrier-grade NAT
-		netip.MustParsePrefix("192.0.0.0/24"),    // protocol assignments
-		netip.MustParsePrefix("192.0.2.0/24"),    // documentation
-		netip.MustParsePrefix("192.88.99.0/24"),  // 6to4 relays
-		netip.MustParsePrefix("198.18.0.0/15"),   // benchmarks
-		netip.MustParsePrefix("198.51.100.0/24"), // documentation
-		netip.MustParsePrefix("203.0.113.0/24"),  // documentation
-		netip.MustParsePrefix("240.0.0.0/4"),     // reserved, and broadcast
-		netip.MustParsePrefix("2001::/23"),       // protocol assignments, Teredo among them
-		netip.MustParsePrefix("2001:db8::/32"),   // documentation
-		netip.MustParsePrefix("2002::/16"),       // 6to4: holds any IPv4 address
-		netip.MustParsePrefix("3fff::/20"),       // documentation
+		netip.MustParsePrefix("0.0.0.0/8"),        // this network
+		netip.MustParsePrefix("100.64.0.0/10"),    // carrier-grade NAT
+		netip.MustParsePrefix("168.63.129.16/32"), // Azure's own services
+		netip.MustParsePrefix("192.0.0.0/24"),     // protocol assignments
+		netip.MustParsePrefix("192.0.2.0/24"),     // documentation
+		netip.MustParsePrefix("192.88.99.0/24"),   // 6to4 relays
+		netip.MustParsePrefix("198.18.0.0/15"),    // benchmarks
+		netip.MustParsePrefix("198.51.100.0/24"),  // documentation
+		netip.MustParsePrefix("203.0.113.0/24"),   // documentation
+		netip.MustParsePrefix("240.0.0.0/4"),      // reserved, and broadcast
+		netip.MustParsePrefix("2001::/23"),        // protocol assignments, Teredo among them
+		netip.MustParsePrefix("2001:db8::/32"),    // documentation
+		netip.MustParsePrefix("2002::/16"),        // 6to4: holds any IPv4 address
+		netip.MustParsePrefix("3fff::/20"),        // documentation
 	}
 }
 

@@ -9,15 +9,12 @@ import (
 	"time"
 )
 
-// Public tells whether a Fetcher connects to the address.
-func Public(addr netip.Addr) bool { return public(addr) }
-
 // FetcherAt is a Fetcher for which every name leads to one address. With dialable nil it refuses what every other does.
 func FetcherAt(address string, dialable func(netip.Addr) bool, roots *x509.CertPool) *Fetcher {
-	if dialable == nil {
-		dialable = public
+	f := NewFetcher()
+	if dialable != nil {
+		f = newFetcher(dialable, roots)
 	}
-	f := newFetcher(dialable, roots)
 	transport := f.transport()
 	dial := transport.DialContext
 	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, address) }

@@ -33,7 +33,7 @@ var (
 type Fetcher struct{ client *http.Client }
 
 // NewFetcher makes a Fetcher. There is no setting: what it refuses must not depend on one.
-func NewFetcher() *Fetcher { return newFetcher(public, nil) }
+func NewFetcher() *Fetcher { return newFetcher(jwk.PublicAddr, nil) }
 
 // newFetcher lets tests reach a server of their own: dialable says which addresses may be connected to,
 // roots who may vouch for a server (nil for the system's).
@@ -62,14 +62,6 @@ func newFetcher(dialable func(netip.Addr) bool, roots *x509.CertPool) *Fetcher {
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
-}
-
-// azureHost is the one address of cloud metadata that looks public.
-const azureHost = "168.63.129.16"
-
-// public tells whether an address may be connected to.
-func public(addr netip.Addr) bool {
-	return jwk.PublicAddr(addr) && addr.Unmap() != netip.MustParseAddr(azureHost)
 }
 
 // Fetch reads the document at an https URI.
