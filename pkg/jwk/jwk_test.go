@@ -247,6 +247,28 @@ func TestASetThatIsNone(t *testing.T) {
 	}
 }
 
+func TestASetThatOnlyAFetchedOneMayBe(t *testing.T) {
+	t.Parallel()
+	key := string(setOf(t, keyOf(t, "ed")))
+	key = key[len(`{"keys":[`) : len(key)-len(`]}`)]
+	const repeated = "JWK set: must not repeat a name within an object"
+	for raw, want := range map[string]string{
+		`{"keys":[` + key + `],"d":"c2VjcmV0"}`: "JWK set: d is private key material: register the public key only",
+		`{"keys":[],"k":"c2VjcmV0"}`: "JWK set: k is private key material: register the public key only; " +
+			"keys must have 1 to 16 items",
+		`{"keys":[{"kty":"OKP","d":"c2VjcmV0"}],"keys":[` + key + `]}`:        repeated,
+		`{"keys":[{"kid":"c2VjcmV0",` + key[1:len(key)-1] + `,"kid":"1"}]}`:   repeated,
+		`{"keys":[{` + key[1:len(key)-1] + `,"x5t":[{"a":1,"\u0061":[2]}]}]}`: repeated,
+	} {
+		_, err := jwk.ParseClientSet([]byte(raw))
+		require.EqualError(t, err, want)
+		_, err = jwk.ReadClientSet([]byte(raw))
+		require.NoError(t, err)
+	}
+	_, err := jwk.ParseClientSet([]byte(`{"x":[{"a":1},{"a":1,"b":{"a":2}}],"keys":[` + key + `]}`))
+	require.NoError(t, err, "a name may stand in several objects")
+}
+
 func TestHowManyKeysASetMayHave(t *testing.T) {
 	t.Parallel()
 	many := make([]fields, jwk.MaxSetKeys+1)

@@ -36,11 +36,7 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("", "must be an object")
 		return Key{}, faults.All()
 	}
-	for _, name := range privateParameters() {
-		if _, ok := m[name]; ok {
-			faults.Add(name, "is private key material: register the public key only")
-		}
-	}
+	m.checkPrivate(&faults)
 	key := Key{ID: m.id(&faults)}
 	m.checkUse(&faults)
 	switch m.text("kty") {
@@ -58,6 +54,14 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("alg", "must be "+strings.Join(known, " or ")+" for a key of this kind")
 	}
 	return key, faults.All()
+}
+
+func (m member) checkPrivate(faults *apperr.Fields) {
+	for _, name := range privateParameters() {
+		if m.has(name) {
+			faults.Add(name, "is private key material: register the public key only")
+		}
+	}
 }
 
 func (m member) has(name string) bool {

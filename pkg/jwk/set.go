@@ -1,6 +1,7 @@
 package jwk
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -30,7 +31,8 @@ func (f SetErrors) Error() string {
 // ParseClientSet reads a set that a client wants to register. It is strict, because who registers a key should learn at once
 // that it cannot work: 1 to 16 keys, each a public signing key of a known kind, with use absent or sig, key_ops absent or with
 // verify, alg absent or one of the key's kind, kids distinct where there are any. Parameters that nobody here knows are
-// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k) are refused. The error is SetErrors.
+// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k), in a key or beside the keys, and names that are repeated
+// are refused. The error is SetErrors.
 func ParseClientSet(raw []byte) ([]Key, error) {
 	if len(raw) > MaxSetBytes {
 		return nil, SetErrors{{Reason: fmt.Sprintf("must be at most %d bytes", MaxSetBytes)}}
@@ -39,10 +41,14 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 	if err != nil {
 		return nil, SetErrors{{Reason: `must be an object with a list "keys"`}}
 	}
-	if len(members) < 1 || len(members) > MaxSetKeys {
-		return nil, SetErrors{{Field: "keys", Reason: fmt.Sprintf("must have 1 to %d items", MaxSetKeys)}}
+	// Which of two values counts differs between parsers: what this one takes for public, another may not.
+	if repeatsName(json.NewDecoder(bytes.NewReader(raw))) {
+		return nil, SetErrors{{Reason: "must not repeat a name within an object"}}
 	}
-	var faults SetErrors
+	faults := privateBeside(raw)
+	if len(members) < 1 || len(members) > MaxSetKeys {
+		return nil, append(faults, apperr.FieldError{Field: "keys", Reason: fmt.Sprintf("must have 1 to %d items", MaxSetKeys)})
+	}
 	keys := make([]Key, 0, len(members))
 	seen := make(map[string]bool, len(members))
 	for i, member := range members {
@@ -62,6 +68,39 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 		return nil, faults
 	}
 	return keys, nil
+}
+
+// privateBeside finds private parameters of the set itself, as of a key that was pasted around its set.
+func privateBeside(raw []byte) SetErrors {
+	var set member
+	if err := json.Unmarshal(raw, &set); err != nil {
+		return nil // membersOf read it
+	}
+	var faults apperr.Fields
+	set.checkPrivate(&faults)
+	return faults.All()
+}
+
+// repeatsName reads one JSON value that is known to be well-formed, and reports whether an object in it has a name twice.
+func repeatsName(dec *json.Decoder) bool {
+	token, err := dec.Token()
+	opening, nested := token.(json.Delim)
+	if err != nil || !nested {
+		return false
+	}
+	repeated := false
+	seen := map[string]bool{}
+	for dec.More() {
+		if opening == '{' {
+			name, _ := dec.Token()
+			text, _ := name.(string)
+			repeated = repeated || seen[text]
+			seen[text] = true
+		}
+		repeated = repeatsName(dec) || repeated
+	}
+	_, _ = dec.Token() // the closing bracket
+	return repeated
 }
 
 // ReadClientSet reads a set that was fetched from a client's URI, as ReadSet does, and refuses one of more than 64 KiB.
