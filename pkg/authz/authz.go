@@ -14,7 +14,7 @@ import (
 const (
 	// AuthenticationBearer is a verified access token: Scopes, Subject and Owner are its claims.
 	AuthenticationBearer = "bearer"
-	// AuthenticationClient is client authentication at the token endpoints (id and secret): there are no scopes.
+	// AuthenticationClient is client authentication at the token endpoints (by secret or assertion): there are no scopes.
 	AuthenticationClient = "client"
 )
 

@@ -3,7 +3,7 @@
 #
 # input.method          HTTP method
 # input.path            path with its prefix, "/api/v1/agents"
-# input.authentication  "bearer" (a verified access token) or "client" (client id and secret, at the token endpoints)
+# input.authentication  "bearer" (a verified access token) or "client" (by secret or assertion, at the token endpoints)
 # input.scopes          the token's scopes; none with client authentication
 # input.sub             id of the calling agent
 # input.owner           owner of the calling agent

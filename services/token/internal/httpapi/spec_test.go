@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/services/token/api"
+	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 )
 
 var document = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(api.Spec) })
@@ -48,6 +49,15 @@ func requireSpec(tb testing.TB, method, path string, response *httptest.Response
 		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
 	}
 	require.NoError(tb, openapi3filter.ValidateResponse(tb.Context(), input), "%s %s: %s", method, path, response.Body)
+}
+
+func TestTheDocumentNamesTheLongestAssertion(t *testing.T) {
+	t.Parallel()
+	doc, err := document()
+	require.NoError(t, err)
+	longest := doc.Components.Schemas["Assertion"].Value.MaxLength
+	require.NotNil(t, longest)
+	require.Equal(t, uint64(assertion.MaxBytes), *longest)
 }
 
 func TestTheDocumentAndItsExamplesAreValid(t *testing.T) {
