@@ -171,11 +171,7 @@ func (a *Agents) Update(ctx context.Context, agentID string, update AgentUpdate)
 	if err != nil {
 		return Agent{}, err
 	}
-	r := call{method: http.MethodPatch, path: path, json: update}
-	if update.IfMatch != "" {
-		r.header = http.Header{"If-Match": {update.IfMatch}}
-	}
-	return a.one(ctx, r)
+	return a.one(ctx, call{method: http.MethodPatch, path: path, json: update, header: ifMatch(update.IfMatch)})
 }
 
 // Decommission ends an agent for good: its tokens are refused, its credentials

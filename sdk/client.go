@@ -27,6 +27,10 @@ type Config struct {
 	// Scopes are those to ask for; none leaves it to the provider, which then
 	// gives agents:read.
 	Scopes []string
+	// Resources are the absolute URIs of the APIs that tokens are for (RFC 8707), of
+	// those that the agent is allowed. None means AgentIdP itself, which takes no
+	// token for others: what calls both needs a Client for each.
+	Resources []string
 	// HTTPClient makes the requests; nil is one with a timeout of 30 s.
 	HTTPClient *http.Client
 	// UserAgent is the User-Agent of all requests; it appears in the audit trail.

@@ -70,6 +70,15 @@ func TestTokensAreAskedForAsTheStandardSays(t *testing.T) {
 	require.Equal(t, "a%3Ab+c%2F%C3%BC", secret, "form-encoded, RFC 6749 section 2.3.1")
 }
 
+func TestTokensAreAskedForForEveryResource(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	client, _ := newClient(t, p, func(cfg *Config) { cfg.Resources = []string{"https://a.example/?b=1", "urn:a:b"} })
+	_, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, "grant_type=client_credentials&resource=https%3A%2F%2Fa.example%2F%3Fb%3D1&resource=urn%3Aa%3Ab", p.tokenCalls()[0].Body)
+}
+
 func TestOneTokenServesUntilItIsNearlyOver(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
@@ -275,6 +284,12 @@ func TestWhatMayBeRepeatedIsRepeated(t *testing.T) {
 		_, err := c.Credentials.Rotate(ctx, agentID, credentialID, 0)
 		return err
 	}
+	setKeys := func(etag string) func(context.Context, *Client) error {
+		return func(ctx context.Context, c *Client) error {
+			_, err := c.Agents.SetKeys(ctx, agentID, AgentKeys{IfMatch: etag})
+			return err
+		}
+	}
 	decommission := func(ctx context.Context, c *Client) error { return c.Agents.Decommission(ctx, agentID) }
 	revoke := func(ctx context.Context, c *Client) error { return c.Revoke(ctx, "t") }
 	introspect := func(ctx context.Context, c *Client) error { _, err := c.Introspect(ctx, "t"); return err }
@@ -289,6 +304,8 @@ func TestWhatMayBeRepeatedIsRepeated(t *testing.T) {
 		"a registration, for it has an idempotency key":      {register, away, 2},
 		"an introspection":                                   {introspect, away, 2},
 		"a revocation of a token, which is idempotent":       {revoke, away, 2},
+		"new keys, which are the same the second time":       {setKeys(""), away, 2},
+		"no new keys on a condition, which may have changed": {setKeys(`"2"`), away, 1},
 		"no change, which may have happened":                 {update, away, 1},
 		"no decommissioning, which would be a conflict then": {decommission, away, 1},
 		"no new credential, which may have been made":        {generate, away, 1},

@@ -3,7 +3,8 @@
 // agents, their credentials and the audit trail.
 //
 // A [Client] authenticates as one agent, with the OAuth 2.0 client credentials
-// grant (RFC 6749 section 4.4). It fetches a token when the first request needs
+// grant (RFC 6749 section 4.4) and a secret. Public keys are registered here, but to
+// sign assertions with the private ones (RFC 7523) is left to the caller. The Client fetches a token when the first request needs
 // one, keeps it until shortly before it expires, and gets a new one when the
 // server no longer takes the old one. [Client.TokenSource] lends the same tokens
 // to golang.org/x/oauth2, for the agent's requests to other APIs.

@@ -20,42 +20,61 @@ type AgentKeys struct {
 	// ETag names the state of the agent with these keys. SetKeys and RemoveKeys
 	// raise it.
 	ETag string `json:"-"`
+	// IfMatch makes SetKeys fail with CodePreconditionFailed if the agent is no
+	// longer in the state with this ETag: two who change single keys of one set need
+	// it. Empty means no condition.
+	IfMatch string `json:"-"`
 }
 
 // Keys returns the keys that are registered for an agent; an [*Error] with
 // [CodeAgentKeysNotFound] if there are none. It needs agents:read.
 func (a *Agents) Keys(ctx context.Context, agentID string) (AgentKeys, error) {
-	return a.keys(ctx, http.MethodGet, agentID, nil)
+	return a.keys(ctx, agentID, call{method: http.MethodGet, repeatable: true})
 }
 
 // SetKeys registers keys for an agent, in place of all that it had, and returns
 // what the provider keeps. It needs what Update needs; for an agent that may
 // request agents:admin, the agent to be the caller, or agents:admin.
 func (a *Agents) SetKeys(ctx context.Context, agentID string, keys AgentKeys) (AgentKeys, error) {
-	return a.keys(ctx, http.MethodPut, agentID, keys)
+	return a.keys(ctx, agentID, call{
+		method: http.MethodPut, json: keys, header: ifMatch(keys.IfMatch),
+		// After an answer that got lost the agent is in another state.
+		repeatable: keys.IfMatch == "",
+	})
 }
 
 // RemoveKeys takes the registered keys of an agent away; an [*Error] with
-// [CodeAgentKeysNotFound] if there are none. It needs what Update needs.
-func (a *Agents) RemoveKeys(ctx context.Context, agentID string) error {
+// [CodeAgentKeysNotFound] if there are none, or with [CodePreconditionFailed] if the
+// agent is no longer in the state with the ETag; an empty one means no condition. It
+// needs what Update needs.
+func (a *Agents) RemoveKeys(ctx context.Context, agentID, etag string) error {
 	path, err := path("/agents/{}/keys", agentID)
 	if err != nil {
 		return err
 	}
-	_, err = a.client.do(ctx, call{method: http.MethodDelete, path: path})
+	_, err = a.client.do(ctx, call{method: http.MethodDelete, path: path, header: ifMatch(etag)})
 	return err
 }
 
-func (a *Agents) keys(ctx context.Context, method, agentID string, body any) (AgentKeys, error) {
+func (a *Agents) keys(ctx context.Context, agentID string, r call) (AgentKeys, error) {
 	path, err := path("/agents/{}/keys", agentID)
 	if err != nil {
 		return AgentKeys{}, err
 	}
 	var keys AgentKeys
-	header, err := a.client.do(ctx, call{method: method, path: path, json: body, out: &keys, repeatable: true})
+	r.path, r.out = path, &keys
+	header, err := a.client.do(ctx, r)
 	if err != nil {
 		return AgentKeys{}, err
 	}
 	keys.ETag = header.Get("ETag")
 	return keys, nil
+}
+
+// ifMatch is the header for a condition, nil for none.
+func ifMatch(etag string) http.Header {
+	if etag == "" {
+		return nil
+	}
+	return http.Header{"If-Match": {etag}}
 }

@@ -92,13 +92,20 @@ func TestRequestsAndAnswersOfEveryMethod(t *testing.T) {
 			say: answer{200, nil, `{"jwksUri":"https://a.example/"}`}, want: AgentKeys{JWKSURI: "https://a.example/"},
 			method: "PUT", path: "/api/v1/agents/" + agentID + "/keys",
 			call: func(ctx context.Context, c *Client) (any, error) {
-				return c.Agents.SetKeys(ctx, agentID, AgentKeys{JWKSURI: "https://a.example/"})
+				return c.Agents.SetKeys(ctx, agentID, AgentKeys{JWKSURI: "https://a.example/", IfMatch: `"3"`})
 			},
-			body: `{"jwksUri":"https://a.example/"}`,
+			body: `{"jwksUri":"https://a.example/"}`, header: `If-Match: "3"`,
 		},
 		"remove keys": {
 			say: answer{204, nil, ""}, method: "DELETE", path: "/api/v1/agents/" + agentID + "/keys",
-			call: func(ctx context.Context, c *Client) (any, error) { return nil, c.Agents.RemoveKeys(ctx, agentID) },
+			call: func(ctx context.Context, c *Client) (any, error) {
+				return nil, c.Agents.RemoveKeys(ctx, agentID, `"3"`)
+			},
+			header: `If-Match: "3"`,
+		},
+		"remove keys, whatever they are": {
+			say: answer{204, nil, ""}, method: "DELETE", path: "/api/v1/agents/" + agentID + "/keys",
+			call: func(ctx context.Context, c *Client) (any, error) { return nil, c.Agents.RemoveKeys(ctx, agentID, "") },
 		},
 		"get an agent": {
 			say: agent, want: wantAgent(), method: "GET", path: "/api/v1/agents/" + agentID,

@@ -74,6 +74,9 @@ func (c *Client) fetchToken(ctx context.Context) (*oauth2.Token, error) {
 	if len(c.cfg.Scopes) > 0 {
 		form.Set("scope", strings.Join(c.cfg.Scopes, " "))
 	}
+	if len(c.cfg.Resources) > 0 {
+		form["resource"] = c.cfg.Resources
+	}
 	var answer struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`

@@ -170,9 +170,14 @@ func TestResourcesAndKeysThroughTheSDK(t *testing.T) {
 	again, err := client.Agents.Keys(ctx, agent.ID)
 	require.NoError(t, err)
 	require.Equal(t, keys, again)
-	require.NoError(t, client.Agents.RemoveKeys(ctx, agent.ID))
-	_, err = client.Agents.Keys(ctx, agent.ID)
 	var refused *agentidp.Error
+	_, err = client.Agents.SetKeys(ctx, agent.ID, agentidp.AgentKeys{JWKS: set, IfMatch: agent.ETag})
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, agentidp.CodePreconditionFailed, refused.Code)
+	require.ErrorAs(t, client.Agents.RemoveKeys(ctx, agent.ID, agent.ETag), &refused)
+	require.Equal(t, agentidp.CodePreconditionFailed, refused.Code)
+	require.NoError(t, client.Agents.RemoveKeys(ctx, agent.ID, keys.ETag))
+	_, err = client.Agents.Keys(ctx, agent.ID)
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, agentidp.CodeAgentKeysNotFound, refused.Code)
 }
