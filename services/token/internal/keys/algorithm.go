@@ -7,11 +7,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"math/big"
 )
 
 // Algorithm is a JWS algorithm this service can sign with (RFC 7518 §3.1, RFC 8037 §3.1).
@@ -66,28 +63,3 @@ func (a Algorithm) fits(key crypto.Signer) bool {
 }
 
 func encode(octets []byte) string { return base64.RawURLEncoding.EncodeToString(octets) }
-
-// thumbprint is the RFC 7638 thumbprint of a public key, with SHA-256: the digest
-// of the members that make the key, in order of their names.
-func thumbprint(public crypto.PublicKey) (string, error) {
-	var members string
-	switch public := public.(type) {
-	case *rsa.PublicKey:
-		exponent := big.NewInt(int64(public.E)).Bytes()
-		members = fmt.Sprintf(`{"e":%q,"kty":"RSA","n":%q}`, encode(exponent), encode(public.N.Bytes()))
-	case *ecdsa.PublicKey:
-		point, err := public.Bytes()
-		if err != nil {
-			return "", fmt.Errorf("encode the public point: %w", err)
-		}
-		xy := point[1:] // uncompressed: 0x04, x, y
-		x, y := xy[:len(xy)/2], xy[len(xy)/2:]
-		members = fmt.Sprintf(`{"crv":%q,"kty":"EC","x":%q,"y":%q}`, public.Params().Name, encode(x), encode(y))
-	case ed25519.PublicKey:
-		members = fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":%q}`, encode(public))
-	default:
-		return "", errors.New("public key of an unknown kind")
-	}
-	digest := sha256.Sum256([]byte(members))
-	return encode(digest[:]), nil
-}

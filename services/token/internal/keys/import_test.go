@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/jwk"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
@@ -115,7 +116,7 @@ func TestAKeyThatCannotBeImportedIsRefusedWithItsReason(t *testing.T) {
 // importing makes a ring whose operator brought a key, and answers the id of the key.
 func importing(t *testing.T, store Store, clock *testkit.Clock, private *ecdsa.PrivateKey, change ...func(*RingConfig)) (*Ring, string) {
 	t.Helper()
-	kid, err := thumbprint(private.Public())
+	kid, err := jwk.Key{Public: private.Public()}.Thumbprint()
 	require.NoError(t, err)
 	bring := func(cfg *RingConfig) { cfg.Import = &PrivateKey{ES256, private} }
 	return ring(t, store, clock, ES256, append(change, bring)...), kid

@@ -16,6 +16,8 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authn"
+
+	"github.com/sentryagent/agentidp/pkg/jwk"
 )
 
 const (
@@ -167,7 +169,7 @@ func (r *Ring) importing(ctx context.Context, records []Record) bool {
 	if r.imported == nil {
 		return false
 	}
-	kid, err := thumbprint(r.imported.signer.Public())
+	kid, err := jwk.Key{Public: r.imported.signer.Public()}.Thumbprint()
 	if err != nil {
 		return false
 	}
@@ -196,7 +198,7 @@ func generate(sealer *Sealer, algorithm Algorithm) (Record, error) {
 }
 
 func sealNew(sealer *Sealer, key PrivateKey) (Record, error) {
-	kid, err := thumbprint(key.signer.Public())
+	kid, err := jwk.Key{Public: key.signer.Public()}.Thumbprint()
 	if err != nil {
 		return Record{}, err
 	}
