@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -75,19 +77,34 @@ func setFrom(raw json.RawMessage) (json.RawMessage, []apperr.FieldError) {
 	return raw, nil
 }
 
-// metadata says for the audit trail what was registered. A key without a kid has nothing to be named by.
-func (k Keys) metadata() map[string]any {
+// metadata says for the audit trail what was registered: of a set the kids that there are, which anybody may give to another
+// key, and the thumbprint of each key, which nobody can.
+func (k Keys) metadata() (map[string]any, error) {
 	if k.JWKS == nil {
-		return map[string]any{"set": "jwksUri", "jwksUri": k.URI}
+		return map[string]any{"set": "jwksUri", "jwksUri": withoutQuery(k.URI)}, nil
 	}
-	kids := []string{}
-	set, _ := jwk.ReadSet(k.JWKS) // MarshalSet wrote it
+	set, err := jwk.ReadSet(k.JWKS)
+	if err != nil {
+		return nil, err
+	}
+	kids, thumbprints := []string{}, make([]string, 0, len(set))
 	for _, key := range set {
 		if key.ID != "" {
 			kids = append(kids, key.ID)
 		}
+		thumbprint, err := key.Thumbprint()
+		if err != nil {
+			return nil, err
+		}
+		thumbprints = append(thumbprints, thumbprint)
 	}
-	return map[string]any{"set": "jwks", "keys": len(set), "kids": kids}
+	return map[string]any{"set": "jwks", "keys": len(set), "kids": kids, "thumbprints": thumbprints}, nil
+}
+
+// withoutQuery is the URI as the trail names it: a query may hold what lets one read the set.
+func withoutQuery(uri string) string {
+	place, _, _ := strings.Cut(uri, "?") // CheckURI took it: there is no fragment
+	return place
 }
 
 // AgentAndKeys returns one agent, whatever its status, with its keys as they were at the same moment, nil if it has none; or
@@ -99,11 +116,15 @@ func (r *Registry) AgentAndKeys(ctx context.Context, id uuid.UUID) (Agent, *Keys
 // SetKeys replaces the keys of an agent and returns it as it is then: its keys are a part of it, so that this is a revision
 // of it. Errors as those of Change.
 func (r *Registry) SetKeys(ctx context.Context, id uuid.UUID, keys Keys, demand Demand) (Agent, error) {
+	metadata, err := keys.metadata()
+	if err != nil {
+		return Agent{}, fmt.Errorf("describe the keys: %w", err)
+	}
 	return r.store.ReviseKeys(ctx, id, func(current Agent, _ *Keys) (Revision, *Keys, error) {
 		if err := demand.check(current); err != nil {
 			return Revision{}, nil, err
 		}
-		revision, err := r.keysRevision(current, demand.Origin, keys.metadata())
+		revision, err := r.keysRevision(current, demand.Origin, metadata)
 		return revision, &keys, err
 	})
 }

@@ -118,7 +118,13 @@ func TestNewKeysAreARevisionOfTheirAgent(t *testing.T) {
 	require.Equal(t, "audit.registry.agent.keys_updated", b.store.messages[0].Subject)
 	require.Equal(t, before.ID, *events[0].AgentID)
 	require.Equal(t, caller, *events[0].ActorID)
-	require.Equal(t, map[string]any{"set": "jwks", "keys": 2.0, "kids": []any{"2026-11"}}, events[0].Metadata)
+	set, err := jwk.ReadSet(keys.JWKS)
+	require.NoError(t, err)
+	thumbprint, err := set[0].Thumbprint()
+	require.NoError(t, err)
+	require.Equal(t, map[string]any{
+		"set": "jwks", "keys": 2.0, "kids": []any{"2026-11"}, "thumbprints": []any{thumbprint, thumbprint},
+	}, events[0].Metadata)
 	state := lifecycleState(t, b.store.messages)
 	require.Equal(t, int64(2), state.Revision)
 	require.Equal(t, "active", state.Status)
@@ -131,9 +137,10 @@ func TestAURIReplacesASetAndIsRemoved(t *testing.T) {
 	_, err := b.registry.SetKeys(t.Context(), first.ID, agent.Keys{JWKS: keySet(t)}, permitted())
 	require.NoError(t, err)
 	b.store.messages = nil
-	_, err = b.registry.SetKeys(t.Context(), first.ID, agent.Keys{URI: keysURI}, permitted())
+	const withQuery = keysURI + "?key=for-readers"
+	_, err = b.registry.SetKeys(t.Context(), first.ID, agent.Keys{URI: withQuery}, permitted())
 	require.NoError(t, err)
-	require.Equal(t, agent.Keys{URI: keysURI}, b.store.keys[first.ID])
+	require.Equal(t, agent.Keys{URI: withQuery}, b.store.keys[first.ID])
 	require.Equal(t, map[string]any{"set": "jwksUri", "jwksUri": keysURI}, auditEvents(t, b.store.messages)[0].Metadata)
 
 	b.store.messages = nil

@@ -253,7 +253,10 @@ func TestEveryChangeOfKeysLeavesItsEvents(t *testing.T) {
 	}
 	require.NoError(t, rows.Err())
 	require.Equal(t, []map[string]any{
-		{"set": "jwks", "keys": 2.0, "kids": []any{"1"}},
+		{"set": "jwks", "keys": 2.0, "kids": []any{"1"}, "thumbprints": []any{
+			"cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s", // RFC 7517 appendix A.1
+			"kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k", // RFC 8037 appendix A.3
+		}},
 		{"set": "jwksUri", "jwksUri": "https://agent.example.com/jwks.json"},
 		{"removed": true},
 	}, told)
