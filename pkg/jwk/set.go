@@ -73,9 +73,7 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 // privateBeside finds private parameters of the set itself, as of a key that was pasted around its set.
 func privateBeside(raw []byte) SetErrors {
 	var set member
-	if err := json.Unmarshal(raw, &set); err != nil {
-		return nil // membersOf read it
-	}
+	_ = json.Unmarshal(raw, &set) // it is well-formed: membersOf read it
 	var faults apperr.Fields
 	set.checkPrivate(&faults)
 	return faults.All()
