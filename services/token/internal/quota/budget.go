@@ -154,77 +154,110 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 		return issue.Charge{Window: window}, err
 	}
 	acc := account{agentID: clientID, month: monthOf(b.Clock())}
-	ahead, changing := b.ledger.state(acc)
-	if changing {
+	if entered, err := b.enter(ctx, acc); errors.Is(err, errRedis) {
+		return b.withoutRedis(ctx, acc, err)
+	} else if err != nil {
+		return issue.Charge{}, err
+	} else if !entered {
 		return b.besideRedis(ctx, acc)
 	}
-	if ahead {
-		level, err := b.catchUp(ctx, acc)
-		switch {
-		case errors.Is(err, errRedis):
-			return b.withoutRedis(ctx, acc, err)
-		case err != nil:
-			return issue.Charge{}, err
-		case !level:
-			return b.besideRedis(ctx, acc)
-		}
+	spent, err := b.inRedis(ctx, acc)
+	counts := b.ledger.leave(acc, spent.count())
+	switch {
+	case errors.Is(err, errNotKept):
+		return b.besideRedis(ctx, acc)
+	case errors.Is(err, errRedis):
+		return b.withoutRedis(ctx, acc, err)
+	case err != nil:
+		return issue.Charge{}, err
 	}
+	window, err := b.window(ctx, spent)
+	if err != nil {
+		return issue.Charge{}, err
+	}
+	if spent.status == spendTaken && !counts {
+		return b.inPostgres(ctx, acc, window)
+	}
+	return acc.charge(window, spent.status == spendExceeded), nil
+}
+
+// enter begins a charge to Redis, if its counter can be used. Who entered has to leave.
+func (b *Budget) enter(ctx context.Context, acc account) (bool, error) {
+	entered, raisable := b.ledger.enter(acc)
+	if entered || !raisable {
+		return entered, nil
+	}
+	level, err := b.catchUp(ctx, acc)
+	if err != nil || !level {
+		return false, err
+	}
+	entered, _ = b.ledger.enter(acc)
+	return entered, nil
+}
+
+// spent is what spendLua answered.
+type spent struct {
+	status, used int64
+	window       any
+}
+
+// count is the count with this token, 0 if none was taken.
+func (s spent) count() int64 {
+	if s.status != spendTaken {
+		return 0
+	}
+	return s.used
+}
+
+// inRedis charges the rate window and the quota in one round trip. The errors are
+// errRedis and errNotKept, and those of the store.
+func (b *Budget) inRedis(ctx context.Context, acc account) (spent, error) {
 	for range attempts {
 		run := b.Redis.RunID()
 		counter := b.counter(acc, run)
-		answer, err := b.Redis.RunScript(ctx, b.spend, []string{
-			b.Limiter.RedisKey(ratelimit.ClientKey(clientID)), counter,
+		answer, err := b.spend.Run(ctx, b.Redis, []string{
+			b.Limiter.RedisKey(ratelimit.ClientKey(acc.agentID)), counter,
 		}, b.RatePerMinute, b.TokensPerMonth).Slice()
 		if err != nil {
-			return b.withoutRedis(ctx, acc, err)
+			return spent{}, fmt.Errorf("%w: %w", errRedis, err)
 		}
 		if b.Redis.RunID() != run {
 			// Another server answered, perhaps from a counter that it kept of an earlier life.
 			continue
 		}
-		status, used, window, err := readSpend(answer)
-		if err != nil {
-			return issue.Charge{}, err
+		s, err := readSpend(answer)
+		if err != nil || s.status != spendCold {
+			return s, err
 		}
-		if status != spendCold {
-			return b.charged(ctx, acc, status, used, window)
-		}
-		if err := b.load(ctx, acc, counter); errors.Is(err, errRedis) {
-			return b.withoutRedis(ctx, acc, err)
-		} else if err != nil {
-			return issue.Charge{}, err
+		if err := b.load(ctx, acc, counter); err != nil {
+			return spent{}, err
 		}
 	}
-	return b.besideRedis(ctx, acc) // it does not keep the counter
+	return spent{}, errNotKept
 }
 
-var errRedis = errors.New("redis does not answer")
+var (
+	errRedis   = errors.New("redis does not answer")
+	errNotKept = errors.New("redis does not keep the counter")
+)
 
-func readSpend(answer []any) (status, used int64, window any, err error) {
+func readSpend(answer []any) (spent, error) {
 	if len(answer) == 3 {
-		var known, counted bool
-		status, known = answer[0].(int64)
-		used, counted = answer[1].(int64)
+		status, known := answer[0].(int64)
+		used, counted := answer[1].(int64)
 		if known && counted {
-			return status, used, answer[2], nil
+			return spent{status, used, answer[2]}, nil
 		}
 	}
-	return 0, 0, nil, fmt.Errorf("quota script answered %v", answer)
+	return spent{}, fmt.Errorf("quota script answered %v", answer)
 }
 
-func (b *Budget) charged(ctx context.Context, acc account, status, used int64, reply any) (issue.Charge, error) {
-	if status == spendTaken {
-		b.ledger.saw(acc, used)
+// window reads the rate window of an answer.
+func (b *Budget) window(ctx context.Context, s spent) (ratelimit.Window, error) {
+	if b.RatePerMinute == 0 {
+		return ratelimit.Window{Allowed: true}, nil
 	}
-	window := ratelimit.Window{Allowed: true}
-	if b.RatePerMinute > 0 {
-		var err error
-		window, err = b.Limiter.Read(ctx, b.RatePerMinute, reply, nil)
-		if err != nil {
-			return issue.Charge{}, err
-		}
-	}
-	return acc.charge(window, status == spendExceeded), nil
+	return b.Limiter.Read(ctx, b.RatePerMinute, s.window, nil)
 }
 
 // besideRedis charges the rate window in Redis and counts the token in Postgres,

@@ -17,8 +17,13 @@
 //   - A counter that Postgres was charged for meanwhile is raised in Redis before
 //     this replica uses it again; and every write-behind that finds a higher count
 //     in Postgres raises the one in Redis.
+//   - What is raised loses what was counted there on the way to the same number. So
+//     a token that Redis counted while the same replica charged Postgres is counted
+//     in Postgres too, and the counter is raised only when nothing is under way.
 //
-// What stays open is a Redis that some replicas reach and others do not: until
-// they agree again, at most what was issued within writeEvery may go past the
-// limit. A command whose answer was lost may have counted a token that nobody got.
+// That is exact for what one replica counts. What stays open is a Redis that some
+// replicas reach and others do not: of what both kinds counted between two writes
+// only the larger part is kept, again with every write for as long as it lasts, and
+// nothing makes up for it. A command whose answer was lost may have counted a token
+// that nobody got.
 package quota

@@ -25,16 +25,22 @@ func (a account) charge(window ratelimit.Window, exceeded bool) issue.Charge {
 type page struct {
 	// seen is the highest count this replica saw in Redis and has not written yet; 0 if none.
 	seen int64
+	// told is the highest count of Redis that Postgres has, or is told with every charge.
+	told int64
 	// ahead tells that Postgres was charged while Redis was away, so that the counter
 	// in Redis is too low.
 	ahead bool
-	// charging counts the charges to Postgres under way.
-	charging int
+	// charging and spending count the charges to Postgres and to Redis under way.
+	charging, spending int
 	// generation is another one after everything that put Postgres ahead.
 	generation uint64
 }
 
-func (p *page) blank() bool { return p.seen == 0 && !p.ahead && p.charging == 0 }
+func (p *page) blank() bool { return p.seen == 0 && !p.ahead && p.charging == 0 && p.spending == 0 }
+
+// busy tells that Redis and Postgres may both have counted from the same number on,
+// or will, so that neither can be raised to the other yet.
+func (p *page) busy() bool { return p.charging > 0 || p.spending > 0 }
 
 // ledger is this replica's memory between Redis and Postgres. It holds only
 // accounts of which something is still to be done.
@@ -67,12 +73,34 @@ func (l *ledger) putAhead(p *page) {
 	p.ahead, p.generation = true, l.generation
 }
 
-// saw remembers a count of Redis until it is written.
-func (l *ledger) saw(acc account, used int64) {
+// enter begins a charge to Redis, unless the counter there is behind. Then it answers
+// whether that can be raised yet.
+func (l *ledger) enter(acc account) (entered, raisable bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.page(acc)
-	p.seen = max(p.seen, used)
+	if p.ahead {
+		return false, !p.busy()
+	}
+	p.spending++
+	return true, false
+}
+
+// leave ends a charge to Redis and remembers the count that it answered until that is
+// written; 0 is none. It answers false if Postgres came ahead meanwhile from a count that
+// does not have this one in it: a counter that is raised to another number loses what
+// was counted there, so the token is to be counted in Postgres.
+func (l *ledger) leave(acc account, used int64) (counts bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.page(acc)
+	p.spending--
+	if p.ahead {
+		return used <= p.told
+	}
+	p.seen, p.told = max(p.seen, used), max(p.told, used)
+	l.tidy(acc, p)
+	return true
 }
 
 // lower replaces what was seen by the count after a refund.
@@ -83,18 +111,6 @@ func (l *ledger) lower(acc account, used int64) {
 		p.seen = max(used, 0)
 		l.tidy(acc, p)
 	}
-}
-
-// state answers whether Redis has to be raised before it is used, and whether it
-// must not be used at all, because the count to raise it to is still changing.
-func (l *ledger) state(acc account) (ahead, changing bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	p, ok := l.pages[acc]
-	if !ok {
-		return false, false
-	}
-	return p.ahead, p.charging > 0
 }
 
 // charge begins a charge to Postgres, and answers what was seen in Redis.
@@ -133,7 +149,7 @@ func (l *ledger) raised(acc account, generation uint64) bool {
 	if !ok || !p.ahead {
 		return true
 	}
-	if p.charging > 0 || p.generation != generation {
+	if p.busy() || p.generation != generation {
 		return false
 	}
 	p.ahead = false
@@ -180,7 +196,7 @@ func (l *ledger) behind() []account {
 	defer l.mu.Unlock()
 	var accounts []account
 	for acc, p := range l.pages {
-		if p.ahead && p.charging == 0 {
+		if p.ahead && !p.busy() {
 			accounts = append(accounts, acc)
 		}
 	}

@@ -28,6 +28,9 @@ func by(ctx context.Context, w way) context.Context { return context.WithValue(c
 // nowhere is the way of a request that cannot reach Redis, as when its dial fails or the pool is exhausted.
 func nowhere(func() error) error { return errors.New("no way to redis") }
 
+// straight is the way of a request that reaches Redis.
+func straight(command func() error) error { return command() }
+
 // ways is the hook that looks for the way in the context.
 type ways struct{}
 
@@ -157,4 +160,47 @@ func TestACountThatChangedWhileRedisWasRaisedToItIsNotTakenForLevel(t *testing.T
 	close(held.proceed)
 	require.False(t, third(t).QuotaExceeded)
 	r.exhausted(t)
+}
+
+func TestNoTokenIsLostThatRedisCountsWhilePostgresDoes(t *testing.T) {
+	t.Parallel()
+	beforeItArrives := func(h *hold) way {
+		return func(command func() error) error {
+			h.pass()
+			return command()
+		}
+	}
+	beforeItsAnswer := func(h *hold) way {
+		return func(command func() error) error {
+			err := command()
+			h.pass()
+			return err
+		}
+	}
+	for name, test := range map[string]struct {
+		slow  func(*hold) way
+		other []way // of the requests that begin and end while the slow one is under way
+	}{
+		"a command that redis counts afterwards":          {beforeItArrives, []way{nowhere}},
+		"a command that redis counted before":             {beforeItsAnswer, []way{nowhere}},
+		"redis is reached again before the command is":    {beforeItArrives, []way{nowhere, straight}},
+		"redis is reached again before the answer is":     {beforeItsAnswer, []way{nowhere, straight}},
+		"some reach redis and some do not, all the while": {beforeItsAnswer, []way{straight, nowhere, straight, nowhere}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := setupRace(t, int64(len(test.other))+3, nil)
+			require.False(t, r.spend(t, r.budget).QuotaExceeded)
+			held := newHold()
+			slow := r.spends(by(t.Context(), test.slow(held)))
+			<-held.reached
+			for _, w := range test.other {
+				r.spendBy(t, w)
+			}
+			close(held.proceed)
+			require.False(t, slow(t).QuotaExceeded)
+			require.False(t, r.spend(t, r.budget).QuotaExceeded, "nothing was counted that nobody got")
+			r.exhausted(t)
+		})
+	}
 }
