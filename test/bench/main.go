@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	b := &bench{
 		options: o, signer: signer, say: os.Stderr, stamp: time.Now().UTC().Format("20060102T150405Z"),
-		answered: map[string]int64{actionIssued: 0}, mode: mode{algorithm: "RS256"},
+		answered: map[string]int64{actionIssued: 0}, unsure: map[string]int64{}, mode: mode{algorithm: "RS256"},
 	}
 	b.results = report.Results{Started: time.Now().UTC(), Quick: o.quick, Machine: describeMachine(ctx, root)}
 

@@ -76,6 +76,9 @@ func Markdown(r *Results) string {
 			if !target.Reached {
 				verdict = "**missed**"
 			}
+			if target.Doubt != "" {
+				verdict += " in doubt: " + target.Doubt
+			}
 			t.row(target.Name, target.Aim, target.Found, verdict)
 		}
 	}
@@ -230,14 +233,17 @@ func floods(t table, r *Results) {
 		return
 	}
 	fmt.Fprint(t.b, "\n**A flood of wrong secrets** by one process on one core, half of them for agents that exist\n")
-	t.head("", "good tokens/s quiet", "flooded", "left", "refused", "p99 ms quiet", "flooded", "attempts/s", "attacker's cores", "its answers")
+	t.head("", "good tokens/s quiet", "flooded", "left", "refused", "p99 ms quiet", "flooded", "never seen, refused", "slowest ms quiet", "flooded",
+		"attempts/s", "attacker's cores", "busy", "its answers")
 	for _, f := range r.Floods {
 		var answers []string
 		for _, status := range slices.Sorted(maps.Keys(f.Answers)) {
 			answers = append(answers, fmt.Sprintf("%s: %d", status, f.Answers[status]))
 		}
+		answers = append(answers, fmt.Sprintf("hung up: %d", f.Unanswered))
 		t.row(f.Name, fmt.Sprintf("%.0f", f.QuietPerSecond), fmt.Sprintf("%.0f", f.FloodPerSecond), fmt.Sprintf("%.2f", f.Left),
 			fmt.Sprint(f.Refused), fmt.Sprintf("%.1f", f.QuietP99ms), fmt.Sprintf("%.1f", f.FloodP99ms),
-			fmt.Sprintf("%.0f", f.AttackPerSecond), fmt.Sprintf("%.2f", f.AttackCPU), strings.Join(answers, ", "))
+			fmt.Sprintf("%d of %d", f.ColdRefused, f.ColdAsked), fmt.Sprintf("%.0f", f.ColdQuietMs), fmt.Sprintf("%.0f", f.ColdFloodMs),
+			fmt.Sprintf("%.0f", f.AttackPerSecond), fmt.Sprintf("%.2f", f.AttackCPU), percent(f.AttackBusy), strings.Join(answers, ", "))
 	}
 }

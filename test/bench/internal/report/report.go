@@ -3,6 +3,7 @@
 package report
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -172,16 +173,44 @@ type Profile struct {
 
 // Flood is what good clients notice of one that guesses.
 type Flood struct {
-	Name            string         `json:"name"`
-	QuietPerSecond  float64        `json:"quietPerSecond"`
-	FloodPerSecond  float64        `json:"floodPerSecond"`
-	Left            float64        `json:"left"` // FloodPerSecond ÷ QuietPerSecond
-	QuietP99ms      float64        `json:"quietP99ms"`
-	FloodP99ms      float64        `json:"floodP99ms"`
-	AttackPerSecond float64        `json:"attackPerSecond"`
-	AttackCPU       float64        `json:"attackCpu"` // cores that the attacker used
-	Answers         map[string]int `json:"answers"`   // to the attacker, by status
-	Refused         int64          `json:"refused"`   // of the good clients' requests
+	Name           string  `json:"name"`
+	QuietPerSecond float64 `json:"quietPerSecond"`
+	FloodPerSecond float64 `json:"floodPerSecond"`
+	Left           float64 `json:"left"` // FloodPerSecond ÷ QuietPerSecond
+	QuietP99ms     float64 `json:"quietP99ms"`
+	FloodP99ms     float64 `json:"floodP99ms"`
+	Refused        int64   `json:"refused"` // of the requests of good clients that the service knows
+
+	// ColdAsked are the requests of good clients whose secrets the service had never seen, without and with the flood;
+	// ColdRefused are those of them that got no token, and the rest is how long the slowest one took.
+	ColdAsked   int64   `json:"coldAsked"`
+	ColdRefused int64   `json:"coldRefused"`
+	ColdQuietMs float64 `json:"coldQuietMs"`
+	ColdFloodMs float64 `json:"coldFloodMs"`
+
+	AttackPerSecond float64          `json:"attackPerSecond"`
+	AttackCPU       float64          `json:"attackCpu"`  // cores that the attacker used
+	AttackBusy      float64          `json:"attackBusy"` // share of the time in which it ran or waited for a core
+	Answers         map[string]int64 `json:"answers"`    // to the attacker, by status
+	Unanswered      int64            `json:"unanswered"` // that it hung up on
+	NoDial          int64            `json:"noDial"`     // connections that it did not get
+}
+
+// busy is the least share of the time that an attacker must have used, or wanted to use, for a verdict.
+const busy = 0.8
+
+// target holds a flood against what is aimed at. An attacker that idled was none.
+func (f Flood) target() Target {
+	t := Target{
+		Name: "good clients during a flood " + f.Name, Aim: "≥ 0.5 of quiet, none refused",
+		Found: fmt.Sprintf("%.2f, refused %d, of those never seen %d of %d; the attacker used %.2f cores",
+			f.Left, f.Refused, f.ColdRefused, f.ColdAsked, f.AttackCPU),
+		Reached: f.Left >= aimLeft && f.Refused == 0 && f.ColdRefused == 0,
+	}
+	if f.AttackBusy < busy {
+		t.Doubt = fmt.Sprintf("the attacker had nothing to do for %.0f %% of the time", 100*(1-f.AttackBusy))
+	}
+	return t
 }
 
 // Machine is where the benchmark ran.
@@ -217,8 +246,13 @@ type Results struct {
 // AuditBalance compares what was answered with what was recorded.
 type AuditBalance struct {
 	Answered int64 `json:"answered"`
-	Stored   int64 `json:"stored"`
+	// Unsure are requests whose sender hung up: they may have left an event or not.
+	Unsure int64 `json:"unsure,omitempty"`
+	Stored int64 `json:"stored"`
 }
+
+// Even tells that no event is missing and none is too many.
+func (a AuditBalance) Even() bool { return a.Stored >= a.Answered && a.Stored <= a.Answered+a.Unsure }
 
 // Find is the measurement of a case.
 func (r *Results) Find(c Case) (Measurement, bool) {

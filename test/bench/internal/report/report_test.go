@@ -91,7 +91,7 @@ func good() *Results {
 		Idle:      map[string]proc.Memory{"token": {RSS: 50 << 20}},
 		UnderLoad: map[string]proc.Memory{"token": {RSS: 80 << 20}, "nats": {RSS: 500 << 20}},
 		Soak:      &Soak{Seconds: 10, RSS: map[string][]int64{"token": samples(50, 80, 81, 80, 81)}},
-		Floods:    []Flood{{Name: "from somewhere", Left: 0.6, Answers: map[string]int{"401": 7}}},
+		Floods:    []Flood{{Name: "from somewhere", Left: 0.6, ColdAsked: 9, AttackBusy: 0.95, Answers: map[string]int64{"401": 7}, Unanswered: 3}},
 		Audit:     map[string]AuditBalance{"token.issued": {Answered: 5, Stored: 5}},
 	}
 }
@@ -134,6 +134,31 @@ func TestTargetsAreMissedOneByOne(t *testing.T) {
 		worsen(r)
 		require.Equal(t, []string{name}, missed(r))
 	}
+}
+
+func TestAFloodIsJudgedByAllGoodClientsAndItsAttacker(t *testing.T) {
+	t.Parallel()
+	f := good().Floods[0]
+	require.True(t, f.target().Reached)
+	require.Empty(t, f.target().Doubt)
+	f.ColdRefused = 1
+	require.False(t, f.target().Reached, "one that the service had never seen")
+	f = good().Floods[0]
+	f.AttackBusy = 0.5
+	require.Contains(t, f.target().Doubt, "nothing to do for 50 %")
+	r := good()
+	r.Floods[0] = f
+	require.Contains(t, Markdown(r), "reached in doubt: the attacker had nothing to do")
+}
+
+func TestWhatNobodyWaitedForMayHaveLeftAnEvent(t *testing.T) {
+	t.Parallel()
+	for stored, even := range map[int64]bool{4: false, 5: true, 7: true, 8: true, 9: false} {
+		require.Equal(t, even, AuditBalance{Answered: 5, Unsure: 3, Stored: stored}.Even(), stored)
+	}
+	r := &Results{Audit: map[string]AuditBalance{"auth.failed": {Answered: 5, Unsure: 3, Stored: 7}}}
+	require.Equal(t, "7 for 5 and 3 that were not waited for", Targets(r)[0].Found)
+	require.True(t, Targets(r)[0].Reached)
 }
 
 func TestNothingIsSaidOfWhatWasNotMeasured(t *testing.T) {
