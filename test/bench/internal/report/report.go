@@ -142,15 +142,19 @@ type ServerCalls struct {
 	Published  float64            `json:"published"` // messages in the stream AUDIT
 }
 
-// writeBehind is how many statements kept the quota's books, which is done every 100 ms however many tokens there are.
+// writeBehindPerSecond is how often the quota's books are written at the most, however many tokens there are.
+const writeBehindPerSecond = 10
+
+// writeBehind is how many statements wrote the quota's books, as far as the time allows them: more of them are a price
+// of tokens, and so is everything else that the quota asks Postgres for.
 func (c Counts) writeBehind() float64 {
 	sum := 0.0
 	for _, q := range c.Queries {
-		if strings.Contains(q.Query, "token.quota_usage") {
+		if strings.HasPrefix(q.Query, "-- name: quota_raise ") {
 			sum += float64(q.Calls)
 		}
 	}
-	return sum
+	return min(sum, writeBehindPerSecond*c.Load.Seconds+1)
 }
 
 // PerToken is what one token costs: what was counted with tokens less what is counted in as long a time without.
