@@ -58,6 +58,14 @@ func mean(x, y rawsign.Rate) rawsign.Rate {
 	return rawsign.Rate{PerSecond: (x.PerSecond + y.PerSecond) / 2, CPUms: (x.CPUms + y.CPUms) / 2}
 }
 
+// drift is by which share the faster of two rates is above the slower one.
+func drift(x, y rawsign.Rate) float64 {
+	if x.PerSecond == 0 || y.PerSecond == 0 {
+		return 0
+	}
+	return max(x.PerSecond, y.PerSecond)/min(x.PerSecond, y.PerSecond) - 1
+}
+
 // The actions of the events whose number is known from the answers.
 const (
 	actionIssued       = "token.issued"
@@ -120,6 +128,7 @@ func (b *bench) measure(ctx context.Context, c report.Case, t target) (report.Me
 	fill(&m, result, counted)
 	m.RawRSA, m.RawOwn = mean(before["RS256"], after["RS256"]), mean(before[c.Algorithm], after[c.Algorithm])
 	m.Ratio = m.PerSecond / m.RawRSA.PerSecond
+	m.Drift = drift(before["RS256"], after["RS256"])
 	m.SettleMs = milliseconds(settled)
 	b.log("%s", report.Line(m))
 	return m, nil

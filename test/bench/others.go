@@ -262,6 +262,7 @@ func (b *bench) cold(ctx context.Context) error {
 	}
 	fill(&m, result, counted{before: rig.Counters{CPU: cpuBefore}, after: rig.Counters{CPU: cpuAfter}, done: result.Total})
 	m.Ratio, m.StoredPerSecond = m.PerSecond/m.RawRSA.PerSecond, 0
+	m.Drift = drift(before["RS256"], after["RS256"])
 	b.results.Measurements = append(b.results.Measurements, m)
 	b.log("%s", report.Line(m))
 	return nil

@@ -66,6 +66,10 @@ func Markdown(r *Results) string {
 	if r.Quick {
 		fmt.Fprintln(&b, "\nA quick run: short measurements, fewer agents.")
 	}
+	if unquiet := r.unquiet(); unquiet > 0 {
+		fmt.Fprintf(&b, "\nThe machine was not quiet in %d of %d measurements (marked with *): believe their CPU times, not their rates.\n",
+			unquiet, len(r.Measurements))
+	}
 	t := table{&b}
 	targets := Targets(r)
 	if len(targets) > 0 {
@@ -90,6 +94,17 @@ func Markdown(r *Results) string {
 	return b.String()
 }
 
+// unquiet is how many measurements were disturbed.
+func (r *Results) unquiet() int {
+	count := 0
+	for _, m := range r.Measurements {
+		if m.Unquiet() != "" {
+			count++
+		}
+	}
+	return count
+}
+
 func measurements(t table, r *Results) {
 	if len(r.Measurements) == 0 {
 		return
@@ -101,7 +116,11 @@ func measurements(t table, r *Results) {
 		for _, name := range Services() {
 			services += m.CPUms[name]
 		}
-		t.row(m.name(), fmt.Sprint(m.Rounds), fmt.Sprintf("%.0f", m.PerSecond), fmt.Sprintf("%.0f", m.RawRSA.PerSecond),
+		name := m.name()
+		if m.Unquiet() != "" {
+			name += " *"
+		}
+		t.row(name, fmt.Sprint(m.Rounds), fmt.Sprintf("%.0f", m.PerSecond), fmt.Sprintf("%.0f", m.RawRSA.PerSecond),
 			fmt.Sprintf("%.3f", m.Ratio), fmt.Sprintf("%.2f", m.P50ms), fmt.Sprintf("%.2f", m.P95ms), fmt.Sprintf("%.2f", m.P99ms),
 			fmt.Sprintf("%.3f", m.CPUAllMs), fmt.Sprintf("%.3f / %.3f", m.CPUms["token"], services), fmt.Sprintf("%.3f", m.RawRSA.CPUms), fmt.Sprintf("%.2f", m.SignatureShare()))
 	}

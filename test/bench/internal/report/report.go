@@ -51,6 +51,8 @@ type Measurement struct {
 	RawOwn rawsign.Rate `json:"rawOwn"`
 	// Ratio is PerSecond ÷ RawRSA.PerSecond.
 	Ratio float64 `json:"ratio"`
+	// Drift is by which share RawRSA's faster rate was above the slower one.
+	Drift float64 `json:"rawDrift"`
 
 	// CPUms is the processor time of one request in milliseconds, by process; "bench" is the load generator.
 	CPUms    map[string]float64 `json:"cpuMs"`
@@ -71,6 +73,22 @@ func (m Measurement) SignatureShare() float64 {
 	}
 	return m.RawRSA.CPUms / m.CPUAllMs
 }
+
+// Unquiet says by what one sees that other programs wanted the cores, "" if by nothing. Of several rounds it is told by
+// their medians.
+func (m Measurement) Unquiet() string {
+	signs := m.Kind == KindToken || m.Kind == KindCrowd || m.Kind == KindCold
+	switch {
+	case signs && m.PerSecond > m.RawOwn.PerSecond:
+		return "more tokens than signatures can be made"
+	case m.Drift > quiet:
+		return fmt.Sprintf("the signing rate changed by %.0f %% meanwhile", 100*m.Drift)
+	}
+	return ""
+}
+
+// quiet is by how much the machine's signing rate may change during a measurement.
+const quiet = 0.15
 
 // Medians joins the rounds of each case into one measurement, in the order in which the cases came first.
 func Medians(rounds []Measurement) []Measurement {
@@ -112,6 +130,7 @@ func median(rounds []Measurement) Measurement {
 	joined.RawRSA.CPUms = of(func(m Measurement) float64 { return m.RawRSA.CPUms })
 	joined.RawOwn.PerSecond = of(func(m Measurement) float64 { return m.RawOwn.PerSecond })
 	joined.RawOwn.CPUms = of(func(m Measurement) float64 { return m.RawOwn.CPUms })
+	joined.Drift = of(func(m Measurement) float64 { return m.Drift })
 	joined.Ratio = of(func(m Measurement) float64 { return m.Ratio })
 	joined.CPUAllMs = of(func(m Measurement) float64 { return m.CPUAllMs })
 	joined.StoredPerSecond = of(func(m Measurement) float64 { return m.StoredPerSecond })

@@ -17,7 +17,7 @@ import (
 func measured(c Case, perSecond, ratio, p99 float64) Measurement {
 	return Measurement{
 		Case: c, Rounds: 1, PerSecond: perSecond, Ratio: ratio, P99ms: p99, RawRSA: rawsign.Rate{PerSecond: perSecond / ratio, CPUms: 1},
-		CPUms: map[string]float64{"token": 1.2, "bench": 0.1}, CPUAllMs: 1.3,
+		RawOwn: rawsign.Rate{PerSecond: 2 * perSecond}, CPUms: map[string]float64{"token": 1.2, "bench": 0.1}, CPUAllMs: 1 / ratio,
 	}
 }
 
@@ -114,6 +114,7 @@ func TestTargetsAreMissedOneByOne(t *testing.T) {
 		"RS256, warm tokens ÷ raw RSA-2048 signatures": func(r *Results) {
 			r.Measurements[0].Ratio = 0.69
 		},
+		"EdDSA ÷ RS256":                                    func(r *Results) { r.Measurements[2].CPUAllMs *= 2 },
 		"ES256 ÷ RS256":                                    func(r *Results) { r.Measurements[1].Ratio = 2.6 },
 		"introspection ÷ RS256 tokens":                     func(r *Results) { r.Measurements[3].Ratio = 3.7 },
 		"GET /agents/{agentId} ÷ RS256 tokens":             func(r *Results) { r.Measurements[4].Ratio = 2.2 },
@@ -134,6 +135,36 @@ func TestTargetsAreMissedOneByOne(t *testing.T) {
 		worsen(r)
 		require.Equal(t, []string{name}, missed(r))
 	}
+}
+
+func TestARatioCountsNoMoreThanTheProcessorTimeSays(t *testing.T) {
+	t.Parallel()
+	r := &Results{Measurements: []Measurement{measured(token("RS256"), 1000, 0.75, 60)}}
+	r.Measurements[0].Ratio, r.Measurements[0].CPUAllMs = 1.6, 1/0.69
+	require.Contains(t, missed(r), "RS256, warm tokens ÷ raw RSA-2048 signatures")
+}
+
+func TestAMachineThatWasNotQuietIsNamed(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, good().Measurements[0].Unquiet())
+	require.NotContains(t, Markdown(good()), "not quiet")
+	for says, disturb := range map[string]func(m *Measurement){
+		"more tokens than signatures can be made":    func(m *Measurement) { m.RawOwn.PerSecond = m.PerSecond - 1 },
+		"the signing rate changed by 16 % meanwhile": func(m *Measurement) { m.Drift = 0.16 },
+	} {
+		r := good()
+		disturb(&r.Measurements[0])
+		require.Equal(t, says, r.Measurements[0].Unquiet())
+		require.Equal(t, "machine not quiet: "+says, Targets(r)[0].Doubt)
+		require.Equal(t, "machine not quiet: "+says, Targets(r)[1].Doubt, "what stands on it too")
+		require.Empty(t, missed(r), "a doubt is no verdict")
+		text := Markdown(r)
+		require.Contains(t, text, "not quiet in 1 of 9 measurements")
+		require.Contains(t, text, "1 agent * |")
+	}
+	m := good().Measurements[3] // introspection: no signature limits it
+	m.RawOwn.PerSecond = 1
+	require.Empty(t, m.Unquiet())
 }
 
 func TestOnlyTheQuotasWriteBehindIsForgiven(t *testing.T) {

@@ -67,17 +67,30 @@ func token(algorithm string) Case {
 	return Case{Kind: KindToken, Algorithm: algorithm, Connections: usual, Agents: 1}
 }
 
-// speed are the throughputs. Each is a ratio to the signing rate beside it, so that two of different minutes compare.
+// doubted marks a target when the machine was not quiet during one of the measurements that it stands on.
+func (t Target) doubted(measurements ...Measurement) Target {
+	for _, m := range measurements {
+		if sign := m.Unquiet(); sign != "" && t.Doubt == "" {
+			t.Doubt = "machine not quiet: " + sign
+		}
+	}
+	return t
+}
+
+// speed are the throughputs. Each is a ratio to the signing rate beside it, so that two of different minutes compare; and
+// it counts no more than what the processor time says: four services get more of a crowded machine than two threads that
+// sign, and a ratio then says more than there is.
 func speed(r *Results) []Target {
 	var all []Target
 	base, known := r.Find(token("RS256"))
 	if known {
 		all = append(all, newTarget(
 			"RS256, warm tokens ÷ raw RSA-2048 signatures", fmt.Sprintf("≥ %.2f", aimRS256),
-			fmt.Sprintf("%.3f (a signature is %.2f of a token's CPU)", base.Ratio, base.SignatureShare()), base.Ratio >= aimRS256,
-		))
+			fmt.Sprintf("%.3f, a signature is %.2f of a token's CPU", base.Ratio, base.SignatureShare()),
+			min(base.Ratio, base.SignatureShare()) >= aimRS256,
+		).doubted(base))
 	}
-	if !known || base.Ratio == 0 {
+	if !known || base.Ratio == 0 || base.SignatureShare() == 0 {
 		return all
 	}
 	for _, row := range []struct {
@@ -91,8 +104,9 @@ func speed(r *Results) []Target {
 		{"GET /agents/{agentId} ÷ RS256 tokens", Case{Kind: KindRead, Algorithm: "RS256", Connections: usual, Agents: 100}, aimRead},
 	} {
 		if m, found := r.Find(row.of); found {
-			times := m.Ratio / base.Ratio
-			all = append(all, newTarget(row.name, fmt.Sprintf("≥ %.1f", row.aim), fmt.Sprintf("%.2f", times), times >= row.aim))
+			times, cheaper := m.Ratio/base.Ratio, m.SignatureShare()/base.SignatureShare()
+			all = append(all, newTarget(row.name, fmt.Sprintf("≥ %.1f", row.aim), fmt.Sprintf("%.2f, by CPU %.2f", times, cheaper),
+				min(times, cheaper) >= row.aim).doubted(base, m))
 		}
 	}
 	return all
@@ -109,7 +123,7 @@ func tail(r *Results) []Target {
 		times := m.P99ms / 1000 / (usual / m.PerSecond)
 		all = append(all, newTarget(
 			algorithm+", p99 at 32 connections ÷ (32 ÷ throughput)", fmt.Sprintf("≤ %.1f", aimP99), fmt.Sprintf("%.2f", times), times <= aimP99,
-		))
+		).doubted(m))
 	}
 	return all
 }
@@ -135,7 +149,7 @@ func crowd(r *Results) []Target {
 	dearer := (many.CPUAllMs / many.RawRSA.CPUms) / (one.CPUAllMs / one.RawRSA.CPUms)
 	aim := fmt.Sprintf("≤ %.2f", aimCrowd)
 	return []Target{
-		newTarget(name+"time per token", aim, fmt.Sprintf("%.3f", slower), slower <= aimCrowd),
+		newTarget(name+"time per token", aim, fmt.Sprintf("%.3f", slower), slower <= aimCrowd).doubted(one, many),
 		newTarget(name+"CPU per token", aim, fmt.Sprintf("%.3f", dearer), dearer <= aimCrowd),
 	}
 }
