@@ -55,7 +55,7 @@ func (b *bench) floodOnce(ctx context.Context, name string, addresses int) error
 	}
 	flooded, err := b.good(ctx, &f)
 	attacked, stopErr := stop()
-	if err := errors.Join(err, stopErr); err != nil {
+	if err := errors.Join(err, stopErr, b.noteMemory()); err != nil {
 		return err
 	}
 	b.answered[actionAuthFailed] += attacked.Answers[401]

@@ -165,9 +165,15 @@ func (b *bench) window(ctx context.Context, running *load.Load, t target) (count
 	if c.after, err = b.rig.Count(ctx); err != nil {
 		return c, err
 	}
+	return c, b.noteMemory()
+}
+
+// noteMemory keeps the most memory that each process has had so far. A process that is replaced takes its peak with it,
+// so this is done after everything that puts a load on one.
+func (b *bench) noteMemory() error {
 	memory, err := b.rig.Memory()
 	b.results.UnderLoad = report.MergeMemory(b.results.UnderLoad, memory)
-	return c, err
+	return err
 }
 
 // wait lets a load run.

@@ -248,6 +248,9 @@ func (b *bench) cold(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := b.noteMemory(); err != nil {
+		return err
+	}
 	cpuAfter, err := b.rig.CPU()
 	if err != nil {
 		return err
@@ -310,13 +313,14 @@ func (b *bench) limits(ctx context.Context) error {
 	return undo()
 }
 
-// watchMemory watches the memory of everything under load.
+// watchMemory watches the memory of everything under load, with rates and quotas counted as in production.
 func (b *bench) watchMemory(ctx context.Context) error {
 	if b.soak == 0 {
 		return nil
 	}
 	const every = 10 * time.Second
-	if err := b.serve(ctx, "RS256", nil); err != nil {
+	undo, err := b.serveLimited(ctx)
+	if err != nil {
 		return err
 	}
 	if err := b.warm(ctx, someAgents); err != nil {
@@ -336,6 +340,7 @@ func (b *bench) watchMemory(ctx context.Context) error {
 		}
 		memory, readErr := b.rig.Memory()
 		soak.Add(memory)
+		b.results.UnderLoad = report.MergeMemory(b.results.UnderLoad, memory)
 		b.log("   %s after %s", report.MemoryLine(memory), time.Since(begin).Round(time.Second))
 		err = firstOf(readErr, b.rig.Alive())
 	}
@@ -343,5 +348,8 @@ func (b *bench) watchMemory(ctx context.Context) error {
 	b.answered[actionIssued] += result.Total
 	soak.Tokens = result.Total
 	b.results.Soak = soak
-	return firstOf(loadErr, err)
+	if err := firstOf(loadErr, err); err != nil {
+		return err
+	}
+	return undo()
 }

@@ -156,7 +156,7 @@ func processes(t table, r *Results) {
 	if len(r.Startup)+len(r.Idle)+len(r.UnderLoad) == 0 {
 		return
 	}
-	fmt.Fprint(t.b, "\n**Processes**; under load: the most that was seen at the end of any measurement\n")
+	fmt.Fprint(t.b, "\n**Processes**; under load: the peak of the whole run\n")
 	t.head("", "ready after ms", "idle MiB", "under load MiB")
 	for _, name := range append(Services(), "nats", "redis") {
 		cells := []string{name, "", "", ""}
@@ -167,7 +167,7 @@ func processes(t table, r *Results) {
 			cells[2] = fmt.Sprintf("%.0f", mib(m.RSS))
 		}
 		if m, found := r.UnderLoad[name]; found {
-			cells[3] = fmt.Sprintf("%.0f", mib(m.RSS))
+			cells[3] = fmt.Sprintf("%.0f", mib(m.Peak))
 		}
 		t.row(cells...)
 	}

@@ -187,7 +187,7 @@ func memory(r *Results) []Target {
 	for _, name := range Services() {
 		if m, found := r.UnderLoad[name]; found {
 			all = append(all, newTarget(
-				"memory of "+name+" under load", "≤ 150 MiB", fmt.Sprintf("%.0f MiB", mib(m.RSS)), m.RSS <= aimMemory,
+				"memory of "+name+" under load", "≤ 150 MiB", fmt.Sprintf("%.0f MiB", mib(m.Peak)), m.Peak <= aimMemory,
 			))
 		}
 	}
