@@ -59,7 +59,7 @@ func (b *bench) floodOnce(ctx context.Context, name string, addresses int) error
 		return err
 	}
 	b.answered[actionAuthFailed] += attacked.Answers[401]
-	b.unsure[actionAuthFailed] += attacked.Unanswered
+	b.unsure[actionAuthFailed] += attacked.Unanswered + attacked.Answers[503]
 	if _, err := b.rig.Settle(ctx, 2*settleWithin); err != nil {
 		return err
 	}
@@ -107,8 +107,11 @@ func (b *bench) good(ctx context.Context, f *report.Flood) (goodResult, error) {
 		Check: func(status int, body []byte) error {
 			if checkToken(status, body) != nil {
 				statuses.refused.Add(1)
-				if status == 401 {
+				switch {
+				case status == 401:
 					statuses.unauthorized.Add(1)
+				case status >= 500:
+					statuses.unsure.Add(1)
 				}
 			}
 			return nil
@@ -128,21 +131,23 @@ func (b *bench) good(ctx context.Context, f *report.Flood) (goodResult, error) {
 	result, err := running.Stop()
 	b.answered[actionIssued] += result.Total - statuses.refused.Load() + seen.asked - seen.refused
 	b.answered[actionAuthFailed] += statuses.unauthorized.Load() + seen.unauthorized
-	b.unsure[actionIssued] += seen.unanswered
+	b.unsure[actionIssued] += statuses.unsure.Load() + seen.unsure
 	f.Refused += statuses.refused.Load()
 	f.ColdAsked += seen.asked
 	f.ColdRefused += seen.refused
 	return goodResult{Result: result, slowest: seen.slowest}, firstOf(err, waitErr)
 }
 
-// tally is what became of good clients' requests.
-type tally struct{ refused, unauthorized atomic.Int64 }
+// tally is what became of good clients' requests; the other two are some of the refused. Unsure are those of which nobody
+// knows whether they have left an event: the service says 503 also when it has sent one and was not told in time that it
+// is stored.
+type tally struct{ refused, unauthorized, unsure atomic.Int64 }
 
 // visited is what strangers were answered.
 type visited struct {
-	asked, refused           int64 // the refused are some of the asked, and the other two some of the refused
-	unauthorized, unanswered int64
-	slowest                  time.Duration
+	asked, refused       int64 // the refused are some of the asked
+	unauthorized, unsure int64 // as in a tally
+	slowest              time.Duration
 }
 
 // visit has one good client after the other ask for its first token, each from an address of its own, whether or not the
@@ -165,12 +170,15 @@ func (b *bench) visit(ctx context.Context, strangers []rig.Client) (end func() v
 		switch {
 		case err != nil:
 			all.refused++
-			all.unanswered++
+			all.unsure++
 			b.log("   a stranger was not answered: %v", err)
 		case checkToken(status, body) != nil:
 			all.refused++
-			if status == 401 {
+			switch {
+			case status == 401:
 				all.unauthorized++
+			case status >= 500:
+				all.unsure++
 			}
 			b.log("   a stranger was refused: %d %s", status, body)
 		}
