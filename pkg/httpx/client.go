@@ -13,19 +13,23 @@ import (
 // X-Forwarded-For is read from its right end, over all header lines, only as
 // far as trusted proxies wrote it: the first address that is no proxy of ours
 // is the client. What stands left of it, or of a malformed entry, is the
-// client's own claim and counts for nothing.
-func resolveClient(r *http.Request, trusted []netip.Prefix) {
+// client's own claim and counts for nothing. It reports whether there was such a
+// header that nobody trusted sent.
+func resolveClient(r *http.Request, trusted []netip.Prefix) (disbelieved bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
-		return
+		return false
 	}
 	client := plain(peer.Addr())
 	if within(trusted, client) {
 		client = forwarded(r.Header, client, trusted)
+	} else {
+		disbelieved = len(r.Header["X-Forwarded-For"]) > 0
 	}
 	if client != peer.Addr() {
 		r.RemoteAddr = net.JoinHostPort(client.String(), "0")
 	}
+	return disbelieved
 }
 
 // forwarded walks from proxy to proxy towards the client.

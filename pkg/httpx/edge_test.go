@@ -305,6 +305,28 @@ func TestNobodyIsTrustedByDefault(t *testing.T) {
 	require.Empty(t, answer(b.PublicHandler(), r).Body.String())
 }
 
+func TestAProxyThatMayBeMissingInTheSettingsIsWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	const message = "X-Forwarded-For is not believed: its sender is not in TRUSTED_PROXIES; " +
+		"if that is a proxy, all its clients count as one address"
+	b := setup(t)
+	b.get("/healthz")
+	require.Empty(t, b.logs.lines(t, message))
+	for range 3 {
+		b.get("/healthz", "X-Forwarded-For", "1.2.3.4")
+	}
+	lines := b.logs.lines(t, message)
+	require.Len(t, lines, 1)
+	require.Equal(t, "WARN", lines[0]["level"])
+	require.Equal(t, "192.0.2.1", lines[0]["peer"])
+
+	b = setup(t, func(c *httpx.Config, _ *httpx.Options) {
+		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+	})
+	b.get("/healthz", "X-Forwarded-For", "1.2.3.4")
+	require.Empty(t, b.logs.lines(t, message))
+}
+
 func TestCORS(t *testing.T) {
 	t.Parallel()
 	const origin = "https://console.example"

@@ -78,7 +78,9 @@ func (s *Server) prepare(c *gin.Context, maxBody int64) {
 		ctx = telemetry.Propagator().Extract(ctx, propagation.HeaderCarrier(r.Header))
 	}
 	c.Request = r.WithContext(ctx)
-	resolveClient(c.Request, s.cfg.TrustedProxies)
+	if resolveClient(c.Request, s.cfg.TrustedProxies) {
+		s.disbelieved.Do(func() { s.warnOfProxy(c) })
+	}
 	if r.Body != nil {
 		c.Request.Body = http.MaxBytesReader(c.Writer, r.Body, maxBody)
 	}
@@ -91,6 +93,14 @@ func (s *Server) prepare(c *gin.Context, maxBody int64) {
 	if s.draining.Load() {
 		h.Set("Connection", "close")
 	}
+}
+
+// warnOfProxy says that a proxy may be missing in TRUSTED_PROXIES: then all its clients have one address, and share
+// what one address may do. A client can send the header too, so this is no error.
+func (s *Server) warnOfProxy(c *gin.Context) {
+	s.opts.Telemetry.Log.WarnContext(c.Request.Context(),
+		"X-Forwarded-For is not believed: its sender is not in TRUSTED_PROXIES; if that is a proxy, all its clients count as one address",
+		slog.String("peer", c.RemoteIP()))
 }
 
 // deadline ends the context of requests that take longer.

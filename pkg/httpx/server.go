@@ -21,6 +21,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"golang.org/x/time/rate"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -35,6 +36,8 @@ const (
 	// maxPublicTime is how long a public request may take: a dependency that hangs must end in a 503, and before the
 	// connection's write timeout. Internal callers bring a shorter patience of their own.
 	maxPublicTime = 20 * time.Second
+	// proxyWarnings is the time between two warnings of a proxy that is not trusted.
+	proxyWarnings = time.Hour
 	// minInternalToken keeps a guessable token from guarding the internal API.
 	minInternalToken = 16
 )
@@ -101,6 +104,9 @@ type Server struct {
 	publicServer, internalServer *http.Server
 	publicSocket, internalSocket net.Listener
 
+	// disbelieved is for the warning of a proxy that is not trusted: anybody can cause it.
+	disbelieved rate.Sometimes
+
 	draining atomic.Bool
 	// notReady is why /readyz said no last: "" if it said yes, nil if it was not asked yet.
 	notReady atomic.Pointer[string]
@@ -116,7 +122,7 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 		return nil, errors.New("httpx: the internal API token is required")
 	}
 	gin.SetMode(gin.ReleaseMode)
-	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg)}
+	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg), disbelieved: rate.Sometimes{Interval: proxyWarnings}}
 
 	s.public = newEngine()
 	s.public.Use(s.observe(maxPublicBody), deadline(maxPublicTime))
