@@ -25,6 +25,9 @@ type Charge struct {
 	// when; without a quota they are not set.
 	ClientID uuid.UUID
 	Month    time.Time
+	// Lasting tells that the quota was charged where it is kept for good, and not in a
+	// counter that is written behind; it is given back there.
+	Lasting bool
 }
 
 // Budget is what a client may spend: requests per minute, tokens per calendar month (UTC).

@@ -127,8 +127,12 @@ end
 return 1
 `
 
-// KEYS: counter.
+// KEYS: counter, the name of this refund. The client sends a command again whose answer
+// was lost, so what was done is remembered for longer than it tries.
 const refundLua = `
+if not redis.call('SET', KEYS[2], 1, 'NX', 'PX', 10000) then
+  return -1
+end
 local used = redis.call('GET', KEYS[1])
 if used and tonumber(used) > 0 then
   return redis.call('DECR', KEYS[1])
@@ -295,7 +299,9 @@ func (b *Budget) inPostgres(ctx context.Context, acc account, window ratelimit.W
 	if err != nil {
 		return issue.Charge{}, err
 	}
-	return acc.charge(window, !taken), nil
+	charge := acc.charge(window, !taken)
+	charge.Lasting = taken
+	return charge, nil
 }
 
 // load puts a missing counter into Redis, once for all who miss it at the same time.
@@ -383,9 +389,9 @@ func (b *Budget) catchUp(ctx context.Context, acc account) (level bool, err erro
 	return false, fmt.Errorf("%w: it restarts again and again", errRedis)
 }
 
-// Refund gives a token back. It does its best: where Redis and Postgres are both
-// away a token may stay counted that nobody got, which refuses one too early and
-// never one too late.
+// Refund gives a token back where it was counted: the other place follows by itself
+// or may stay one too high. It does its best: where that place is away a token may
+// stay counted that nobody got, which refuses one too early and never one too late.
 func (b *Budget) Refund(ctx context.Context, charge issue.Charge) {
 	if b.TokensPerMonth == 0 {
 		return
@@ -393,15 +399,20 @@ func (b *Budget) Refund(ctx context.Context, charge issue.Charge) {
 	ctx, cancel := context.WithTimeout(ctx, afterwards)
 	defer cancel()
 	acc := account{agentID: charge.ClientID, month: charge.Month}
-	run := b.Redis.RunID()
-	used, err := b.refund.Run(ctx, b.Redis, []string{b.counter(acc, run)}).Int64()
-	if err == nil && used >= 0 && b.Redis.RunID() == run {
-		b.ledger.lower(acc, used)
-	}
-	if giveErr := b.Store.GiveBack(ctx, acc.agentID, acc.month); giveErr != nil || err != nil {
+	if err := b.giveBack(ctx, acc, charge.Lasting); err != nil {
 		b.Log.WarnContext(ctx, "a token that was not issued may stay counted",
-			slog.String("client_id", acc.agentID.String()), slog.Any("error", errors.Join(err, giveErr)))
+			slog.String("client_id", acc.agentID.String()), slog.Any("error", err))
 	}
+}
+
+func (b *Budget) giveBack(ctx context.Context, acc account, lasting bool) error {
+	if lasting {
+		return b.Store.GiveBack(ctx, acc.agentID, acc.month)
+	}
+	// What was seen is not lowered: another token may have been counted up to it again.
+	return b.refund.Run(ctx, b.Redis, []string{
+		b.counter(acc, b.Redis.RunID()), b.Redis.Key("quota", "refund", uuid.NewString()),
+	}).Err()
 }
 
 // counter is the key of the counter in the life of Redis with that run id. What

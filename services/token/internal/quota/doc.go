@@ -21,6 +21,8 @@
 //     a token that Redis counted while the same replica charged Postgres is counted
 //     in Postgres too, and the counter is raised only when nothing is under way.
 //
+// A refund goes to where the token was counted, and never lowers what a replica saw.
+//
 // That is exact for what one replica counts. What stays open is a Redis that some
 // replicas reach and others do not: of what both kinds counted between two writes
 // only the larger part is kept, again with every write for as long as it lasts, and

@@ -103,16 +103,6 @@ func (l *ledger) leave(acc account, used int64) (counts bool) {
 	return true
 }
 
-// lower replaces what was seen by the count after a refund.
-func (l *ledger) lower(acc account, used int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if p, ok := l.pages[acc]; ok && p.seen > used {
-		p.seen = max(used, 0)
-		l.tidy(acc, p)
-	}
-}
-
 // charge begins a charge to Postgres, and answers what was seen in Redis.
 func (l *ledger) charge(acc account) (seen int64) {
 	l.mu.Lock()

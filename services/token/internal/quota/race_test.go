@@ -3,7 +3,9 @@ package quota_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -203,4 +205,117 @@ func TestNoTokenIsLostThatRedisCountsWhilePostgresDoes(t *testing.T) {
 			r.exhausted(t)
 		})
 	}
+}
+
+// flush writes behind once.
+func (r *race) flush(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, r.budget.Run(ctx))
+}
+
+// busyStore has something else happen before a token is given back.
+type busyStore struct {
+	quota.Store
+
+	meanwhile func()
+}
+
+func (s *busyStore) GiveBack(ctx context.Context, id uuid.UUID, month time.Time) error {
+	s.meanwhile()
+	return s.Store.GiveBack(ctx, id, month)
+}
+
+func TestARefundTakesBackNoTokenThatWasCountedMeanwhile(t *testing.T) {
+	t.Parallel()
+	t.Run("and is written", func(t *testing.T) {
+		t.Parallel()
+		store := &busyStore{}
+		r := setupRace(t, 10, func(inner quota.Store) quota.Store {
+			store.Store = inner
+			return store
+		})
+		store.meanwhile = sync.OnceFunc(func() {
+			require.False(t, r.spend(t, r.budget).QuotaExceeded)
+			r.flush(t)
+		})
+		charge := r.spend(t, r.budget)
+		r.flush(t)
+		r.budget.Refund(t.Context(), charge)
+		store.meanwhile()
+		require.EqualValues(t, 1, r.used(t))
+	})
+	t.Run("and is seen before the answer of the refund", func(t *testing.T) {
+		t.Parallel()
+		r := setupRace(t, 10, nil)
+		charge := r.spend(t, r.budget)
+		held, done := newHold(), make(chan struct{})
+		go func() {
+			defer close(done)
+			r.budget.Refund(by(t.Context(), func(command func() error) error {
+				err := command()
+				if err == nil {
+					held.pass()
+				}
+				return err
+			}), charge)
+		}()
+		<-held.reached
+		require.False(t, r.spend(t, r.budget).QuotaExceeded)
+		close(held.proceed)
+		<-done
+		r.flush(t)
+		require.EqualValues(t, 1, r.used(t))
+	})
+}
+
+// deafConn loses one answer when it is told to.
+type deafConn struct {
+	net.Conn
+
+	deaf *atomic.Bool
+}
+
+func (c deafConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.deaf.CompareAndSwap(true, false) {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// deafness has all connections lose an answer when it is told to.
+type deafness struct {
+	ways
+
+	deaf *atomic.Bool
+}
+
+func (d deafness) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := next(ctx, network, address)
+		return deafConn{conn, d.deaf}, err
+	}
+}
+
+func TestARefundWhoseAnswerWasLostGivesBackOneToken(t *testing.T) {
+	t.Parallel()
+	r := &race{bundle: setup(t)}
+	deaf := &atomic.Bool{}
+	r.redis.AddHook(deafness{deaf: deaf})
+	r.budget = r.replica(t, 0, 4, false)
+	first := r.spend(t, r.budget)
+	r.budget.Refund(t.Context(), first) // from here on the server knows the script
+	for range 3 {
+		require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	}
+	last := r.spend(t, r.budget)
+	require.True(t, r.spend(t, r.budget).QuotaExceeded)
+
+	deaf.Store(true)
+	r.budget.Refund(t.Context(), last)
+	require.False(t, deaf.Load(), "the answer was lost")
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	require.True(t, r.spend(t, r.budget).QuotaExceeded)
 }
