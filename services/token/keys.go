@@ -55,7 +55,7 @@ func Keys(ctx context.Context, args []string, out io.Writer, opts ...config.Opti
 		return fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err)
 	}
 	return command.run(ctx, out, keys.NewCustodian(keys.CustodianConfig{
-		Store: postgres.NewKeys(db), Sealer: sealer, Propagation: cfg.Keys.Propagation, Clock: time.Now,
+		Store: postgres.NewKeys(db, nil), Sealer: sealer, Propagation: cfg.Keys.Propagation,
 	}))
 }
 

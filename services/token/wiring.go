@@ -123,7 +123,7 @@ func (s *Service) wireKeys(cfg Config) error {
 		return fmt.Errorf("JWT_PRIVATE_KEY: %w", err)
 	}
 	s.ring = keys.NewRing(keys.RingConfig{
-		Store: postgres.NewKeys(r.DB), Sealer: sealer, Algorithm: algorithm, Import: imported,
+		Store: postgres.NewKeys(r.DB, nil), Sealer: sealer, Algorithm: algorithm, Import: imported,
 		TokenTTL: cfg.Tokens.TokenTTL, Propagation: cfg.Tokens.Keys.Propagation, Rotation: cfg.Tokens.KeyRotation,
 		Clock: time.Now, Log: r.Telemetry.Log,
 	})

@@ -38,7 +38,6 @@ type CustodianConfig struct {
 	Store       Store
 	Sealer      *Sealer
 	Propagation time.Duration // how long the replicas publish a key before it signs
-	Clock       func() time.Time
 }
 
 // Custodian does what an operator commands. The replicas follow within seconds.
@@ -46,13 +45,12 @@ type Custodian struct {
 	store  Store
 	sealer *Sealer
 	policy policy
-	clock  func() time.Time
 }
 
 // NewCustodian makes a Custodian.
 func NewCustodian(cfg CustodianConfig) *Custodian {
 	return &Custodian{
-		store: cfg.Store, sealer: cfg.Sealer, clock: cfg.Clock, policy: policy{propagation: cfg.Propagation},
+		store: cfg.Store, sealer: cfg.Sealer, policy: policy{propagation: cfg.Propagation},
 	}
 }
 
@@ -116,7 +114,7 @@ func (c *Custodian) Rotate(ctx context.Context) (Key, error) {
 	}
 	var made *Record
 	var refused error
-	err = c.store.Change(ctx, func(current []Record) Change {
+	err = c.store.Change(ctx, func(current []Record, now time.Time) Change {
 		active, next := find(current, Active), find(current, Next)
 		switch {
 		case active == nil:
@@ -126,7 +124,6 @@ func (c *Custodian) Rotate(ctx context.Context) (Key, error) {
 			refused = fmt.Errorf("%w: %s, from %s", ErrWaiting, next.ID, c.policy.signsFrom(*next).UTC().Format(time.RFC3339))
 			return Change{}
 		}
-		now := c.clock()
 		made = introduce(fresh, Next, active.TokenTTL, now)
 		return Change{Insert: made, At: now}
 	})
@@ -153,8 +150,8 @@ func (c *Custodian) Retire(ctx context.Context, kid string) (Key, error) {
 	}
 	var signs *Record
 	var refused error
-	err = c.store.Change(ctx, func(current []Record) (change Change) {
-		change, signs, refused = retire(current, kid, fresh, c.clock())
+	err = c.store.Change(ctx, func(current []Record, now time.Time) (change Change) {
+		change, signs, refused = retire(current, kid, fresh, now)
 		return change
 	})
 	if err := errors.Join(err, refused); err != nil {

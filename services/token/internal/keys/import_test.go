@@ -124,7 +124,7 @@ func importing(t *testing.T, store Store, clock *testkit.Clock, private *ecdsa.P
 
 func TestAnImportedKeySignsAtOnceWhereNoneDidBefore(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r, kid := importing(t, store, clock, ecKey(t, elliptic.P256()))
 	pass(t, r, r)
 	require.Equal(t, kid, signs(t, r))
@@ -137,7 +137,7 @@ func TestAnImportedKeySignsAtOnceWhereNoneDidBefore(t *testing.T) {
 
 func TestAnImportedKeyIsPublishedFirstWhereAnotherSigns(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	for _, old := range []Algorithm{ES256, RS256} { // the second one changes SIGNING_ALG with the import
 		store.records = nil
 		pass(t, ring(t, store, clock, old))
@@ -156,9 +156,9 @@ func TestAnImportedKeyIsPublishedFirstWhereAnotherSigns(t *testing.T) {
 
 func TestAnImportedKeyWaitsForTheOneThatWaits(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	pass(t, ring(t, store, clock, ES256))
-	waiting, err := custodianOf(t, store, clock).Rotate(t.Context())
+	waiting, err := custodianOf(t, store).Rotate(t.Context())
 	require.NoError(t, err)
 	r, kid := importing(t, store, clock, ecKey(t, elliptic.P256()))
 	pass(t, r)
@@ -176,7 +176,7 @@ func TestAnImportedKeyThatIsGoneStaysGone(t *testing.T) {
 	for name, end := range map[string]func(*testing.T, *memory, *testkit.Clock, string){
 		"after its time": func(t *testing.T, store *memory, clock *testkit.Clock, _ string) {
 			t.Helper()
-			_, err := custodianOf(t, store, clock).Rotate(t.Context())
+			_, err := custodianOf(t, store).Rotate(t.Context())
 			require.NoError(t, err)
 			r := ring(t, store, clock, ES256)
 			clock.Advance(10 * time.Minute)
@@ -186,13 +186,13 @@ func TestAnImportedKeyThatIsGoneStaysGone(t *testing.T) {
 		},
 		"by command": func(t *testing.T, store *memory, clock *testkit.Clock, kid string) {
 			t.Helper()
-			_, err := custodianOf(t, store, clock).Retire(t.Context(), kid)
+			_, err := custodianOf(t, store).Retire(t.Context(), kid)
 			require.NoError(t, err)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, clock := &memory{}, testkit.NewClock(start)
+			store, clock := newMemory()
 			running, kid := importing(t, store, clock, private)
 			pass(t, running)
 			end(t, store, clock, kid)
@@ -211,7 +211,7 @@ func TestAnImportedKeyThatIsGoneStaysGone(t *testing.T) {
 
 func TestAnImportedKeyIsRotatedLikeAnyOther(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r, kid := importing(t, store, clock, ecKey(t, elliptic.P256()), rotating)
 	pass(t, r)
 	clock.Advance(rotation - 10*time.Minute)

@@ -22,12 +22,18 @@ import (
 
 var start = time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
 
-// memory is a Store that several rings may share.
+// memory is a Store that several rings may share, with a clock of its own.
 type memory struct {
+	clock   func() time.Time
 	mu      sync.Mutex
 	records []Record
 	err     error
 	reads   int
+}
+
+func newMemory() (*memory, *testkit.Clock) {
+	clock := testkit.NewClock(start)
+	return &memory{clock: clock.Now}, clock
 }
 
 func (m *memory) Keys(context.Context) ([]Record, error) {
@@ -37,13 +43,13 @@ func (m *memory) Keys(context.Context) ([]Record, error) {
 	return slices.Clone(m.records), m.err
 }
 
-func (m *memory) Change(_ context.Context, decide func([]Record) Change) error {
+func (m *memory) Change(_ context.Context, decide func([]Record, time.Time) Change) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.err != nil {
 		return m.err
 	}
-	change := decide(slices.Clone(m.records))
+	change := decide(slices.Clone(m.records), m.clock())
 	m.records = slices.DeleteFunc(m.records, func(r Record) bool { return slices.Contains(change.Withdraw, r.ID) })
 	for i := range m.records {
 		record := &m.records[i]
@@ -145,7 +151,8 @@ func TestEveryAlgorithmSignsWhatItsPublishedKeyVerifies(t *testing.T) {
 	for _, alg := range []Algorithm{RS256, ES256, EdDSA} {
 		t.Run(string(alg), func(t *testing.T) {
 			t.Parallel()
-			r := ring(t, &memory{}, testkit.NewClock(start), alg)
+			store, clock := newMemory()
+			r := ring(t, store, clock, alg)
 			require.NoError(t, r.Pass(t.Context()))
 			signer, err := r.Signer()
 			require.NoError(t, err)
@@ -235,7 +242,7 @@ func openRaw(sealer *Sealer, content []byte) error {
 
 func TestReplicasThatStartTogetherShareOneFirstKey(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	var group sync.WaitGroup
 	rings := make([]*Ring, 8)
 	for i := range rings {
@@ -255,7 +262,7 @@ func TestReplicasThatStartTogetherShareOneFirstKey(t *testing.T) {
 
 func TestAChangedAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	old := ring(t, store, clock, ES256)
 	require.NoError(t, old.Pass(t.Context()))
 	oldKey := store.records[0].ID
@@ -291,7 +298,7 @@ func TestAChangedAlgorithmIsPublishedBeforeItSigns(t *testing.T) {
 
 func TestAKeyThatNoLongerIsWantedNeverSigns(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	require.NoError(t, ring(t, store, clock, ES256).Pass(t.Context()))
 	require.NoError(t, ring(t, store, clock, EdDSA).Pass(t.Context()))
 	require.Len(t, store.records, 2)
@@ -302,7 +309,7 @@ func TestAKeyThatNoLongerIsWantedNeverSigns(t *testing.T) {
 
 func TestALongerTokenLifetimeKeepsTheKeyLonger(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	require.NoError(t, ring(t, store, clock, ES256).Pass(t.Context()))
 	long := ring(t, store, clock, ES256)
 	long.policy.tokenTTL = 24 * time.Hour
@@ -319,7 +326,7 @@ func TestALongerTokenLifetimeKeepsTheKeyLonger(t *testing.T) {
 
 func TestTheRingGoesOnWithoutItsStore(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r := ring(t, store, clock, ES256)
 	_, err := r.Signer()
 	require.ErrorIs(t, err, apperr.Unavailable(nil))
@@ -346,7 +353,7 @@ func TestTheRingGoesOnWithoutItsStore(t *testing.T) {
 
 func TestAnUnknownKeyIsLookedForAtMostOnceASecond(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	first := ring(t, store, clock, ES256)
 	late := ring(t, store, clock, ES256)
 	require.NoError(t, first.Pass(t.Context()))
@@ -370,7 +377,7 @@ func TestAnUnknownKeyIsLookedForAtMostOnceASecond(t *testing.T) {
 
 func TestAKeyThatDoesNotOpenIsAnError(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	require.NoError(t, ring(t, store, clock, ES256).Pass(t.Context()))
 	other := ring(t, store, clock, ES256)
 	other.sealer = testSealer(t, 'x')
@@ -381,8 +388,9 @@ func TestAKeyThatDoesNotOpenIsAnError(t *testing.T) {
 
 func TestRunLoadsTheKeysAndEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	store := &memory{err: errors.New("not up yet")}
-	r := ring(t, store, testkit.NewClock(start), ES256)
+	store, clock := newMemory()
+	store.fail(errors.New("not up yet"))
+	r := ring(t, store, clock, ES256)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -54,8 +54,9 @@ type Store interface {
 	// Keys answers all keys, those that are gone included.
 	Keys(ctx context.Context) ([]Record, error)
 	// Change reads all keys under a lock that only one replica holds at a time,
-	// asks decide what to do, and does it in the same transaction.
-	Change(ctx context.Context, decide func([]Record) Change) error
+	// asks decide what to do, and does it in the same transaction. now is the time of
+	// the store, one for all replicas and operators, read under the lock.
+	Change(ctx context.Context, decide func(records []Record, now time.Time) Change) error
 }
 
 const (

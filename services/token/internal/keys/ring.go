@@ -44,11 +44,11 @@ type RingConfig struct {
 	Store       Store
 	Sealer      *Sealer
 	Algorithm   Algorithm
-	TokenTTL    time.Duration // the lifetime of the tokens this replica signs
-	Propagation time.Duration // how long a new key is published before it signs
-	Rotation    time.Duration // how long a key signs before the next one does; 0 = until told otherwise
-	Import      *PrivateKey   // an operator's own key; nil for none
-	Clock       func() time.Time
+	TokenTTL    time.Duration    // the lifetime of the tokens this replica signs
+	Propagation time.Duration    // how long a new key is published before it signs
+	Rotation    time.Duration    // how long a key signs before the next one does; 0 = until told otherwise
+	Import      *PrivateKey      // an operator's own key; nil for none
+	Clock       func() time.Time // tells how old a view is; when keys change, the store's does
 	Log         *slog.Logger
 }
 
@@ -143,7 +143,8 @@ func (r *Ring) Pass(ctx context.Context) error {
 	return err
 }
 
-// change does what is to be done, if anything is.
+// change does what is to be done, if anything is. The clock of this machine decides
+// only whether to look closer: a wrong one costs a look, or time, and no promise.
 func (r *Ring) change(ctx context.Context, records []Record) (bool, error) {
 	why := occasion{starting: !r.started.Load(), importing: r.importing(ctx, records)}
 	var fresh *Record
@@ -158,8 +159,8 @@ func (r *Ring) change(ctx context.Context, records []Record) (bool, error) {
 	if r.policy.decide(records, fresh, why, r.clock()).empty() {
 		return false, nil
 	}
-	return true, r.store.Change(ctx, func(current []Record) Change {
-		return r.policy.decide(current, fresh, why, r.clock())
+	return true, r.store.Change(ctx, func(current []Record, now time.Time) Change {
+		return r.policy.decide(current, fresh, why, now)
 	})
 }
 
@@ -229,7 +230,7 @@ func (r *Ring) build(ctx context.Context, records []Record, readAt time.Time) er
 	}
 	fresh := &view{readAt: readAt, keys: make(map[string]*entry, len(records))}
 	for _, record := range records {
-		if record.State == Gone || record.State == Retired && !record.GoneAt.After(readAt) {
+		if record.State == Gone {
 			continue
 		}
 		item, err := r.entry(previous, record)

@@ -23,7 +23,7 @@ func rotating(cfg *RingConfig) { cfg.Rotation = rotation }
 
 func TestAKeyIsReplacedWhenItHasSignedForItsTime(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	a, b := ring(t, store, clock, ES256, rotating), ring(t, store, clock, ES256, rotating)
 	pass(t, a, b)
 	first := signs(t, a)
@@ -50,7 +50,7 @@ func TestAKeyIsReplacedWhenItHasSignedForItsTime(t *testing.T) {
 
 func TestNoKeyIsReplacedWithoutARotation(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r := ring(t, store, clock, ES256)
 	pass(t, r)
 	clock.Advance(10 * 365 * 24 * time.Hour)
@@ -60,7 +60,7 @@ func TestNoKeyIsReplacedWithoutARotation(t *testing.T) {
 
 func TestReplicasThatRotateTogetherMakeOneKey(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	rings := make([]*Ring, 8)
 	for i := range rings {
 		rings[i] = ring(t, store, clock, ES256, rotating)
@@ -84,10 +84,10 @@ func TestReplicasThatRotateTogetherMakeOneKey(t *testing.T) {
 
 func TestALateReplicaRaisesTheLifetimeOfAKeyThatSigns(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	long := ring(t, store, clock, ES256, func(cfg *RingConfig) { cfg.TokenTTL = 24 * time.Hour })
 	pass(t, long)
-	custodian := NewCustodian(CustodianConfig{Store: store, Sealer: testSealer(t, 'k'), Propagation: 10 * time.Minute, Clock: clock.Now})
+	custodian := NewCustodian(CustodianConfig{Store: store, Sealer: testSealer(t, 'k'), Propagation: 10 * time.Minute})
 	_, err := custodian.Rotate(t.Context())
 	require.NoError(t, err)
 	store.records[1].TokenTTL = time.Minute // as one with other settings would have made it
@@ -111,7 +111,7 @@ func TestTheJWKSMayBeCachedUntilAnUnknownKeyMightSign(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, clock := &memory{}, testkit.NewClock(start)
+			store, clock := newMemory()
 			r := ring(t, store, clock, ES256, func(cfg *RingConfig) { cfg.Propagation = test.propagation })
 			pass(t, r)
 			store.fail(errors.New("away"))
@@ -126,7 +126,7 @@ func TestTheJWKSMayBeCachedUntilAnUnknownKeyMightSign(t *testing.T) {
 
 func TestAReplicaThatCannotOpenTheKeysAddsNone(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	pass(t, ring(t, store, clock, ES256))
 	stranger := ring(t, store, clock, EdDSA)
 	stranger.sealer = testSealer(t, 'x')
@@ -136,7 +136,7 @@ func TestAReplicaThatCannotOpenTheKeysAddsNone(t *testing.T) {
 
 func TestAWaitingKeySignsWhereThereIsNoOther(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	pass(t, ring(t, store, clock, ES256), ring(t, store, clock, EdDSA))
 	waiting := store.one(t, Next).ID
 	store.records = store.records[1:] // somebody deleted the row
@@ -147,7 +147,7 @@ func TestAWaitingKeySignsWhereThereIsNoOther(t *testing.T) {
 
 func TestTheMetricsTellOfTheKeys(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r := ring(t, store, clock, ES256, rotating)
 	metrics := NewMetrics(r)
 	require.Zero(t, testutil.CollectAndCount(metrics), "nothing is known yet")
@@ -185,17 +185,17 @@ agentidp_signing_keys{state="retired"} 0
 	require.Equal(t, 4, testutil.CollectAndCount(NewMetrics(off)), "no rotation is due, so none is told")
 }
 
-func custodianOf(t *testing.T, store Store, clock *testkit.Clock) *Custodian {
+func custodianOf(t *testing.T, store Store) *Custodian {
 	t.Helper()
 	return NewCustodian(CustodianConfig{
-		Store: store, Sealer: testSealer(t, 'k'), Propagation: 10 * time.Minute, Clock: clock.Now,
+		Store: store, Sealer: testSealer(t, 'k'), Propagation: 10 * time.Minute,
 	})
 }
 
 func TestACommandedRotationGoesThroughTheSameStates(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
-	custodian := custodianOf(t, store, clock)
+	store, clock := newMemory()
+	custodian := custodianOf(t, store)
 	_, err := custodian.Rotate(t.Context())
 	require.ErrorIs(t, err, ErrNoKeys)
 
@@ -243,8 +243,8 @@ func TestARetiredKeyIsGoneAtOnceAndOneSignsAllTheSame(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			store, clock := &memory{}, testkit.NewClock(start)
-			custodian := custodianOf(t, store, clock)
+			store, clock := newMemory()
+			custodian := custodianOf(t, store)
 			r := ring(t, store, clock, ES256)
 			pass(t, r)
 			if test.wait || test.state == Retired {
@@ -289,13 +289,13 @@ func TestARetiredKeyIsGoneAtOnceAndOneSignsAllTheSame(t *testing.T) {
 
 func TestWhatCannotBeRetiredIsSaid(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
-	custodian := custodianOf(t, store, clock)
+	store, clock := newMemory()
+	custodian := custodianOf(t, store)
 	pass(t, ring(t, store, clock, ES256))
 	_, err := custodian.Retire(t.Context(), "unknown")
 	require.ErrorIs(t, err, ErrUnknown)
 
-	wrong := NewCustodian(CustodianConfig{Store: store, Sealer: testSealer(t, 'x'), Clock: clock.Now})
+	wrong := NewCustodian(CustodianConfig{Store: store, Sealer: testSealer(t, 'x')})
 	_, err = wrong.Retire(t.Context(), store.one(t, Active).ID)
 	require.ErrorContains(t, err, "KEY_ENCRYPTION_KEY")
 	_, err = wrong.Rotate(t.Context())
@@ -336,7 +336,7 @@ func (c *cutOff) Keys(ctx context.Context) ([]Record, error) {
 
 func TestAReplicaThatIsCutOffTakesNoKeyFromTheOtherServices(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	way := &cutOff{Store: store}
 	whole, cut := ring(t, store, clock, ES256), ring(t, way, clock, ES256)
 	pass(t, whole, cut)
@@ -351,7 +351,7 @@ func TestAReplicaThatIsCutOffTakesNoKeyFromTheOtherServices(t *testing.T) {
 	require.NoError(t, err)
 
 	way.err = errors.New("no route to the database")
-	_, err = custodianOf(t, store, clock).Retire(t.Context(), old)
+	_, err = custodianOf(t, store).Retire(t.Context(), old)
 	require.NoError(t, err)
 	clock.Advance(10 * time.Second)
 	pass(t, whole)
@@ -376,12 +376,12 @@ func TestAReplicaThatIsCutOffTakesNoKeyFromTheOtherServices(t *testing.T) {
 
 func TestTheCurrentJWKSIsReadAtMostOnceASecond(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	r := ring(t, store, clock, ES256)
 	_, err := r.CurrentJWKS(t.Context())
 	require.ErrorIs(t, err, apperr.Unavailable(nil), "there is none yet")
 	pass(t, r)
-	made, err := custodianOf(t, store, clock).Rotate(t.Context())
+	made, err := custodianOf(t, store).Rotate(t.Context())
 	require.NoError(t, err)
 
 	reads := store.reads
@@ -399,7 +399,7 @@ func TestTheCurrentJWKSIsReadAtMostOnceASecond(t *testing.T) {
 
 func TestAReplicaThatIsCutOffSignsNothingThatOutlivesItsKey(t *testing.T) {
 	t.Parallel()
-	store, clock := &memory{}, testkit.NewClock(start)
+	store, clock := newMemory()
 	way := &cutOff{Store: store}
 	whole, cut := ring(t, store, clock, ES256, rotating), ring(t, way, clock, ES256, rotating)
 	pass(t, whole)
@@ -431,4 +431,33 @@ func TestAReplicaThatIsCutOffSignsNothingThatOutlivesItsKey(t *testing.T) {
 	way.err = nil
 	pass(t, cut)
 	require.Equal(t, signs(t, whole), signs(t, cut))
+}
+
+func TestAKeyIsPublishedBeforeItSignsWhoeverMadeIt(t *testing.T) {
+	t.Parallel()
+	for name, wrong := range map[string]time.Duration{
+		"a machine whose clock is slow": -time.Hour,
+		"a machine whose clock is fast": time.Hour,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store, clock := newMemory()
+			r := ring(t, store, clock, ES256)
+			pass(t, r)
+			old := signs(t, r)
+			stranger := ring(t, store, testkit.NewClock(start.Add(wrong)), EdDSA)
+			pass(t, stranger)
+			require.Equal(t, start, store.one(t, Next).CreatedAt, "the store's clock counts")
+			pass(t, stranger, r)
+			require.Equal(t, old, signs(t, r))
+			clock.Advance(10*time.Minute - time.Second)
+			pass(t, stranger, r)
+			require.Equal(t, old, signs(t, r))
+			clock.Advance(time.Second)
+			pass(t, r)
+			require.NotEqual(t, old, signs(t, r))
+			pass(t, stranger)
+			require.Len(t, kidsOf(t, stranger), 2, "nor does it drop the retired one too early")
+		})
+	}
 }

@@ -16,6 +16,9 @@ const keysLock = "token.signing_keys"
 const (
 	sqlKeysLock = "-- name: signing_keys_lock\n" + `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`
 
+	// Not now(), which is when the transaction began: before it waited for the lock.
+	sqlKeysClock = "-- name: signing_keys_clock\n" + `SELECT clock_timestamp()`
+
 	sqlKeysList = "-- name: signing_keys_list\n" + `
 SELECT kid, algorithm, state, sealed_key, token_ttl_seconds, created_at, activated_at, retired_at, gone_at
 FROM token.signing_keys
@@ -45,12 +48,16 @@ VALUES ($1, $2, $3, $4, $5, $6, $7)`
 )
 
 // Keys is the store of the signing keys.
-type Keys struct{ db *pgdb.DB }
+type Keys struct {
+	db    *pgdb.DB
+	clock func() time.Time // nil for the database's
+}
 
 var _ keys.Store = (*Keys)(nil)
 
-// NewKeys makes the store.
-func NewKeys(db *pgdb.DB) *Keys { return &Keys{db: db} }
+// NewKeys makes the store. The keys change by the clock of the database, so that it
+// does not matter whose clock is wrong: a nil clock. A test may have another one.
+func NewKeys(db *pgdb.DB, clock func() time.Time) *Keys { return &Keys{db: db, clock: clock} }
 
 // Keys answers all keys, those that are gone included.
 func (s *Keys) Keys(ctx context.Context) ([]keys.Record, error) {
@@ -58,8 +65,8 @@ func (s *Keys) Keys(ctx context.Context) ([]keys.Record, error) {
 	return records, pgdb.Fault(err)
 }
 
-// Change reads all keys under the lock, asks decide, and does what it says.
-func (s *Keys) Change(ctx context.Context, decide func([]keys.Record) keys.Change) error {
+// Change reads all keys and the time under the lock, asks decide, and does what it says.
+func (s *Keys) Change(ctx context.Context, decide func([]keys.Record, time.Time) keys.Change) error {
 	return pgdb.Fault(s.db.WithTx(ctx, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, sqlKeysLock, keysLock); err != nil {
 			return err
@@ -68,8 +75,19 @@ func (s *Keys) Change(ctx context.Context, decide func([]keys.Record) keys.Chang
 		if err != nil {
 			return err
 		}
-		return applyChange(ctx, tx, decide(records))
+		now, err := s.now(ctx, tx)
+		if err != nil {
+			return err
+		}
+		return applyChange(ctx, tx, decide(records, now))
 	}))
+}
+
+func (s *Keys) now(ctx context.Context, tx pgx.Tx) (now time.Time, err error) {
+	if s.clock != nil {
+		return s.clock(), nil
+	}
+	return now, tx.QueryRow(ctx, sqlKeysClock).Scan(&now)
 }
 
 func applyChange(ctx context.Context, tx pgx.Tx, change keys.Change) error {

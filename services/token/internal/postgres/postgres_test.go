@@ -57,18 +57,18 @@ func stored(t *testing.T, store *postgres.Keys) map[string]keys.Record {
 func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewKeys(db)
+	store := postgres.NewKeys(db, nil)
 	first := keys.Record{
 		ID: "first", Algorithm: keys.RS256, State: keys.Active, Sealed: []byte{0, 1, 2},
 		TokenTTL: time.Hour, CreatedAt: noon, ActivatedAt: &noon,
 	}
 	next := keys.Record{ID: "next", Algorithm: keys.EdDSA, State: keys.Next, Sealed: []byte{3}, TokenTTL: time.Minute, CreatedAt: noon}
 	for _, record := range []keys.Record{first, next} {
-		require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &record} }))
+		require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Insert: &record} }))
 	}
 	require.Len(t, stored(t, store), 2)
 
-	require.NoError(t, store.Change(t.Context(), func(current []keys.Record) keys.Change {
+	require.NoError(t, store.Change(t.Context(), func(current []keys.Record, _ time.Time) keys.Change {
 		require.Len(t, current, 2)
 		return keys.Change{
 			RaiseTTL: []string{"next", "first"}, TTL: 2 * time.Hour, Retire: "first", Activate: "next",
@@ -82,9 +82,9 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	require.Equal(t, 2*time.Hour, byID["next"].TokenTTL)
 	require.Equal(t, []byte{0, 1, 2}, byID["first"].Sealed)
 
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{} }))
 	gone := noon.Add(2 * time.Hour)
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change {
 		return keys.Change{Bury: []string{"first", "unknown"}, At: gone}
 	}))
 	require.Equal(t, 1, count(t, db, "signing_keys"), "the private half is deleted")
@@ -96,11 +96,11 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 
 	second := first
 	second.ID = "second"
-	err := store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &second} })
+	err := store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Insert: &second} })
 	require.Equal(t, "signing_keys_one_active", pgdb.Constraint(err), "two keys never sign at once")
 
 	// Taken out while it signs, and replaced, in one step.
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change {
 		return keys.Change{Bury: []string{"next"}, Insert: &second, At: gone}
 	}))
 	byID = stored(t, store)
@@ -109,8 +109,8 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 
 	waiting := next
 	waiting.ID = "waiting"
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &waiting} }))
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Withdraw: []string{"waiting"}} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Insert: &waiting} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Withdraw: []string{"waiting"}} }))
 	require.NotContains(t, stored(t, store), "waiting", "a key that never signed may come again")
 }
 
@@ -123,19 +123,19 @@ func TestKeysThatTheOperationsGuideBuriesAreKnownToBeGone(t *testing.T) {
 	statements, _, _ = strings.Cut(statements, "COMMIT;")
 
 	db := testkit.DB(t, "token")
-	store := postgres.NewKeys(db)
+	store := postgres.NewKeys(db, nil)
 	earlier := noon.Add(-time.Hour)
 	for _, record := range []keys.Record{
 		{ID: "retired", Algorithm: keys.RS256, State: keys.Active, Sealed: []byte{1}, TokenTTL: time.Hour, CreatedAt: earlier, ActivatedAt: &earlier},
 		{ID: "active", Algorithm: keys.ES256, State: keys.Next, Sealed: []byte{2}, TokenTTL: time.Hour, CreatedAt: noon},
 	} {
-		require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &record} }))
+		require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Insert: &record} }))
 	}
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change {
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change {
 		return keys.Change{Retire: "retired", Activate: "active", At: noon, GoneAt: noon.Add(time.Hour)}
 	}))
 	waiting := keys.Record{ID: "next", Algorithm: keys.EdDSA, State: keys.Next, Sealed: []byte{3}, TokenTTL: time.Hour, CreatedAt: noon}
-	require.NoError(t, store.Change(t.Context(), func([]keys.Record) keys.Change { return keys.Change{Insert: &waiting} }))
+	require.NoError(t, store.Change(t.Context(), func([]keys.Record, time.Time) keys.Change { return keys.Change{Insert: &waiting} }))
 
 	for _, statement := range strings.Split(strings.TrimSuffix(strings.TrimSpace(statements), ";"), ";") {
 		_, err = db.Exec(t.Context(), statement)
@@ -151,15 +151,34 @@ func TestKeysThatTheOperationsGuideBuriesAreKnownToBeGone(t *testing.T) {
 	require.True(t, byID["retired"].RetiredAt.Equal(noon))
 }
 
+func TestKeysChangeByTheClockOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	clock := func() (now time.Time) {
+		require.NoError(t, db.QueryRow(t.Context(), `SELECT clock_timestamp()`).Scan(&now))
+		return now
+	}
+	change := func(store *postgres.Keys) (at time.Time) {
+		require.NoError(t, store.Change(t.Context(), func(_ []keys.Record, now time.Time) keys.Change {
+			at = now
+			return keys.Change{}
+		}))
+		return at
+	}
+	before, at, after := clock(), change(postgres.NewKeys(db, nil)), clock()
+	require.WithinRange(t, at, before, after)
+	require.Equal(t, noon, change(postgres.NewKeys(db, func() time.Time { return noon })), "or by that of a test")
+}
+
 func TestOneReplicaChangesKeysAtATime(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewKeys(db)
+	store := postgres.NewKeys(db, nil)
 	var made atomic.Int64
 	var group sync.WaitGroup
 	for range 8 {
 		group.Go(func() {
-			require.NoError(t, store.Change(t.Context(), func(current []keys.Record) keys.Change {
+			require.NoError(t, store.Change(t.Context(), func(current []keys.Record, _ time.Time) keys.Change {
 				if len(current) > 0 {
 					return keys.Change{}
 				}
@@ -362,7 +381,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	db.Close()
 	box := outbox.New(postgres.Schema)
 	ctx, id := context.Background(), newID()
-	counts, revocations, ring := postgres.NewQuota(db), postgres.NewRevocations(db, box), postgres.NewKeys(db)
+	counts, revocations, ring := postgres.NewQuota(db), postgres.NewRevocations(db, box), postgres.NewKeys(db, nil)
 	revoked, event := revocationOf(id)
 	used := postgres.NewAssertionIDs(db)
 	for name, call := range map[string]func() error{
@@ -380,8 +399,10 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"use":           func() error { _, err := used.Use(ctx, id, "jti", noon); return err },
 		"purge used":    func() error { _, err := used.Purge(ctx, noon, 1); return err },
 		"keys":          func() error { _, err := ring.Keys(ctx); return err },
-		"change keys":   func() error { return ring.Change(ctx, func([]keys.Record) keys.Change { return keys.Change{} }) },
-		"outbox":        func() error { return postgres.NewOutbox(db, box).Append(ctx, []outbox.Message{{ID: id}}) },
+		"change keys": func() error {
+			return ring.Change(ctx, func([]keys.Record, time.Time) keys.Change { return keys.Change{} })
+		},
+		"outbox": func() error { return postgres.NewOutbox(db, box).Append(ctx, []outbox.Message{{ID: id}}) },
 	} {
 		t.Run(name, func(t *testing.T) { requireUnavailable(t, call()) })
 	}

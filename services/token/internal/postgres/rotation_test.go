@@ -151,7 +151,7 @@ func (s severable) Keys(ctx context.Context) ([]keys.Record, error) {
 
 // replica starts one more replica, with connections of its own. cut may be nil.
 func (r *rotation) replica(algorithm keys.Algorithm, cut *atomic.Bool) *keys.Ring {
-	var store keys.Store = postgres.NewKeys(testkit.Open(r.t, r.database.AppURL))
+	var store keys.Store = postgres.NewKeys(testkit.Open(r.t, r.database.AppURL), r.clock.Now)
 	if cut != nil {
 		store = severable{store, cut}
 	}
@@ -251,8 +251,8 @@ func (r *rotation) count(err error) {
 // for another algorithm, with which the replicas are restarted one by one.
 func (r *rotation) run(period time.Duration) {
 	custodian := keys.NewCustodian(keys.CustodianConfig{
-		Store: postgres.NewKeys(testkit.Open(r.t, r.database.AppURL)), Sealer: r.sealer(),
-		Propagation: r.propagation, Clock: r.clock.Now,
+		Store: postgres.NewKeys(testkit.Open(r.t, r.database.AppURL), r.clock.Now), Sealer: r.sealer(),
+		Propagation: r.propagation,
 	})
 	steps := int(period / step)
 	for n := range steps {
