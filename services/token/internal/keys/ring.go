@@ -72,8 +72,9 @@ var _ authn.KeySet = (*Ring)(nil)
 
 // view is an immutable picture of the keys.
 type view struct {
-	readAt time.Time // right before the keys were read
-	signer *SigningKey
+	readAt time.Time   // right before the keys were read
+	signs  string      // the id of the active key
+	signer *SigningKey // nil while that would go before the tokens of this replica
 	keys   map[string]*entry
 	jwks   Document
 }
@@ -159,9 +160,17 @@ func (r *Ring) change(ctx context.Context, records []Record) (bool, error) {
 	if r.policy.decide(records, fresh, why, r.clock()).empty() {
 		return false, nil
 	}
-	return true, r.store.Change(ctx, func(current []Record, now time.Time) Change {
-		return r.policy.decide(current, fresh, why, now)
+	var done Change
+	err := r.store.Change(ctx, func(current []Record, now time.Time) Change {
+		done = r.policy.decide(current, fresh, why, now)
+		return done
 	})
+	if err == nil && len(done.Withdraw) > 0 {
+		r.log.WarnContext(ctx, "a key of another algorithm than SIGNING_ALG waited to sign and was taken back; "+
+			"where SIGNING_ALG is being changed, restart a replica that has the new one",
+			slog.Any("kids", done.Withdraw), slog.String("algorithm", string(r.policy.algorithm)))
+	}
+	return true, err
 }
 
 // importing says whether the operator's key has still to come in: once it was
@@ -229,6 +238,7 @@ func (r *Ring) build(ctx context.Context, records []Record, readAt time.Time) er
 		return nil
 	}
 	fresh := &view{readAt: readAt, keys: make(map[string]*entry, len(records))}
+	var active *SigningKey
 	for _, record := range records {
 		if record.State == Gone {
 			continue
@@ -239,10 +249,13 @@ func (r *Ring) build(ctx context.Context, records []Record, readAt time.Time) er
 		}
 		fresh.keys[record.ID] = item
 		if record.State == Active {
-			fresh.signer = item.signing
+			active = item.signing
+			if record.TokenTTL >= r.policy.tokenTTL {
+				fresh.signer = active
+			}
 		}
 	}
-	if fresh.signer == nil {
+	if active == nil {
 		return nil // the first key is still to be made
 	}
 	document, err := publish(fresh.keys)
@@ -250,9 +263,10 @@ func (r *Ring) build(ctx context.Context, records []Record, readAt time.Time) er
 		return err
 	}
 	fresh.jwks = document
+	fresh.signs = active.ID
 	r.view.Store(fresh)
-	if previous == nil || previous.jwks.ETag != document.ETag || previous.signer.ID != fresh.signer.ID {
-		r.log.InfoContext(ctx, "signing keys changed", slog.String("signs", fresh.signer.ID), slog.Any("published", fresh.states()))
+	if previous == nil || previous.jwks.ETag != document.ETag || previous.signs != fresh.signs {
+		r.log.InfoContext(ctx, "signing keys changed", slog.String("signs", fresh.signs), slog.Any("published", fresh.states()))
 	}
 	return nil
 }
@@ -315,7 +329,8 @@ func publish(keys map[string]*entry) (Document, error) {
 
 // Signer answers the key that signs now; apperr.ServiceUnavailable before the
 // keys were first read, and where that was more than an hour ago: the key may be
-// retired, and gone before a token expires that is signed now.
+// retired, and gone before a token expires that is signed now. So it is where this replica's
+// tokens live longer than those of the others, until the key is to be kept for them.
 func (r *Ring) Signer() (*SigningKey, error) {
 	current := r.view.Load()
 	switch {
@@ -323,17 +338,24 @@ func (r *Ring) Signer() (*SigningKey, error) {
 		return nil, apperr.Unavailable(errNotLoaded)
 	case r.clock().Sub(current.readAt) > signsUnread:
 		return nil, apperr.Unavailable(errTooOld)
+	case current.signer == nil:
+		return nil, apperr.Unavailable(errGoesTooSoon)
 	default:
 		return current.signer, nil
 	}
 }
 
-// Ready is nil once the keys were read, however long ago.
+// Ready is nil once the keys were read, however long ago, and it can sign with one.
 func (r *Ring) Ready() error {
-	if r.view.Load() == nil {
+	current := r.view.Load()
+	switch {
+	case current == nil:
 		return errNotLoaded
+	case current.signer == nil:
+		return errGoesTooSoon
+	default:
+		return nil
 	}
-	return nil
 }
 
 // JWKS answers the published keys; apperr.ServiceUnavailable before they were first

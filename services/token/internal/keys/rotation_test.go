@@ -461,3 +461,42 @@ func TestAKeyIsPublishedBeforeItSignsWhoeverMadeIt(t *testing.T) {
 		})
 	}
 }
+
+// readOnly is a store that can be read and not written.
+type readOnly struct{ Store }
+
+func (readOnly) Change(context.Context, func([]Record, time.Time) Change) error {
+	return errors.New("read-only transaction")
+}
+
+func TestNoTokenIsSignedThatItsKeyIsNotKeptFor(t *testing.T) {
+	t.Parallel()
+	store, clock := newMemory()
+	pass(t, ring(t, store, clock, ES256))
+	long := ring(t, readOnly{store}, clock, ES256, func(cfg *RingConfig) { cfg.TokenTTL = 24 * time.Hour })
+	require.Error(t, long.Pass(t.Context()))
+	_, err := long.Signer()
+	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	require.Error(t, long.Ready())
+	require.Len(t, kidsOf(t, long), 1, "it publishes what there is")
+
+	long.store = store
+	pass(t, long)
+	require.Equal(t, store.one(t, Active).ID, signs(t, long))
+	require.NoError(t, long.Ready())
+}
+
+func TestAReplicaSaysThatItTookAKeyBack(t *testing.T) {
+	t.Parallel()
+	store, clock := newMemory()
+	pass(t, ring(t, store, clock, ES256), ring(t, store, clock, EdDSA))
+	waiting := store.one(t, Next).ID
+	var log strings.Builder
+	old := ring(t, store, clock, ES256, func(cfg *RingConfig) { cfg.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	pass(t, old)
+	require.Contains(t, log.String(), waiting)
+	require.Contains(t, log.String(), "SIGNING_ALG")
+	told := log.Len()
+	pass(t, old)
+	require.Equal(t, told, log.Len(), "once")
+}

@@ -11,8 +11,9 @@ import (
 )
 
 var (
-	errNotLoaded = errors.New("signing keys are not loaded yet")
-	errTooOld    = errors.New("signing keys could not be read for an hour; the active one may be retired")
+	errNotLoaded   = errors.New("signing keys are not loaded yet")
+	errGoesTooSoon = errors.New("the active signing key is not kept for as long as TOKEN_TTL yet")
+	errTooOld      = errors.New("signing keys could not be read for an hour; the active one may be retired")
 )
 
 // SigningKey signs access tokens. The JOSE header is written once: it is the
