@@ -3,7 +3,6 @@ package issue
 import (
 	"encoding/json"
 	"fmt"
-	"net/url"
 	"slices"
 )
 
@@ -60,8 +59,9 @@ func (a *Audience) UnmarshalJSON(data []byte) error {
 
 // resolveAudience decides whom a token is for (RFC 8707 §2): exactly the resources
 // that were asked for, in that order and without repeats, each spelled as the agent
-// is allowed it. It is nil when none was, or the issuer: then the token is for the
-// issuer alone. It is never for the issuer and others, who could pass it on to us.
+// is allowed it; that those are absolute URIs without a fragment is the registry's
+// rule. It is nil when none was, or the issuer: then the token is for the issuer
+// alone. It is never for the issuer and others, who could pass it on to us.
 func resolveAudience(agent Agent, requested []string, issuer string) (Audience, error) {
 	if len(requested) == 0 {
 		return nil, nil
@@ -72,8 +72,6 @@ func resolveAudience(agent Agent, requested []string, issuer string) (Audience, 
 	audience := make(Audience, 0, len(requested))
 	for _, resource := range requested {
 		switch {
-		case !absoluteURI(resource):
-			return nil, RefuseField(InvalidTarget, "resource", "A resource must be an absolute URI without a fragment.")
 		case !slices.Contains(agent.AllowedResources, resource):
 			if len(resource) > shownResourceBytes {
 				resource = resource[:shownResourceBytes] + "..."
@@ -90,15 +88,4 @@ func resolveAudience(agent Agent, requested []string, issuer string) (Audience, 
 		return nil, nil
 	}
 	return audience, nil
-}
-
-// absoluteURI is RFC 3986 §4.3: a scheme, no fragment, and only the characters of a URI as far as net/url knows them.
-func absoluteURI(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; c <= ' ' || c >= 0x7f || c == '#' {
-			return false
-		}
-	}
-	parsed, err := url.Parse(text)
-	return err == nil && parsed.IsAbs() && (parsed.Host != "" || parsed.Opaque != "" || parsed.Path != "")
 }
