@@ -118,6 +118,7 @@ type Limiter struct {
 	rdb    *redisx.Client
 	tel    *telemetry.Telemetry
 	script *redis.Script
+	look   *redis.Script
 	opened prometheus.Counter
 	logged rate.Sometimes
 }
@@ -138,6 +139,7 @@ func New(rdb *redisx.Client, tel *telemetry.Telemetry) *Limiter {
 		rdb:    rdb,
 		tel:    tel,
 		script: redis.NewScript(Lua + "return take(KEYS[1], tonumber(ARGV[1]))"),
+		look:   redis.NewScript(lookLua),
 		opened: opened,
 		logged: rate.Sometimes{Interval: logInterval},
 	}
@@ -153,6 +155,27 @@ func (l *Limiter) Take(ctx context.Context, key string, limit int) (Window, erro
 		return Window{Allowed: true}, nil
 	}
 	reply, err := l.rdb.RunScript(ctx, l.script, []string{l.RedisKey(key)}, limit).Result()
+	return l.Read(ctx, limit, reply, err)
+}
+
+// lookLua answers as take does. The limit-th newest admission is the one that has to expire for another.
+const lookLua = `
+local window, limit = 60000000, tonumber(ARGV[1])
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local eldest = tonumber(redis.call('LINDEX', KEYS[1], -limit) or '0')
+if eldest <= now - window then
+  return {1, math.max(limit - redis.call('LLEN', KEYS[1]), 0), now + window, 0}
+end
+return {0, 0, tonumber(redis.call('LINDEX', KEYS[1], -1)) + window, eldest + window - now}
+`
+
+// Look answers what Take would say of another request, and charges nothing.
+func (l *Limiter) Look(ctx context.Context, key string, limit int) (Window, error) {
+	if limit <= 0 {
+		return Window{Allowed: true}, nil
+	}
+	reply, err := l.rdb.RunScript(ctx, l.look, []string{l.RedisKey(key)}, limit).Result()
 	return l.Read(ctx, limit, reply, err)
 }
 

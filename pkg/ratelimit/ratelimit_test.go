@@ -55,6 +55,27 @@ func (b bundle) past(t *testing.T, ages ...time.Duration) time.Time {
 	return now
 }
 
+func TestLookSaysWhatTakeWould(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	look := func(limit int) ratelimit.Window {
+		w, err := b.limiter.Look(t.Context(), "k", limit)
+		require.NoError(t, err)
+		return w
+	}
+	for range 3 {
+		require.True(t, look(2).Allowed, "nothing is charged")
+	}
+	b.past(t, 61*time.Second, 30*time.Second)
+	require.True(t, look(2).Allowed, "one has expired")
+	require.True(t, b.take(t, 2).Allowed)
+	w := look(2)
+	require.False(t, w.Allowed)
+	require.InDelta(t, 30, w.RetryAfter.Seconds(), 5)
+	require.False(t, b.take(t, 2).Allowed)
+	require.True(t, look(0).Allowed, "there is no limit")
+}
+
 func TestTakeAdmitsUpToTheLimit(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

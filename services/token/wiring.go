@@ -143,7 +143,7 @@ func (s *Service) wireAssertions(cfg Config, agents issue.Agents) (*issue.Assert
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
-	return issue.NewAssertions(issue.AssertionsConfig{Agents: agents, Verifier: verifier, Keys: published, IDs: used}), nil
+	return issue.NewAssertions(issue.AssertionsConfig{Agents: agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
 }
 
 func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets, error) {

@@ -123,6 +123,10 @@ func (c clients) Active(context.Context, issue.Agent, auditevent.Origin) error {
 type budget struct{ *bundle }
 
 func (b budget) Spend(context.Context, uuid.UUID) (issue.Charge, error) { return issue.Charge{}, nil }
+func (b budget) Look(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error) {
+	return b.Request(ctx, clientID)
+}
+
 func (b budget) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 	return b.window, nil
 }

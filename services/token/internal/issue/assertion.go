@@ -41,6 +41,7 @@ type AssertionsConfig struct {
 	Verifier *assertion.Verifier
 	Keys     PublishedKeys
 	IDs      AssertionIDs
+	Budget   Budget
 }
 
 // Assertions proves who a client is by what it signed (RFC 7523 §2.2).
@@ -55,7 +56,8 @@ var (
 )
 
 // prove answers the client that made the assertion, in whatever status, after it has
-// used the assertion up. A refusal is why it proves nothing: ErrUnknownAgent, or a
+// used the assertion up. Nothing is written for a client that may not act, or whose rate
+// window is full: it would fill the store with what is refused anyway. A refusal is why it proves nothing: ErrUnknownAgent, or a
 // fixed text, for the records only. An err means that it is not known.
 //
 // It waits for the attempt's turn once memory has not proved it, before anybody is
@@ -80,6 +82,15 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	}
 	if refusal != nil || err != nil {
 		return Agent{}, refusal, err
+	}
+	if agent.Status != StatusActive {
+		return agent, nil, nil
+	}
+	// Looked at and not charged: that is done once per request, and not by who replays what a client sent.
+	if window, err := s.Budget.Look(ctx, agent.ID); err != nil {
+		return Agent{}, nil, err
+	} else if !window.Allowed {
+		return Agent{}, nil, rateLimited(window)
 	}
 	first, err := s.IDs.Use(ctx, agent.ID, claimed.ID, claimed.ExpiresAt)
 	if err == nil && !first {

@@ -19,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/jwk"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
@@ -80,7 +81,7 @@ func (w *world) assertions() *issue.Assertions {
 	if err != nil {
 		panic(err)
 	}
-	return issue.NewAssertions(issue.AssertionsConfig{Agents: w, Verifier: verifier, Keys: w.signing, IDs: w.signing})
+	return issue.NewAssertions(issue.AssertionsConfig{Agents: w, Verifier: verifier, Keys: w.signing, IDs: w.signing, Budget: w})
 }
 
 // newSigningWorld has an agent with a registered key.
@@ -299,6 +300,20 @@ func TestASuspendedClientThatSignsIsToldSo(t *testing.T) {
 	requireKind(t, err, issue.UnauthorizedClient)
 	require.Equal(t, auditevent.ReasonAgentSuspended, w.journal[0].Metadata["reason"])
 	require.Zero(t, w.failures, "it proved who it is")
+	require.Empty(t, w.signing.used, "nothing is written for it")
+	require.Equal(t, 1, w.requests, "one charge")
+}
+
+func TestAClientPastItsRateWritesNoAssertionsDown(t *testing.T) {
+	t.Parallel()
+	w := newSigningWorld()
+	w.looked = ratelimit.Window{Limit: 10, RetryAfter: time.Second}
+	_, _, err := w.issuer().Issue(t.Context(), w.sign(t, ownKey))
+	require.Equal(t, time.Second, requireKind(t, err, issue.TooManyRequests).RetryAfter)
+	require.Empty(t, w.signing.used)
+	require.Zero(t, w.failures, "it proved who it is")
+	require.Zero(t, w.spent)
+	require.Empty(t, w.journal)
 }
 
 func TestAnAssertionThatMemoryDoesNotProveTakesItsTurnBeforeTheRegistryIsAsked(t *testing.T) {

@@ -61,6 +61,7 @@ type world struct {
 	charge       issue.Charge
 	refunded     issue.Charge
 	chargeErr    error
+	looked       ratelimit.Window
 	spent        int
 	requests     int
 	refunds      int
@@ -83,6 +84,7 @@ func newWorld() *world {
 			DeploymentEnv: "production", AllowedScopes: []string{"agents:read"}, Capabilities: []string{"resume:read", "resume:*"},
 		},
 		charge: issue.Charge{Window: ratelimit.Window{Limit: 10, Remaining: 9, Allowed: true}},
+		looked: ratelimit.Window{Limit: 10, Remaining: 10, Allowed: true},
 	}
 }
 
@@ -169,6 +171,8 @@ func (w *world) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 	w.requests++
 	return w.charge.Window, w.chargeErr
 }
+
+func (w *world) Look(context.Context, uuid.UUID) (ratelimit.Window, error) { return w.looked, nil }
 
 func (w *world) Refund(_ context.Context, charge issue.Charge) {
 	w.refunds++

@@ -37,6 +37,8 @@ type Budget interface {
 	Spend(ctx context.Context, clientID uuid.UUID) (Charge, error)
 	// Request charges the rate window alone.
 	Request(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error)
+	// Look answers what Request would, and charges nothing.
+	Look(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error)
 	// Refund gives a token back that was charged and not issued.
 	Refund(ctx context.Context, charge Charge)
 	// Untouched is the window of a client that is not known.

@@ -151,6 +151,11 @@ func (b *Budget) Request(ctx context.Context, clientID uuid.UUID) (ratelimit.Win
 	return b.Limiter.Take(ctx, ratelimit.ClientKey(clientID), b.RatePerMinute)
 }
 
+// Look answers what Request would, and charges nothing.
+func (b *Budget) Look(ctx context.Context, clientID uuid.UUID) (ratelimit.Window, error) {
+	return b.Limiter.Look(ctx, ratelimit.ClientKey(clientID), b.RatePerMinute)
+}
+
 // Spend charges the rate window and the quota.
 func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, error) {
 	if b.TokensPerMonth == 0 {
