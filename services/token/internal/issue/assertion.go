@@ -74,7 +74,7 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 		wrong = errOtherClient
 	}
 	agent, refusal, err = s.fromMemory(ctx, claimed, wrong)
-	if refusal != nil && err == nil {
+	if refusal != nil || err != nil {
 		if err := own.wait(ctx); err != nil {
 			return Agent{}, nil, err
 		}

@@ -27,7 +27,10 @@ import (
 // noKind is that of an answer which is no refusal.
 const noKind issue.Kind = -1
 
-const keysURI = "https://keys.example.com/jwks.json"
+const (
+	keysURI = "https://keys.example.com/jwks.json"
+	deadURI = "https://dead.example.com/jwks.json"
+)
 
 // ownKey signs for the agent, strangerKey for nobody.
 var (
@@ -59,6 +62,9 @@ type signing struct {
 
 func (s *signing) Keys(_ context.Context, _ uuid.UUID, uri string, _ func([]jwk.Key) bool) ([]jwk.Key, error) {
 	s.fetched = append(s.fetched, uri)
+	if uri == deadURI {
+		return nil, errAway
+	}
 	return s.published, s.fetchErr
 }
 
@@ -117,6 +123,11 @@ func TestAnAssertionGetsATokenOnce(t *testing.T) {
 		"with a published set":        func(w *world) { w.publish(keysURI, ownKey) },
 		"with keys registered just now": func(w *world) {
 			before := issue.Agent{ID: w.agent.ID, Status: issue.StatusActive}
+			w.remembered = &before
+		},
+		"with keys moved just now from where nobody answers": func(w *world) {
+			before := w.agent
+			before.Keys = issue.ClientKeys{URI: deadURI}
 			w.remembered = &before
 		},
 		"when it was reactivated just now": func(w *world) { before := w.agent; before.Status = issue.StatusSuspended; w.remembered = &before },
