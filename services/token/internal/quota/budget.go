@@ -20,8 +20,8 @@ import (
 const (
 	// writeEvery is how far Postgres is behind Redis at most while both answer.
 	writeEvery = 100 * time.Millisecond
-	// settle is long enough for every replica to have written what it saw.
-	settle = 3 * writeEvery
+	// settle is long enough for every replica to have written what it saw, also one that stalls now and then.
+	settle = 10 * writeEvery
 	// settlePoll is how often it is looked whether another replica was faster.
 	settlePoll = 25 * time.Millisecond
 	// writeChunk bounds one statement.

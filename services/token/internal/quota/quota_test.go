@@ -453,10 +453,12 @@ func TestNoTokenOfAKnownClientWaitsForPostgresHoweverManyReplicasCount(t *testin
 	require.False(t, b.spend(t, budgets[0]).QuotaExceeded)
 	cold := store.statements.Load()
 	require.Positive(t, cold)
-	for spent := 0; store.raised.Load() < 10; spent++ {
+	var spent int64
+	for ; store.raised.Load() < 10 || spent < 100; spent++ {
 		require.False(t, b.spend(t, budgets[spent%2]).QuotaExceeded)
 	}
-	require.Equal(t, cold, store.statements.Load())
+	// Not none: a machine that stalls for longer than Redis is waited for has a token counted in Postgres.
+	require.Less(t, store.statements.Load()-cold, spent/10)
 }
 
 func TestAQuotaThatIsNotKnownIsAnError(t *testing.T) {
