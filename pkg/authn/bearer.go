@@ -55,7 +55,7 @@ func isB64Token(s string) bool {
 }
 
 // b64Octets are those of a b64token. A table, as every request has a thousand of them to look at.
-var b64Octets = func() (octets [256]bool) {
+var b64Octets = func() (octets [256]bool) { //nolint:gochecknoglobals // a constant, which an array cannot be
 	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~+/") {
 		octets[c] = true
 	}

@@ -126,20 +126,26 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	if err == nil && v.sole && len(c.Audience) != 1 {
 		err = jwt.ErrTokenInvalidAudience
 	}
+	if err != nil {
+		return Principal{}, fault(err, keyErr)
+	}
+	v.memo.keep(sum, key, c)
+	return c.principal(), nil
+}
+
+// fault is what is said of a token that the parser refused. keyErr is why there was no key, if so.
+func fault(err, keyErr error) error {
 	switch {
-	case err == nil:
-		v.memo.keep(sum, key, c)
-		return c.principal(), nil
 	case keyErr != nil && !errors.Is(keyErr, ErrUnknownKey) && !errors.Is(keyErr, errHeader):
-		return Principal{}, apperr.Unavailable(keyErr)
+		return apperr.Unavailable(keyErr)
 	case errors.Is(err, jwt.ErrTokenExpired):
-		return Principal{}, refuse("the token has expired").Because(err)
+		return refuse("the token has expired").Because(err)
 	case errors.Is(err, jwt.ErrTokenNotValidYet), errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
-		return Principal{}, refuse("the token is not valid yet").Because(err)
+		return refuse("the token is not valid yet").Because(err)
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer), errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return Principal{}, refuse("the token is of another issuer or for another audience").Because(err)
+		return refuse("the token is of another issuer or for another audience").Because(err)
 	default:
-		return Principal{}, refuse("the token is not a valid access token").Because(err)
+		return refuse("the token is not a valid access token").Because(err)
 	}
 }
 

@@ -98,7 +98,7 @@ func (t *together) send(ctx context.Context, cmd redis.Cmder) error {
 		t.mu.Unlock()
 		// Nobody else's command: it may end with its own context.
 		t.exec(ctx, []redis.Cmder{cmd})
-		t.next()
+		t.next() //nolint:contextcheck // what it sends is others', and does not end with this context
 		return nil
 	}
 	p := passenger{cmd: cmd, done: make(chan struct{})}
