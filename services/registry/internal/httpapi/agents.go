@@ -83,21 +83,11 @@ func (a *API) list(c *gin.Context) error {
 
 // get answers GET /agents/{agentId}.
 func (a *API) get(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
+	found, _, err := a.lookUpAllowed(c)
 	if err != nil {
 		return err
 	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
-	if found == nil {
-		return agent.ErrNotFound
-	}
-	writeAgent(c, http.StatusOK, *found)
+	writeAgent(c, http.StatusOK, found)
 	return nil
 }
 
@@ -141,25 +131,35 @@ func (a *API) change(c *gin.Context) error {
 
 // decommission answers DELETE /agents/{agentId}.
 func (a *API) decommission(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
+	found, resource, err := a.lookUpAllowed(c)
 	if err != nil {
 		return err
 	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
-	if found == nil {
-		return agent.ErrNotFound
-	}
-	if err := a.registry.Decommission(c.Request.Context(), id, a.demand(c, resource)); err != nil {
+	if err := a.registry.Decommission(c.Request.Context(), found.ID, a.demand(c, resource)); err != nil {
 		return err
 	}
 	c.Status(http.StatusNoContent)
 	return nil
+}
+
+// lookUpAllowed finds the agent that the path names, once the policy allows the request. Its errors are answers: a
+// malformed id, the policy's refusal, and agent.ErrNotFound, in this order.
+func (a *API) lookUpAllowed(c *gin.Context) (agent.Agent, authz.Resource, error) {
+	id, err := httpx.PathUUID(c, agentParam)
+	if err != nil {
+		return agent.Agent{}, authz.Resource{}, err
+	}
+	found, resource, err := a.lookUp(c, id)
+	if err != nil {
+		return agent.Agent{}, authz.Resource{}, err
+	}
+	if err := a.guard.Authorize(c, &resource); err != nil {
+		return agent.Agent{}, authz.Resource{}, err
+	}
+	if found == nil {
+		return agent.Agent{}, authz.Resource{}, agent.ErrNotFound
+	}
+	return *found, resource, nil
 }
 
 // lookUp finds the agent that a request is about, and describes it to the policy also where there is none: whether a

@@ -70,21 +70,11 @@ func (a *API) setKeys(c *gin.Context) error {
 
 // getKeys answers GET /agents/{agentId}/keys.
 func (a *API) getKeys(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
+	found, _, err := a.lookUpAllowed(c)
 	if err != nil {
 		return err
 	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
-	if found == nil {
-		return agent.ErrNotFound
-	}
-	current, keys, err := a.registry.AgentAndKeys(c.Request.Context(), id)
+	current, keys, err := a.registry.AgentAndKeys(c.Request.Context(), found.ID)
 	if err != nil {
 		return err
 	}
@@ -97,21 +87,11 @@ func (a *API) getKeys(c *gin.Context) error {
 
 // removeKeys answers DELETE /agents/{agentId}/keys.
 func (a *API) removeKeys(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
+	found, resource, err := a.lookUpAllowed(c)
 	if err != nil {
 		return err
 	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
-	if found == nil {
-		return agent.ErrNotFound
-	}
-	if err := a.registry.RemoveKeys(c.Request.Context(), id, a.demand(c, resource)); err != nil {
+	if err := a.registry.RemoveKeys(c.Request.Context(), found.ID, a.demand(c, resource)); err != nil {
 		return err
 	}
 	c.Status(http.StatusNoContent)
