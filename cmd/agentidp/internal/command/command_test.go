@@ -70,6 +70,10 @@ func TestKeysNeedARunningDev(t *testing.T) {
 	require.ErrorContains(t, err, "no `agentidp dev` answers for "+dir)
 	_, err = run(t, nil, "keys", "--data-dir", dir, "rotate", "--now")
 	require.ErrorContains(t, err, "keys retire", "what it can be told")
+	for _, late := range [][]string{{"--data-dir", dir}, {"--data-dir=" + dir}} {
+		_, err = run(t, nil, append([]string{"keys", "list"}, late...)...)
+		require.ErrorContains(t, err, "--data-dir: must stand before the command")
+	}
 }
 
 func TestBadCommandLinesAreRefused(t *testing.T) {

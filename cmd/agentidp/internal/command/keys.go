@@ -3,6 +3,8 @@ package command
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,6 +26,9 @@ func keysCommand(console Console) *cobra.Command {
 		Short: "List, rotate and retire the signing keys of a running dev",
 		Long:  keysLong,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--data-dir") }) {
+				return errors.New("--data-dir: must stand before the command, as in agentidp keys --data-dir DIR list")
+			}
 			settings, err := dev.KeySettings(dataDir)
 			if err != nil {
 				return err
