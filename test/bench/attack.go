@@ -19,9 +19,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/load"
-	"github.com/sentryagent/agentidp/test/bench/internal/proc"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/load"
+	"github.com/sentryagent/agentidp/test/internal/proc"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 const (

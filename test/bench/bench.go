@@ -16,7 +16,7 @@ import (
 
 	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 // bench is one run.

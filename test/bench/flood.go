@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/load"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/load"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 const (

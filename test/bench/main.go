@@ -17,7 +17,7 @@ import (
 
 	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 func main() {

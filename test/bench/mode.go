@@ -4,7 +4,7 @@ import (
 	"context"
 	"maps"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 // mode is how the token service runs; what -only leaves out must not change what comes after it.

@@ -12,9 +12,9 @@ import (
 
 	"golang.org/x/crypto/bcrypt"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/load"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/load"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 // serviceCost is bcrypt's work factor in the credentials service.

@@ -13,10 +13,10 @@ import (
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/load"
 	"github.com/sentryagent/agentidp/test/bench/internal/profiles"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/load"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 const (

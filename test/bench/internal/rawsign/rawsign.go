@@ -16,7 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/proc"
+	"github.com/sentryagent/agentidp/test/internal/proc"
 )
 
 // messageBytes is about what is signed of an access token: header and claims in base64.

@@ -8,10 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/load"
-	"github.com/sentryagent/agentidp/test/bench/internal/proc"
 	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/load"
+	"github.com/sentryagent/agentidp/test/internal/proc"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 // What a measurement asks the services for.

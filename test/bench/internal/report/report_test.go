@@ -8,9 +8,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/proc"
 	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
-	"github.com/sentryagent/agentidp/test/bench/internal/rig"
+	"github.com/sentryagent/agentidp/test/internal/proc"
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 // measured is a measurement with the figures that targets stand on.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sentryagent/agentidp/test/bench/internal/proc"
+	"github.com/sentryagent/agentidp/test/internal/proc"
 )
 
 // Soak is memory over time, under load.
