@@ -1,0 +1,79 @@
+package auditlog
+
+import (
+	"errors"
+	"math/bits"
+	"slices"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Frontier is all that is needed of a tree to go on with it: the roots of the full subtrees that it is
+// made of, largest first, one for each bit of its size. Leaves are added to it one by one, so the root
+// of any number of them is computed in the memory of at most 63 hashes. The zero value is an empty tree.
+type Frontier struct {
+	size   int64
+	hashes []tlog.Hash
+}
+
+// NewFrontier goes on with a tree of a size (≥ 0) whose subtrees have these roots.
+func NewFrontier(size int64, hashes []tlog.Hash) (*Frontier, error) {
+	if size < 0 || len(hashes) != bits.OnesCount64(uint64(size)) {
+		return nil, errors.New("a tree of this size has another number of subtrees")
+	}
+	return &Frontier{size: size, hashes: slices.Clone(hashes)}, nil
+}
+
+// ReadFrontier is the frontier of the first size leaves (≥ 0) of the tree behind reader.
+func ReadFrontier(size int64, reader tlog.HashReader) (*Frontier, error) {
+	if size <= 0 {
+		return NewFrontier(size, nil)
+	}
+	hashes, err := reader.ReadHashes(FrontierIndexes(size))
+	if err != nil {
+		return nil, err
+	}
+	return NewFrontier(size, hashes)
+}
+
+// FrontierIndexes says where the hashes of a frontier are stored, in the numbering of
+// tlog.StoredHashIndex, largest subtree first.
+func FrontierIndexes(size int64) []int64 {
+	var indexes []int64
+	for level := bits.Len64(uint64(size)) - 1; level >= 0; level-- { //nolint:gosec // sizes are not negative
+		if size>>level&1 == 1 {
+			indexes = append(indexes, tlog.StoredHashIndex(level, size>>level-1))
+		}
+	}
+	return indexes
+}
+
+// Add appends a leaf by its hash.
+func (f *Frontier) Add(leaf tlog.Hash) {
+	for level := 0; f.size>>level&1 == 1; level++ {
+		last := len(f.hashes) - 1
+		leaf = tlog.NodeHash(f.hashes[last], leaf)
+		f.hashes = f.hashes[:last]
+	}
+	f.hashes = append(f.hashes, leaf)
+	f.size++
+}
+
+// Size is the number of leaves.
+func (f *Frontier) Size() int64 { return f.size }
+
+// Hashes are the roots of the subtrees, largest first: a copy, never nil.
+func (f *Frontier) Hashes() []tlog.Hash { return append([]tlog.Hash{}, f.hashes...) }
+
+// Root is the hash of the tree (RFC 6962 §2.1), for no leaves SHA-256 of nothing.
+func (f *Frontier) Root() tlog.Hash {
+	if f.size == 0 {
+		empty, _ := tlog.TreeHash(0, nil) // asks its reader for nothing
+		return empty
+	}
+	root := f.hashes[len(f.hashes)-1]
+	for i := len(f.hashes) - 2; i >= 0; i-- {
+		root = tlog.NodeHash(f.hashes[i], root)
+	}
+	return root
+}
