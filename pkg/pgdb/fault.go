@@ -78,6 +78,7 @@ func unavailableState(code string) bool {
 	case "57P01", "57P02", "57P03", // shut down, crashed, still starting
 		"57014", "55P03", // statement cancelled, lock not available: timeouts
 		"25006",          // read-only: a failover is under way
+		"25P03",          // the transaction lay idle for too long: this program was frozen
 		"40001", "40P01": // serialization failure, deadlock: the next try may pass
 		return true
 	}

@@ -138,6 +138,7 @@ func TestFaultTellsAServerThatIsAwayFromAWrongStatement(t *testing.T) {
 		"a connection exception":            state("08006"),
 		"a failover":                        state("25006"),
 		"a deadlock":                        state("40P01"),
+		"a transaction that lay idle":       state("25P03"),
 		"a timeout":                         fmt.Errorf("query: %w", context.DeadlineExceeded),
 		"a caller that went away":           context.Canceled,
 		"a connection that broke":           fmt.Errorf("read: %w", io.ErrUnexpectedEOF),

@@ -52,15 +52,22 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, r.Redis, r.Telemetry); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	store := postgres.New(r.DB)
-	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: store, Telemetry: r.Telemetry, Clock: time.Now})
+	key, err := readLogKey(cfg.LogKey)
+	if err != nil {
+		return err
+	}
+	store, window := postgres.New(r.DB), trail.NewWindow(cfg.RetentionDays)
+	sequencer := postgres.NewSequencer(postgres.Sequencing{
+		DB: r.DB, Signer: key.signer, PublicKey: key.public, Window: window, Clock: time.Now,
+	})
+	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: sequencer, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
 	}
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
-	httpapi.Register(s.server.Public(), s.guard, trail.NewReader(store, cfg.RetentionDays, time.Now))
+	httpapi.Register(s.server.Public(), s.guard, trail.NewReader(store, window, time.Now))
 	return nil
 }
 

@@ -79,6 +79,7 @@ func environment(values map[string]string) []config.Option {
 
 type bundle struct {
 	tokens           *tokenService
+	key              testkit.LogKey
 	conn             *natsx.Conn
 	public, internal string
 	stop             func()
@@ -86,13 +87,14 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{tokens: startTokenService(t)}
+	b := &bundle{tokens: startTokenService(t), key: testkit.AuditLogKey(t)}
 	nats := testkit.NATSServer(t)
 	b.conn = testkit.ConnectNATS(t, nats.URL())
 	cfg, err := audit.LoadConfig(environment(map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
 		"DATABASE_URL": testkit.Postgres(t, "audit").AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(),
 		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": b.tokens.URL,
+		"AUDIT_LOG_KEY": b.key.Secret,
 	})...)
 	require.NoError(t, err)
 	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
@@ -196,7 +198,7 @@ func TestTheServiceStartsBeforeWhatItNeeds(t *testing.T) {
 	cfg, err := audit.LoadConfig(environment(map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
 		"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "NATS_URL": "nats://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1",
-		"ISSUER": issuer, "TOKEN_INTERNAL_URL": "http://127.0.0.1:1",
+		"ISSUER": issuer, "TOKEN_INTERNAL_URL": "http://127.0.0.1:1", "AUDIT_LOG_KEY": testkit.AuditLogKey(t).Secret,
 	})...)
 	require.NoError(t, err)
 	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
@@ -222,12 +224,12 @@ func TestTheServiceStartsBeforeWhatItNeeds(t *testing.T) {
 func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	t.Parallel()
 	_, err := audit.LoadConfig(environment(nil)...)
-	for _, name := range []string{"DATABASE_URL", "NATS_URL", "REDIS_URL", "ISSUER", "INTERNAL_API_TOKEN", "TOKEN_INTERNAL_URL"} {
+	for _, name := range []string{"DATABASE_URL", "NATS_URL", "REDIS_URL", "ISSUER", "INTERNAL_API_TOKEN", "TOKEN_INTERNAL_URL", "AUDIT_LOG_KEY"} {
 		require.ErrorContains(t, err, name)
 	}
 	good := map[string]string{
 		"DATABASE_URL": "postgres://x", "NATS_URL": "nats://x", "REDIS_URL": "redis://x", "ISSUER": issuer,
-		"INTERNAL_API_TOKEN": internalToken, "TOKEN_INTERNAL_URL": "http://token:9090",
+		"INTERNAL_API_TOKEN": internalToken, "TOKEN_INTERNAL_URL": "http://token:9090", "AUDIT_LOG_KEY": testkit.AuditLogKey(t).Secret,
 	}
 	cfg, err := audit.LoadConfig(environment(good)...)
 	require.NoError(t, err)
@@ -235,6 +237,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	for name, values := range map[string][]string{
 		"AUDIT_RETENTION_DAYS": {"0", "-1", "36501", "many"},
 		"TOKEN_INTERNAL_URL":   {"token:9090", "http://", "ftp://token"},
+		"AUDIT_LOG_KEY":        {"no-such-form", testkit.AuditLogKey(t).Public},
 	} {
 		for _, value := range values {
 			wrong := map[string]string{name: value}
@@ -245,6 +248,9 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 			}
 			_, err := audit.LoadConfig(environment(wrong)...)
 			require.ErrorContains(t, err, name, fmt.Sprint(value))
+			if name == "AUDIT_LOG_KEY" {
+				require.NotContains(t, err.Error(), value)
+			}
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/devservers"
 )
 
@@ -40,6 +41,10 @@ type Rig struct {
 	password string // of every role and of the superuser; the servers listen on 127.0.0.1 only, and end with the run
 	secret   string // INTERNAL_API_TOKEN
 	key      string // KEY_ENCRYPTION_KEY
+	logKey   string // AUDIT_LOG_KEY
+
+	// LogPublicKey checks what the audit log signs.
+	LogPublicKey string
 
 	postgres *devservers.Postgres
 	redis    *devservers.Redis
@@ -77,7 +82,12 @@ type Config struct {
 func Start(ctx context.Context, cfg Config) (*Rig, error) {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key)
+	logKey, public, err := auditlog.GenerateKey(rand.Reader, "agentidp-rig/audit")
+	if err != nil {
+		return nil, err
+	}
 	r := &Rig{
+		logKey: logKey, LogPublicKey: public,
 		dir: cfg.Dir, bin: filepath.Join(cfg.Dir, "bin"), out: cfg.Out,
 		password: rand.Text(), secret: rand.Text(), key: base64.StdEncoding.EncodeToString(key),
 		services: map[string]*service{},
@@ -250,6 +260,7 @@ func (r *Rig) settings(name string, extra map[string]string) []string {
 		"CREDENTIALS_INTERNAL_URL": "http://" + r.services["credentials"].internal,
 		"TOKEN_INTERNAL_URL":       "http://" + r.services["token"].internal,
 		"KEY_ENCRYPTION_KEY":       r.key,
+		"AUDIT_LOG_KEY":            r.logKey,
 		"DRAIN_DELAY":              "0s",
 		"TRUSTED_PROXIES":          loopback + "/32",
 		"PPROF_ENABLED":            "true",

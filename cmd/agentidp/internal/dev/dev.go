@@ -294,6 +294,9 @@ func (s *session) handOver(op operator) error {
 	if err := s.handOverKeySettings(); err != nil {
 		return err
 	}
+	if err := writeLogKeyFile(s.dir.join(logKeyFileName), s.layout.logKey(s.keys)); err != nil {
+		return err
+	}
 	return writeOperatorFile(s.dir.join(operatorFileName), s.layout.baseURL, op)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/note"
 )
 
 func requirePrivate(t *testing.T, path string) {
@@ -85,7 +86,9 @@ func TestKeysAreMadeOnceAndKept(t *testing.T) {
 	require.Len(t, first.internal.Reveal(), 64)
 	entries, err := os.ReadDir(dir)
 	require.NoError(t, err)
-	require.Len(t, entries, 4)
+	require.Len(t, entries, 5)
+	_, err = note.NewSigner(first.auditLog.Reveal())
+	require.NoError(t, err)
 	for _, entry := range entries {
 		requirePrivate(t, filepath.Join(dir, entry.Name()))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
 
@@ -18,6 +19,7 @@ import (
 const (
 	operatorFileName = "operator.env"
 	servicesFileName = "services.json"
+	logKeyFileName   = "audit-log.pub"
 )
 
 // operator is the credential that scripts and the printed curl lines use.
@@ -51,6 +53,15 @@ func writeOperatorFile(path, baseURL string, op operator) error {
 		fmt.Fprintf(&text, "%s=%s\n", line.name, shellQuote(line.value))
 	}
 	return writeFileAtomic(path, []byte(text.String()))
+}
+
+// writeLogKeyFile writes the public key that checks what the audit log signs with secret.
+func writeLogKeyFile(path string, secret config.Secret) error {
+	public, err := auditlog.PublicKey(strings.TrimSpace(secret.Reveal()))
+	if err != nil {
+		return errors.New("AUDIT_LOG_KEY is not a secret key of an audit log")
+	}
+	return writeFileAtomic(path, []byte(public+"\n"))
 }
 
 func writeServicesFile(path string, h handoff) error {

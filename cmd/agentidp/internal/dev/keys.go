@@ -1,6 +1,7 @@
 package dev
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -14,18 +15,23 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
 
 // keys are the secrets of one data directory, made in its first start and kept from then on.
 type keys struct {
 	encryption config.Secret // KEY_ENCRYPTION_KEY: 32 bytes in base64
+	auditLog   config.Secret // AUDIT_LOG_KEY
 	internal   config.Secret // INTERNAL_API_TOKEN
 	database   config.Secret // from it every role's password is derived
 	redis      config.Secret
 }
 
 const keyBytes = 32
+
+// logOrigin is the name of the audit log of a data directory.
+const logOrigin = "agentidp-dev/audit"
 
 // loadKeys reads the secrets, making those that are not there yet. It refuses to make new ones beside a
 // database that was written with others, since they could not open it.
@@ -41,6 +47,8 @@ func loadKeys(dir string, random io.Reader, databaseExists bool) (keys, error) {
 		{"internal-api-token", &k.internal, false, hex.EncodeToString},
 		{"database-password", &k.database, true, hex.EncodeToString},
 		{"redis-password", &k.redis, false, hex.EncodeToString},
+		// Not lasting: a data directory of before the audit trail was a log has none.
+		{"audit-log-key", &k.auditLog, false, encodeLogKey},
 	} {
 		path := filepath.Join(dir, file.name)
 		content, err := os.ReadFile(path) //nolint:gosec // a file of our own data directory
@@ -69,6 +77,12 @@ func loadKeys(dir string, random io.Reader, databaseExists bool) (keys, error) {
 		*file.into = config.Secret(value)
 	}
 	return k, nil
+}
+
+// encodeLogKey makes the secret key of the audit log from keyBytes random bytes.
+func encodeLogKey(seed []byte) string {
+	secret, _, _ := auditlog.GenerateKey(bytes.NewReader(seed), logOrigin) // fails for too few bytes only
+	return secret
 }
 
 // rolePassword derives the password of one database role.

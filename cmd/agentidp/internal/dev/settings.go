@@ -23,6 +23,7 @@ type given struct {
 	RedisURL       config.Secret `env:"REDIS_URL"`
 	NATSURL        config.Secret `env:"NATS_URL"`
 	EncryptionKey  config.Secret `env:"KEY_ENCRYPTION_KEY"`
+	LogKey         config.Secret `env:"AUDIT_LOG_KEY"`
 	InternalToken  config.Secret `env:"INTERNAL_API_TOKEN"`
 	Issuer         string        `env:"ISSUER"`
 	RegistryURL    string        `env:"REGISTRY_INTERNAL_URL"`
@@ -160,6 +161,7 @@ func (l *layout) fill(name string, s *serviceLayout, in layoutInput) {
 	set("REDIS_URL", g.RedisURL != "", fmt.Sprintf("redis://:%s@%s:%d/0", in.keys.redis.Reveal(), loopback, l.redisPort))
 	set("NATS_URL", g.NATSURL != "", fmt.Sprintf("nats://%s:%d", loopback, l.natsPort))
 	set("KEY_ENCRYPTION_KEY", g.EncryptionKey != "", in.keys.encryption.Reveal())
+	set("AUDIT_LOG_KEY", g.LogKey != "", in.keys.auditLog.Reveal())
 	set("INTERNAL_API_TOKEN", g.InternalToken != "", in.keys.internal.Reveal())
 	set("ISSUER", g.Issuer != "", l.baseURL)
 	set("REGISTRY_INTERNAL_URL", g.RegistryURL != "", l.services["registry"].internalURL)
@@ -216,6 +218,14 @@ func (l *layout) migrateURL(name string, g given, k keys) config.Secret {
 	default:
 		return config.Secret(l.databaseURL(name+"_owner", k))
 	}
+}
+
+// logKey is what the audit log is signed with.
+func (l *layout) logKey(k keys) config.Secret {
+	if given := l.services["audit"].given.LogKey; given != "" {
+		return given
+	}
+	return k.auditLog
 }
 
 // agreeOnToken refuses services that would refuse each other.

@@ -28,6 +28,7 @@ type serviceSettings struct {
 	RedisURL       config.Secret `env:"REDIS_URL"`
 	NATSURL        config.Secret `env:"NATS_URL"`
 	Encryption     config.Secret `env:"KEY_ENCRYPTION_KEY"`
+	LogKey         config.Secret `env:"AUDIT_LOG_KEY"`
 	Token          config.Secret `env:"INTERNAL_API_TOKEN"`
 	Issuer         string        `env:"ISSUER"`
 	TrustedProxies string        `env:"TRUSTED_PROXIES"`
@@ -53,7 +54,7 @@ func layoutFor(t *testing.T, env map[string]string) (layout, error) {
 	}
 	return makeLayout(layoutInput{
 		programs: fakePrograms(), environ: lookup(env), baseURL: "http://127.0.0.1:8080", ports: ports,
-		keys: keys{encryption: "kek", internal: "token", database: "db", redis: "redis-pw"},
+		keys: keys{encryption: "kek", auditLog: "log-key", internal: "token", database: "db", redis: "redis-pw"},
 	})
 }
 
@@ -84,6 +85,7 @@ func TestWithoutAnySettingEverythingIsComputed(t *testing.T) {
 		require.Equal(t, "redis://:redis-pw@127.0.0.1:20002/0", s.RedisURL.Reveal())
 		require.Equal(t, "nats://127.0.0.1:20003", s.NATSURL.Reveal())
 		require.Equal(t, "kek", s.Encryption.Reveal())
+		require.Equal(t, "log-key", s.LogKey.Reveal())
 		require.Equal(t, "token", s.Token.Reveal())
 		require.Equal(t, "http://127.0.0.1:8080", s.Issuer)
 		require.Equal(t, "127.0.0.1/32", s.TrustedProxies)

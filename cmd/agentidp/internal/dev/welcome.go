@@ -18,6 +18,7 @@ func welcome(baseURL string, op operator, dir *dataDir, seconds float64, viaProx
 	fmt.Fprintf(&text, "  client_id      %s\n", op.clientID)
 	fmt.Fprintf(&text, "  client_secret  %s\n", op.secret.Reveal())
 	fmt.Fprintf(&text, "  for scripts    %s, %s\n", dir.join(operatorFileName), dir.join(servicesFileName))
+	fmt.Fprintf(&text, "  audit log key  %s\n", dir.join(logKeyFileName))
 	fmt.Fprintf(&text, "  logs           %s\n", dir.join("logs"))
 	text.WriteString("\nPaste these three lines into another shell, one after the other: get a token, register an agent, list the audit trail.\n\n")
 	fmt.Fprintf(&text, `TOKEN=$(%s %s/api/v1/token -d grant_type=client_credentials -d client_id=%s -d client_secret=%s `+

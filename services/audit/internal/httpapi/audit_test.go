@@ -96,7 +96,7 @@ func setup(t *testing.T) *bundle {
 	server, err := httpx.NewServer(httpx.Config{InternalAPIToken: config.Secret("internal-token-of-a-test")},
 		httpx.Options{Service: "audit", Telemetry: telemetry.Discard("audit"), OpenAPI: api.Spec})
 	require.NoError(t, err)
-	httpapi.Register(server.Public(), b.gate, trail.NewReader(b.shelf, 90, func() time.Time { return now }))
+	httpapi.Register(server.Public(), b.gate, trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now }))
 	b.server = server
 	return b
 }

@@ -28,13 +28,22 @@ const patience = 30 * time.Second
 type bundle struct {
 	conn  *natsx.Conn
 	db    *pgdb.DB
-	store *postgres.Store
+	store *postgres.Sequencer
+	read  *postgres.Store
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	db := testkit.DB(t, "audit")
-	return &bundle{conn: testkit.NATS(t), db: db, store: postgres.New(db)}
+	return &bundle{conn: testkit.NATS(t), db: db, store: sequencer(t, db), read: postgres.New(db)}
+}
+
+func sequencer(t *testing.T, db *pgdb.DB) *postgres.Sequencer {
+	t.Helper()
+	key := testkit.AuditLogKey(t)
+	return postgres.NewSequencer(postgres.Sequencing{
+		DB: db, Signer: key.Signer, PublicKey: key.Public, Window: trail.NewWindow(90), Clock: time.Now,
+	})
 }
 
 // replica is an intake that runs.
@@ -170,7 +179,7 @@ func TestEventsAreVisibleWithinASecond(t *testing.T) {
 		publish(t, b.conn, payload)
 		published := time.Now()
 		require.Eventually(t, func() bool {
-			_, err := b.store.Get(t.Context(), id)
+			_, err := b.read.Get(t.Context(), id)
 			return err == nil
 		}, patience, 5*time.Millisecond)
 		took = append(took, time.Since(published))
@@ -304,7 +313,7 @@ func TestTheIntakeComesBeforeItsServersAndOutlivesTheirRestarts(t *testing.T) {
 	server := testkit.NATSServer(t)
 	server.Stop()
 	db := testkit.DB(t, "audit")
-	b := &bundle{conn: testkit.ConnectNATS(t, server.URL()), db: db, store: postgres.New(db)}
+	b := &bundle{conn: testkit.ConnectNATS(t, server.URL()), db: db, store: sequencer(t, db)}
 	start(t, b.conn, b.store)
 	require.NoError(t, server.Restart())
 	ids := publishMany(t, b.conn, 3)

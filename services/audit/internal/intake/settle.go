@@ -40,20 +40,11 @@ func (in *Intake) record(ctx context.Context, batch []jetstream.Msg) error {
 }
 
 func delivery(message jetstream.Msg) trail.Delivery {
-	d := trail.Delivery{
-		Origin:  trail.Origin{Subject: message.Subject()},
-		Payload: message.Data(),
-	}
+	origin := trail.Origin{Subject: message.Subject()}
 	if meta, err := message.Metadata(); err == nil {
-		d.Origin.Sequence, d.Origin.PublishedAt = meta.Sequence.Stream, meta.Timestamp
+		origin.Sequence, origin.PublishedAt = meta.Sequence.Stream, meta.Timestamp
 	}
-	event, err := trail.Decode(message.Data())
-	if err != nil {
-		d.Reject = err.Error()
-		return d
-	}
-	d.Event = event
-	return d
+	return trail.Receive(origin, message.Data())
 }
 
 // settle tells JetStream. If it does not hear, the message comes again and ends

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -131,8 +132,10 @@ func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {
 	origin := trail.Origin{Sequence: 42, PublishedAt: time.Unix(1, 0), Subject: "audit.token.token.issued"}
 	event, err := trail.Decode(good)
 	require.NoError(t, err)
+	leaf, err := auditlog.Leaf(good)
+	require.NoError(t, err)
 	require.Equal(t, []trail.Delivery{
-		{Origin: origin, Event: event, Payload: good},
+		{Origin: origin, Event: event, LeafHash: auditlog.HashLeaf(leaf), Payload: good},
 		{Origin: origin, Reject: "not an event: invalid JSON at byte 1", Payload: []byte("{")},
 	}, recorder.given)
 }

@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/testkit"
-	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 )
 
 func connect(t *testing.T, url string) *pgx.Conn {
@@ -23,7 +22,7 @@ func TestNoRoleChangesAnEvent(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
 	db := testkit.Open(t, database.AppURL)
-	record(t, postgres.New(db), published(t, 1, nil))
+	record(t, open(t, db), published(t, 1, nil))
 	statements := map[string]string{
 		"update":                    "UPDATE audit.events SET outcome = 'failure'",
 		"update of no row":          "UPDATE audit.events SET outcome = 'failure' WHERE false",
@@ -31,7 +30,7 @@ func TestNoRoleChangesAnEvent(t *testing.T) {
 		"truncate":                  "TRUNCATE audit.events",
 		"truncate of all, cascaded": "TRUNCATE audit.events CASCADE",
 		"upsert": `INSERT INTO audit.events SELECT * FROM audit.events
-			ON CONFLICT (event_id) DO UPDATE SET outcome = 'failure'`,
+			ON CONFLICT (event_id, timestamp) DO UPDATE SET outcome = 'failure'`,
 		"merge": `MERGE INTO audit.events e USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE`,
 	}
 	roles := map[string]string{"the service's role": database.AppURL, "the owner": database.OwnerURL, "the superuser": database.AdminURL}
@@ -50,7 +49,7 @@ func TestNoRoleChangesAnEvent(t *testing.T) {
 func TestTheTriggerHoldsInASessionThatPlaysAReplica(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
-	record(t, postgres.New(testkit.Open(t, database.AppURL)), published(t, 1, nil))
+	record(t, open(t, testkit.Open(t, database.AppURL)), published(t, 1, nil))
 	admin := connect(t, database.AdminURL)
 	_, err := admin.Exec(t.Context(), "SET session_replication_role = replica")
 	require.NoError(t, err)

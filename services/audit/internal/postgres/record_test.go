@@ -13,7 +13,6 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/testkit"
-	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -45,7 +44,7 @@ func count(t *testing.T, db *pgdb.DB) (events int) {
 func TestRecordStoresAnEventOnce(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
-	store := postgres.New(db)
+	store := open(t, db)
 	first, second, third := published(t, 1, nil), published(t, 2, nil), published(t, 3, nil)
 	record(t, store, first)
 
@@ -60,7 +59,7 @@ func TestRecordStoresAnEventOnce(t *testing.T) {
 func TestReplicasThatRecordTheSameEventsStoreThemOnce(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
-	store := postgres.New(db)
+	store := open(t, db)
 	var batch []trail.Delivery
 	for i := range uint64(200) {
 		batch = append(batch, published(t, i, nil))
@@ -88,7 +87,7 @@ func TestReplicasThatRecordTheSameEventsStoreThemOnce(t *testing.T) {
 func TestRecordKeepsWhatIsNoEventAsADeadLetter(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
-	store := postgres.New(db)
+	store := open(t, db)
 	raw := []byte("no event \x00\xff")
 	dead := trail.Delivery{Origin: origin(7), Reject: "not valid UTF-8", Payload: raw}
 	dead.Origin.Subject = "audit.\x00\xff"
@@ -109,7 +108,7 @@ func TestRecordKeepsWhatIsNoEventAsADeadLetter(t *testing.T) {
 func TestDeadLettersOfARecreatedStreamAreKeptToo(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
-	store := postgres.New(db)
+	store := open(t, db)
 	before := trail.Delivery{Origin: origin(1), Reject: "no", Payload: []byte("before")}
 	after := trail.Delivery{Origin: origin(1), Reject: "no", Payload: []byte("after")}
 	after.Origin.PublishedAt = now.Add(time.Hour)
@@ -124,7 +123,7 @@ func TestADeadLetterIsBounded(t *testing.T) {
 	huge := trail.Delivery{
 		Origin: origin(1), Reject: strings.Repeat("r", 5000), Payload: bytes.Repeat([]byte("x"), trail.MaxDeadPayload+1),
 	}
-	_, err := postgres.New(db).Record(t.Context(), []trail.Delivery{huge})
+	_, err := open(t, db).Record(t.Context(), []trail.Delivery{huge})
 	require.NoError(t, err)
 	found := letters(t, db)
 	require.Len(t, found, 1)
@@ -159,7 +158,7 @@ func TestOneRowThatPostgresRefusesDoesNotBlockTheOthers(t *testing.T) {
 			test.spoil(&batch[1])
 			payload := batch[1].Payload
 
-			verdicts, err := postgres.New(db).Record(t.Context(), batch)
+			verdicts, err := open(t, db).Record(t.Context(), batch)
 
 			require.NoError(t, err)
 			require.Equal(t, []trail.Verdict{trail.Stored, trail.Dead, trail.Stored}, verdicts)
@@ -191,7 +190,7 @@ func TestARefusalThatIsNotTheRowsFaultIsTriedAgain(t *testing.T) {
 		{Origin: origin(3), Reject: "no event", Payload: []byte("x")},
 	}
 
-	verdicts, err := postgres.New(db).Record(t.Context(), batch)
+	verdicts, err := open(t, db).Record(t.Context(), batch)
 
 	require.NoError(t, err)
 	require.Equal(t, []trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, verdicts)
@@ -205,7 +204,7 @@ func TestAFaultThatStrikesEveryRowIsAnErrorAndNotRetriedInSilence(t *testing.T) 
 	require.NoError(t, err)
 	db := testkit.Open(t, database.AppURL)
 
-	_, err = postgres.New(db).Record(t.Context(), []trail.Delivery{published(t, 1, nil), published(t, 2, nil)})
+	_, err = open(t, db).Record(t.Context(), []trail.Delivery{published(t, 1, nil), published(t, 2, nil)})
 
 	require.ErrorContains(t, err, "42501")
 	require.Zero(t, count(t, db))

@@ -17,17 +17,14 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
-// Store reads and adds events. It is safe for concurrent use.
+// Store reads events. It is safe for concurrent use.
 type Store struct {
 	db *pgdb.DB
 }
 
-var (
-	_ trail.Store    = (*Store)(nil)
-	_ trail.Recorder = (*Store)(nil)
-)
+var _ trail.Store = (*Store)(nil)
 
-// New returns a Store on db, which connects as a role that may read and add.
+// New returns a Store on db, which connects as a role that may read.
 func New(db *pgdb.DB) *Store {
 	return &Store{db: db}
 }

@@ -20,7 +20,8 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
-var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+// now is noon of today: the database makes no partitions far ahead of its own clock.
+var now = trail.Day(time.Now()).Add(12 * time.Hour)
 
 // published is the delivery of a good event; change edits its published form.
 func published(t *testing.T, sequence uint64, change func(fields map[string]any)) trail.Delivery {
@@ -44,9 +45,29 @@ func published(t *testing.T, sequence uint64, change func(fields map[string]any)
 	}
 	payload, err := json.Marshal(fields)
 	require.NoError(t, err)
-	event, err := trail.Decode(payload)
-	require.NoError(t, err)
-	return trail.Delivery{Origin: origin(sequence), Event: event, Payload: payload}
+	delivery := trail.Receive(origin(sequence), payload)
+	require.Empty(t, delivery.Reject)
+	return delivery
+}
+
+// log is both sides of what is stored, with a key of its own.
+type log struct {
+	*postgres.Store
+	*postgres.Sequencer
+	key testkit.LogKey
+}
+
+func open(t *testing.T, db *pgdb.DB) *log {
+	t.Helper()
+	key := testkit.AuditLogKey(t)
+	return &log{Store: postgres.New(db), Sequencer: postgres.NewSequencer(sequencing(db, key)), key: key}
+}
+
+func sequencing(db *pgdb.DB, key testkit.LogKey) postgres.Sequencing {
+	return postgres.Sequencing{
+		DB: db, Signer: key.Signer, PublicKey: key.Public,
+		Window: trail.NewWindow(90), Clock: func() time.Time { return now },
+	}
 }
 
 func origin(sequence uint64) trail.Origin {
@@ -54,7 +75,7 @@ func origin(sequence uint64) trail.Origin {
 }
 
 // record stores deliveries and returns the events, newest first.
-func record(t *testing.T, store *postgres.Store, deliveries ...trail.Delivery) []trail.Event {
+func record(t *testing.T, store *log, deliveries ...trail.Delivery) []trail.Event {
 	t.Helper()
 	verdicts, err := store.Record(t.Context(), deliveries)
 	require.NoError(t, err)
@@ -69,13 +90,13 @@ func record(t *testing.T, store *postgres.Store, deliveries ...trail.Delivery) [
 
 func TestGetReturnsTheEventAsPublished(t *testing.T) {
 	t.Parallel()
-	store := postgres.New(testkit.DB(t, "audit"))
+	store := open(t, testkit.DB(t, "audit"))
 	agent, actor := uuid.New(), uuid.New()
 	want := published(t, 1, func(fields map[string]any) {
 		fields["agentId"], fields["actorId"] = agent, actor
 		fields["futureField"] = map[string]any{"kept": true}
 		fields["userAgent"] = "nul \x00 and \u2028 and <b>"
-		fields["metadata"] = map[string]any{"nul": "a\x00b", "big": json.Number("123456789012345678901234567890")}
+		fields["metadata"] = map[string]any{"nul": "a\x00b", "exponent": json.Number("1E+2")}
 	})
 	record(t, store, want)
 
@@ -89,7 +110,7 @@ func TestGetReturnsTheEventAsPublished(t *testing.T) {
 
 func TestListFilters(t *testing.T) {
 	t.Parallel()
-	store := postgres.New(testkit.DB(t, "audit"))
+	store := open(t, testkit.DB(t, "audit"))
 	agents, actors := []uuid.UUID{uuid.New(), uuid.New()}, []uuid.UUID{uuid.New(), uuid.New()}
 	actions, outcomes := []string{"token.issued", "auth.failed"}, []string{"success", "failure"}
 	var deliveries []trail.Delivery
@@ -133,7 +154,7 @@ func TestListFilters(t *testing.T) {
 
 func TestListPagesNeitherSkipNorRepeat(t *testing.T) {
 	t.Parallel()
-	store := postgres.New(testkit.DB(t, "audit"))
+	store := open(t, testkit.DB(t, "audit"))
 	var deliveries []trail.Delivery
 	for i := range uint64(25) { // five instants with five events each
 		deliveries = append(deliveries, published(t, i, func(fields map[string]any) {
@@ -174,7 +195,7 @@ func TestListPagesNeitherSkipNorRepeat(t *testing.T) {
 
 func TestListPastTheEndIsEmpty(t *testing.T) {
 	t.Parallel()
-	store := postgres.New(testkit.DB(t, "audit"))
+	store := open(t, testkit.DB(t, "audit"))
 	record(t, store, published(t, 1, nil))
 	events, total, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Offset: 100_000_000_000, Limit: 100})
 	require.NoError(t, err)
@@ -185,6 +206,7 @@ func TestListPastTheEndIsEmpty(t *testing.T) {
 func TestEveryFilterIsServedByAnIndexInOrder(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
+	record(t, open(t, db), published(t, 1, nil)) // which makes a partition
 	for _, column := range []string{"agent_id", "actor_id", "action", "outcome"} {
 		var plan string
 		err := db.WithTx(t.Context(), func(tx pgx.Tx) error {
@@ -204,7 +226,7 @@ func TestEveryFilterIsServedByAnIndexInOrder(t *testing.T) {
 			return err
 		})
 		require.NoError(t, err)
-		require.Contains(t, plan, "Index Scan using events_"+column[:5], column)
+		require.Contains(t, plan, "Index Scan using events_"+now.Format("y2006m01d02_")+column, column)
 		require.NotContains(t, plan, "Sort", column)
 	}
 }
@@ -214,7 +236,7 @@ func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
 	db, err := pgdb.Open(t.Context(), pgdb.Config{URL: config.Secret("postgres://x:y@127.0.0.1:1/none"), MaxConns: 1}, telemetry.Discard("audit"))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	store := postgres.New(db)
+	store := open(t, db)
 	away := apperr.Unavailable(nil)
 
 	_, err = store.Get(t.Context(), uuid.New())
@@ -229,10 +251,10 @@ func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
 func TestReadyNeedsTheSchema(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
-	require.NoError(t, postgres.New(db).Ready(t.Context()))
+	require.NoError(t, open(t, db).Ready(t.Context()))
 
 	other := testkit.DB(t, "registry")
-	require.Error(t, postgres.New(other).Ready(t.Context()))
+	require.Error(t, open(t, other).Ready(t.Context()))
 }
 
 func ids(events []trail.Event) []uuid.UUID {

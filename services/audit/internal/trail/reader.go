@@ -19,8 +19,6 @@ var ErrNotFound = errors.New("audit event not found")
 // question only, never what is shown.
 const FromSlack = 30 * time.Second
 
-const day = 24 * time.Hour
-
 // Filter says which events are meant; a nil field does not restrict.
 type Filter struct {
 	AgentID *uuid.UUID
@@ -79,14 +77,13 @@ type Page struct {
 // Reader answers questions about the trail, within the retention window.
 type Reader struct {
 	store  Store
-	window time.Duration
+	window Window
 	clock  func() time.Time
 }
 
-// NewReader returns a Reader that shows events of the last retentionDays days
-// (≥ 1).
-func NewReader(store Store, retentionDays int, clock func() time.Time) *Reader {
-	return &Reader{store: store, window: time.Duration(retentionDays) * day, clock: clock}
+// NewReader returns a Reader that shows the events inside the window.
+func NewReader(store Store, window Window, clock func() time.Time) *Reader {
+	return &Reader{store: store, window: window, clock: clock}
 }
 
 // List returns a page of the events that match. It answers VALIDATION_ERROR if
@@ -99,7 +96,7 @@ func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, er
 	since := r.since()
 	if filter.From != nil && r.tooOld(filter, since) {
 		return Page{}, apperr.New(apperr.RetentionWindowExceeded, "fromDate lies before the retention window of the audit trail.").
-			With(map[string]any{"retentionDays": int(r.window / day)})
+			With(map[string]any{"retentionDays": r.window.Days()})
 	}
 	if filter.From == nil || filter.From.Before(since) {
 		filter.From = &since
@@ -129,7 +126,7 @@ func (r *Reader) Get(ctx context.Context, id uuid.UUID) (Event, error) {
 }
 
 func (r *Reader) since() time.Time {
-	return r.clock().UTC().Add(-r.window)
+	return r.window.Since(r.clock())
 }
 
 func (r *Reader) tooOld(filter Filter, since time.Time) bool {

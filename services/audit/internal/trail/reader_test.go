@@ -42,7 +42,7 @@ func (s *shelf) Get(_ context.Context, id uuid.UUID) (trail.Event, error) {
 }
 
 func reader(store trail.Store) *trail.Reader {
-	return trail.NewReader(store, 90, func() time.Time { return now })
+	return trail.NewReader(store, trail.NewWindow(90), func() time.Time { return now })
 }
 
 func ago(d time.Duration) *time.Time {

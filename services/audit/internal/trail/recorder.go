@@ -2,7 +2,12 @@ package trail
 
 import (
 	"context"
+	"fmt"
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
 // MaxDeadPayload bounds the bytes of a dead letter that are kept, in bytes. It is
@@ -17,12 +22,32 @@ type Origin struct {
 	Subject     string
 }
 
-// Delivery is one message of the audit stream: an event, or why it is none.
+// Delivery is one message of the audit stream: an event and the hash of its leaf
+// in the log, or why it is none.
 type Delivery struct {
-	Origin  Origin
-	Event   Event  // meaningful only if Reject is empty
-	Reject  string // why the message cannot be stored as an event
-	Payload []byte // as received
+	Origin   Origin
+	Event    Event     // meaningful only if Reject is empty
+	LeafHash tlog.Hash // likewise
+	Reject   string    // why the message cannot be stored as an event
+	Payload  []byte    // as received
+}
+
+// Receive reads a message. What two readers could read in two ways, a field named
+// twice for one, cannot be a leaf, and so is not an event either.
+func Receive(origin Origin, payload []byte) Delivery {
+	d := Delivery{Origin: origin, Payload: payload}
+	event, err := Decode(payload)
+	if err != nil {
+		d.Reject = err.Error()
+		return d
+	}
+	leaf, err := auditlog.Leaf(payload)
+	if err != nil {
+		d.Reject = fmt.Sprintf("cannot be a leaf of the log: %v", err)
+		return d
+	}
+	d.Event, d.LeafHash = event, auditlog.HashLeaf(leaf)
+	return d
 }
 
 // Verdict is what became of one delivery.
@@ -39,8 +64,9 @@ const (
 
 // Recorder makes deliveries durable.
 type Recorder interface {
-	// Record stores a batch in one transaction and returns a verdict for each
-	// delivery, in order. An error means that none of them is stored. One
-	// delivery that cannot be stored does not keep the others from it.
+	// Record stores a batch in one transaction, each new event as the next leaf of
+	// the log, and returns a verdict for each delivery, in order. An error means
+	// that none of them is stored. One delivery that cannot be stored does not keep
+	// the others from it.
 	Record(ctx context.Context, batch []Delivery) ([]Verdict, error)
 }

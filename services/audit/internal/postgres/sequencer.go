@@ -1,0 +1,135 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// maxAhead is how far ahead of the clock an event's time may be. A publisher whose
+// clock is wrong by more would have its events shown on top of the list for days.
+const maxAhead = 24 * time.Hour
+
+// Sequencing is what a Sequencer works with; every field is required.
+type Sequencing struct {
+	DB        *pgdb.DB
+	Signer    note.Signer // its name is the origin of the log
+	PublicKey string      // the text form of the key that checks what Signer signs
+	Window    trail.Window
+	Clock     func() time.Time
+}
+
+// Sequencer stores events and is all that writes to the log. An event gets its
+// leaf, the tree its hashes, and the head its signature in the transaction that
+// stores the event, so none of them is ever there without the others. The
+// transaction holds the row audit.tree: of all replicas, one sequences at a time,
+// and whoever comes next goes on where the last one committed. It is safe for
+// concurrent use.
+type Sequencer struct {
+	Sequencing
+	days days
+}
+
+var _ trail.Recorder = (*Sequencer)(nil)
+
+// NewSequencer returns a Sequencer that takes events inside the window only.
+func NewSequencer(cfg Sequencing) *Sequencer {
+	return &Sequencer{Sequencing: cfg}
+}
+
+// Record stores a batch in one transaction: first all events by one statement,
+// and where that is refused, once more row by row, so that the one at fault is
+// found and the others are stored.
+func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
+	work := append([]trail.Delivery{}, batch...)
+	s.judge(work)
+	if err := s.prepareDays(ctx, work); err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	verdicts, err := s.record(ctx, work, insertAtOnce)
+	var refused *pgconn.PgError
+	if errors.As(err, &refused) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
+		verdicts, err = s.record(ctx, work, insertEach)
+	}
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	return verdicts, nil
+}
+
+// judge rejects what lies outside of the days that are kept.
+func (s *Sequencer) judge(work []trail.Delivery) {
+	now := s.Clock()
+	oldest, newest := s.Window.Oldest(now), now.Add(maxAhead)
+	for i := range work {
+		switch d := &work[i]; {
+		case d.Reject != "":
+		case d.Event.Timestamp.Before(oldest):
+			d.Reject = fmt.Sprintf("its day lies before the retention window of %d days", s.Window.Days())
+		case d.Event.Timestamp.After(newest):
+			d.Reject = "timestamp lies more than a day in the future"
+		}
+	}
+}
+
+// insert writes new events into the table, from leaf base on and in their order,
+// and returns those it wrote. It may queue its statement instead of running it. A
+// delivery that turns out to be impossible to store gets its Reject, one that may
+// be stored later stays at the verdict Retry.
+type insert func(ctx context.Context, tx pgx.Tx, b *pgx.Batch, fresh []*entry, base int64) ([]*entry, error)
+
+// entry is one delivery of a batch on its way.
+type entry struct {
+	trail.Delivery
+	verdict trail.Verdict
+}
+
+func (s *Sequencer) record(ctx context.Context, work []trail.Delivery, write insert) ([]trail.Verdict, error) {
+	entries := make([]*entry, len(work))
+	for i, d := range work {
+		entries[i] = &entry{Delivery: d}
+	}
+	err := s.DB.WithTx(ctx, func(tx pgx.Tx) error { return s.sequence(ctx, tx, entries, write) })
+	if err != nil {
+		return nil, err
+	}
+	verdicts := make([]trail.Verdict, len(entries))
+	for i, e := range entries {
+		verdicts[i] = e.verdict
+	}
+	return verdicts, nil
+}
+
+// sequence does all of a batch in four round trips, begin and commit included.
+func (s *Sequencer) sequence(ctx context.Context, tx pgx.Tx, entries []*entry, write insert) error {
+	fresh, tree, err := s.take(ctx, tx, entries)
+	if err != nil {
+		return err
+	}
+	batch := &pgx.Batch{}
+	if len(fresh) > 0 {
+		stored, err := write(ctx, tx, batch, fresh, tree.Size())
+		if err != nil {
+			return err
+		}
+		hashes := make([]tlog.Hash, len(stored))
+		for i, e := range stored {
+			e.verdict, hashes[i] = trail.Stored, e.LeafHash
+		}
+		if err := s.grow(batch, tree, hashes); err != nil {
+			return err
+		}
+	}
+	queueDead(batch, entries)
+	return tx.SendBatch(ctx, batch).Close()
+}
