@@ -33,8 +33,17 @@ func main() {
 	root := command.New(command.Console{Out: os.Stdout, Err: os.Stderr, Environ: os.LookupEnv})
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintf(os.Stderr, "agentidp: %v\n", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitCode is 1, or what the error says.
+func exitCode(err error) int {
+	var known interface{ ExitCode() int }
+	if errors.As(err, &known) {
+		return known.ExitCode()
+	}
+	return 1
 }
 
 // stopWithTerminal ends the program when its terminal is closed. SIGHUP alone does not mean that: it also

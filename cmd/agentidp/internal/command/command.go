@@ -29,7 +29,8 @@ func New(console Console) *cobra.Command {
 	root.SetOut(console.Out)
 	root.SetErr(console.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(devCommand(console), bootstrapCommand(console), keysCommand(console), setupCommand(console), versionCommand(console))
+	root.AddCommand(devCommand(console), bootstrapCommand(console), keysCommand(console), setupCommand(console), auditCommand(console),
+		versionCommand(console))
 	return root
 }
 

@@ -46,7 +46,7 @@ func TestHelpNamesEveryCommandAndFlag(t *testing.T) {
 	for _, args := range [][]string{{}, {"--help"}} {
 		out, err := run(t, nil, args...)
 		require.NoError(t, err)
-		for _, name := range []string{"dev", "bootstrap", "keys", "setup", "version"} {
+		for _, name := range []string{"dev", "bootstrap", "keys", "setup", "audit", "version"} {
 			require.Contains(t, out, name)
 		}
 	}

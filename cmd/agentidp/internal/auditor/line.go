@@ -1,0 +1,125 @@
+package auditor
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+)
+
+// maxLine bounds a line: a leaf, its proof, and the spaces of a program that printed it anew.
+const maxLine = 1 << 20
+
+// line is any line of an export. Which of the pointers are set tells which.
+type line struct {
+	Checkpoint *string     `json:"checkpoint"`
+	TreeSize   int64       `json:"treeSize"`
+	First      int64       `json:"first"`
+	Before     []tlog.Hash `json:"before"`
+	Filtered   bool        `json:"filtered"`
+
+	LeafIndex *int64          `json:"leafIndex"`
+	LeafHash  tlog.Hash       `json:"leafHash"`
+	Event     json.RawMessage `json:"event"`
+	Proof     []tlog.Hash     `json:"proof"`
+
+	Cursor   *string               `json:"cursor"`
+	Complete bool                  `json:"complete"`
+	Dropped  []auditlog.DroppedDay `json:"dropped"`
+}
+
+var errNotExport = errors.New("not a line of an export")
+
+// parse reads a line; nil without an error is an empty one.
+func parse(raw []byte) (*line, error) {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil, nil
+	}
+	var l line
+	if err := json.Unmarshal(raw, &l); err != nil {
+		return nil, errNotExport
+	}
+	return &l, nil
+}
+
+// eachLine hands every line of an export to use, and says where one could not be read.
+func eachLine(r io.Reader, use func(*line) error) error {
+	scanner := bufio.NewScanner(r)
+	scanner.Buffer(make([]byte, 0, 1<<16), maxLine)
+	for number := 1; scanner.Scan(); number++ {
+		l, err := parse(scanner.Bytes())
+		if err == nil && l != nil {
+			err = use(l)
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w", number, err)
+		}
+	}
+	return scanner.Err()
+}
+
+// gone tells whether the line has the hash of an event without the event.
+func (l *line) gone() bool { return len(l.Event) == 0 || string(l.Event) == "null" }
+
+// hash is the leaf hash of the line's event. A program that printed the line anew has changed its spaces
+// or escapes, not what it says, so the canonical form is tried where the bytes as they are do not fit.
+func (l *line) hash() tlog.Hash {
+	asIs := auditlog.HashLeaf(l.Event)
+	if asIs == l.LeafHash {
+		return asIs
+	}
+	if leaf, err := auditlog.Leaf(l.Event); err == nil {
+		return auditlog.HashLeaf(leaf)
+	}
+	return asIs
+}
+
+// about is what the checks want to know of an event.
+type about struct {
+	EventID   string    `json:"eventId"`
+	Timestamp time.Time `json:"timestamp"`
+}
+
+func (l *line) about() about {
+	var a about
+	_ = json.Unmarshal(l.Event, &a) // an event that says neither has no id to report, and its hash tells the rest
+	return a
+}
+
+// day is the UTC day of the event, empty if it does not say.
+func (a about) day() string {
+	if a.Timestamp.IsZero() {
+		return ""
+	}
+	return a.Timestamp.UTC().Format(time.DateOnly)
+}
+
+// Resume reads an export that was written so far, and says how many bytes of it are whole lines and with
+// which leaf to go on.
+func Resume(r io.Reader) (whole, cursor int64, err error) {
+	reader := bufio.NewReaderSize(r, 1<<16)
+	for {
+		raw, err := reader.ReadBytes('\n')
+		if errors.Is(err, io.EOF) { // what follows the last newline was cut off
+			return whole, cursor, nil
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		l, err := parse(raw)
+		if err != nil {
+			return 0, 0, err
+		}
+		whole += int64(len(raw))
+		if l != nil && l.LeafIndex != nil {
+			cursor = max(cursor, *l.LeafIndex+1)
+		}
+	}
+}
