@@ -350,9 +350,6 @@ func (t *Trail) compareKept() {
 	}
 }
 
-// Connected says that the newest checkpoint was shown to go on from the one kept.
-func (t *Trail) Connected() { t.connected = true }
-
 // Believed is the note of the newest checkpoint, to be kept for the next time, or nil if there is none that
 // is signed and goes on from the last one.
 func (t *Trail) Believed() []byte {

@@ -49,65 +49,65 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 	t.Parallel()
 	type found = map[auditor.Kind][]int64
 	for name, test := range map[string]struct {
-		tamper func(t *testing.T, a *audit)
+		tamper func(a *audit)
 		want   found
 	}{
-		"a field is changed": {func(_ *testing.T, a *audit) {
+		"a field is changed": {func(a *audit) {
 			a.rows[7].event = bytes.Replace(a.rows[7].event, []byte("issued"), []byte("denied"), 1)
 		}, found{auditor.Changed: {7}}},
-		"a field is changed, and its hash with it": {func(_ *testing.T, a *audit) {
+		"a field is changed, and its hash with it": {func(a *audit) {
 			a.rows[7].event = bytes.Replace(a.rows[7].event, []byte("issued"), []byte("denied"), 1)
 			a.leaves[7] = auditlog.HashLeaf(a.rows[7].event)
 		}, found{auditor.Broken: {-1}}},
-		"a row is deleted": {func(_ *testing.T, a *audit) {
+		"a row is deleted": {func(a *audit) {
 			a.rows = append(a.rows[:7:7], a.rows[8:]...)
 		}, found{auditor.Missing: {7}}},
-		"the last rows are deleted": {func(_ *testing.T, a *audit) {
+		"the last rows are deleted": {func(a *audit) {
 			a.rows = a.rows[:97]
 		}, found{auditor.Missing: {97}}},
-		"two rows change places": {func(_ *testing.T, a *audit) {
+		"two rows change places": {func(a *audit) {
 			a.rows[7].event, a.rows[40].event = a.rows[40].event, a.rows[7].event
 		}, found{auditor.Moved: {7, 40}}},
-		"two rows change places, hashes and all": {func(_ *testing.T, a *audit) {
+		"two rows change places, hashes and all": {func(a *audit) {
 			a.rows[7].event, a.rows[40].event = a.rows[40].event, a.rows[7].event
 			a.leaves[7], a.leaves[40] = a.leaves[40], a.leaves[7]
 		}, found{auditor.Broken: {-1}}},
-		"a row is added under an index in use": {func(_ *testing.T, a *audit) {
+		"a row is added under an index in use": {func(a *audit) {
 			a.rows = append(a.rows, row{7, []byte(`{"eventId":"forged"}`)})
 		}, found{auditor.Added: {7}}},
-		"a row is put before the one whose index it takes": {func(_ *testing.T, a *audit) {
+		"a row is put before the one whose index it takes": {func(a *audit) {
 			a.rows = append([]row{{7, []byte(`{"eventId":"forged"}`)}}, a.rows...)
 		}, found{auditor.Added: {7}}},
-		"a row is added at the end": {func(_ *testing.T, a *audit) {
+		"a row is added at the end": {func(a *audit) {
 			a.rows = append(a.rows, row{100, []byte(`{"eventId":"forged"}`)})
 		}, found{auditor.Added: {100}}},
-		"a row is copied": {func(_ *testing.T, a *audit) {
+		"a row is copied": {func(a *audit) {
 			a.rows = append(a.rows, row{7, a.rows[7].event})
 		}, found{auditor.Added: {7}}},
-		"an event is logged twice": {func(_ *testing.T, a *audit) {
+		"an event is logged twice": {func(a *audit) {
 			a.log(a.rows[7].event)
 		}, found{auditor.Added: {100}}},
-		"a row is deleted, and retention blamed for another day": {func(_ *testing.T, a *audit) {
+		"a row is deleted, and retention blamed for another day": {func(a *audit) {
 			a.rows = a.rows[10:]
 			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 10, FirstLeaf: 0, LastLeaf: 9}}
 			a.rows = append(a.rows[:35:35], a.rows[36:]...)
 		}, found{auditor.Missing: {45}}},
-		"rows are deleted, and retention blamed for fewer": {func(_ *testing.T, a *audit) {
+		"rows are deleted, and retention blamed for fewer": {func(a *audit) {
 			a.rows = a.rows[10:]
 			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 9, FirstLeaf: 0, LastLeaf: 9}}
 		}, found{auditor.Missing: {-1}}},
-		"a day is deleted, and retention blamed, but for a day in the middle": {func(_ *testing.T, a *audit) {
+		"a day is deleted, and retention blamed, but for a day in the middle": {func(a *audit) {
 			a.rows = append(a.rows[:30:30], a.rows[40:]...)
 			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-04", Events: 10, FirstLeaf: 30, LastLeaf: 39}}
 		}, found{auditor.Missing: {30}}},
-		"another key signs": {func(t *testing.T, a *audit) {
-			a.signer = newAudit(t, 0).signer
+		"another key signs": {func(a *audit) {
+			a.signer = newAudit(a.t, 0).signer
 		}, found{auditor.Unsigned: {-1}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := newAudit(t, 100)
-			test.tamper(t, a)
+			test.tamper(a)
 			report := check(t, a, a.export(0))
 			require.Equal(t, test.want, kinds(report), "%v", report.Findings)
 			require.True(t, report.Tampered())

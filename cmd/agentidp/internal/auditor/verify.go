@@ -39,11 +39,11 @@ func connect(ctx context.Context, client *Client, trail *Trail, head auditlog.Ch
 	if err != nil {
 		return err
 	}
-	if tlog.CheckTree(proof.Hashes, head.Size, head.Root, kept.Size, kept.Root) != nil {
+	if proven := tlog.CheckTree(proof.Hashes, head.Size, head.Root, kept.Size, kept.Root) == nil; proven {
+		trail.connected = true
+	} else {
 		trail.report.found(Forked, "no proof leads from the checkpoint of %d leaves kept from before to that of %d", kept.Size, head.Size)
-		return nil
 	}
-	trail.Connected()
 	return nil
 }
 

@@ -53,12 +53,12 @@ func New(dir string, cosigner *auditlog.Cosigner, logs []note.Verifier, log *slo
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // checkpoints are public
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the caller's own choice
 	if err != nil {
 		return nil, err
 	}
 	w := &Witness{cosigner: cosigner, logs: map[string]*seen{}, log: log, lock: lock}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // a descriptor is a small number
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = w.Close()
 		return nil, fmt.Errorf("another witness runs on %s: %w", dir, err)
 	}
