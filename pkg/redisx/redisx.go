@@ -18,6 +18,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/together"
 )
 
 // A request that needs Redis falls back without it, so it must not wait long to learn that.
@@ -46,7 +47,7 @@ type Client struct {
 	redis.UniversalClient
 	prefix string
 	runID  *atomic.Value // string
-	shared *together
+	shared *together.Trips[redis.Cmder, struct{}]
 	loads  *singleflight.Group // of scripts, by their hash
 }
 
@@ -87,7 +88,7 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 	if tel != nil {
 		client.AddHook(commandTimer{metrics: tel.Metrics})
 	}
-	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID, shared: newTogether(client), loads: new(singleflight.Group)}, nil
+	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID, shared: newTrips(client), loads: new(singleflight.Group)}, nil
 }
 
 // Key joins the parts with colons behind the prefix of this deployment.
