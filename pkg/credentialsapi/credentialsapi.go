@@ -23,6 +23,7 @@ const (
 // The paths of the internal API, relative to /internal/v1.
 const (
 	VerifyPath             = "/secrets/verify"
+	ScreenPath             = "/secrets/screen"
 	UsagePath              = "/usage"
 	OperatorCredentialPath = "/operator-credential"
 )
@@ -47,6 +48,21 @@ type VerifyResponse struct {
 }
 
 // Use says that a credential proved a client's identity.
+// MaxScreened is how many secrets are screened at once.
+const MaxScreened = 500
+
+// ScreenRequest asks about secrets in great numbers, which of them are worth a VerifyRequest.
+type ScreenRequest struct {
+	Secrets []VerifyRequest `json:"secrets"`
+}
+
+// ScreenResponse has one answer for each secret, in their order.
+type ScreenResponse struct {
+	// Plausible tells that the client has a secret that looks like this one, and that it has not ended. That proves
+	// nothing, and costs no hash.
+	Plausible []bool `json:"plausible"`
+}
+
 type Use struct {
 	CredentialID uuid.UUID `json:"credentialId"`
 	UsedAt       time.Time `json:"usedAt"`
@@ -102,12 +118,8 @@ func NewClient(caller Caller) *Client { return &Client{caller: caller} }
 // Verify checks a secret. A wrong one is an answer (Valid false), not an error; an error is SERVICE_UNAVAILABLE or worse and
 // means that nothing is known about the secret.
 func (c *Client) Verify(ctx context.Context, req VerifyRequest) (VerifyResponse, error) {
-	wire := struct {
-		ClientID uuid.UUID `json:"clientId"`
-		Secret   string    `json:"secret"`
-	}{req.ClientID, req.Secret.Reveal()}
 	var res VerifyResponse
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+VerifyPath, wire, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+VerifyPath, revealed(req), &res); err != nil {
 		return VerifyResponse{}, err
 	}
 	if !res.Valid && res.Reason == "" {
@@ -115,6 +127,34 @@ func (c *Client) Verify(ctx context.Context, req VerifyRequest) (VerifyResponse,
 		return VerifyResponse{}, apperr.Unavailable(errors.New("credentials service gave no answer about a secret"))
 	}
 	return res, nil
+}
+
+// revealedRequest is a VerifyRequest on the wire, where the secret has to be seen.
+type revealedRequest struct {
+	ClientID uuid.UUID `json:"clientId"`
+	Secret   string    `json:"secret"`
+}
+
+func revealed(req VerifyRequest) revealedRequest {
+	return revealedRequest{req.ClientID, req.Secret.Reveal()}
+}
+
+// Screen tells which of the secrets, at most MaxScreened, are worth a Verify.
+func (c *Client) Screen(ctx context.Context, secrets []VerifyRequest) ([]bool, error) {
+	wire := struct {
+		Secrets []revealedRequest `json:"secrets"`
+	}{make([]revealedRequest, len(secrets))}
+	for i, req := range secrets {
+		wire.Secrets[i] = revealed(req)
+	}
+	var res ScreenResponse
+	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+ScreenPath, wire, &res); err != nil {
+		return nil, err
+	}
+	if len(res.Plausible) != len(secrets) {
+		return nil, apperr.Unavailable(errors.New("credentials service gave no answer about some secrets"))
+	}
+	return res.Plausible, nil
 }
 
 // RecordUse tells when credentials were used. Repeats do no harm: a credential keeps the latest time.

@@ -65,6 +65,27 @@ func TestVerify(t *testing.T) {
 	}
 }
 
+func TestScreen(t *testing.T) {
+	t.Parallel()
+	c := &caller{answer: `{"plausible":[false,true]}`}
+	plausible, err := credentialsapi.NewClient(c).Screen(t.Context(), []credentialsapi.VerifyRequest{
+		{ClientID: credential, Secret: "sk_live_x"}, {ClientID: client, Secret: "sk_live_y"},
+	})
+	require.NoError(t, err)
+	require.Equal(t, []bool{false, true}, plausible)
+	require.Equal(t, "POST /internal/v1/secrets/screen", c.method+" "+c.path)
+	var server credentialsapi.ScreenRequest
+	require.NoError(t, json.Unmarshal([]byte(c.sent), &server))
+	require.Len(t, server.Secrets, 2)
+	require.Equal(t, client, server.Secrets[1].ClientID)
+	require.Equal(t, "sk_live_y", server.Secrets[1].Secret.Reveal(), "the server reads what the client wrote")
+
+	for _, c := range []*caller{{err: apperr.Unavailable(nil)}, {answer: `{}`}, {answer: `{"plausible":[true,true]}`}} {
+		_, err := credentialsapi.NewClient(c).Screen(t.Context(), []credentialsapi.VerifyRequest{{}})
+		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	}
+}
+
 func TestSecretsAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	for _, v := range []any{

@@ -203,11 +203,12 @@ func (g *fakeGuard) Authorize(_ *gin.Context, res *authz.Resource) error {
 
 // fakeCredentials answers what it was given, and keeps what it was asked.
 type fakeCredentials struct {
-	issued  secret.Issued
-	exists  bool
-	listing secret.Listing
-	verdict secret.Verdict
-	err     error
+	issued    secret.Issued
+	exists    bool
+	listing   secret.Listing
+	verdict   secret.Verdict
+	plausible []bool
+	err       error
 
 	calls []call
 }
@@ -223,6 +224,7 @@ type call struct {
 	onlyIfNone   bool
 	presented    string
 	uses         []secret.Use
+	screened     []secret.Presented
 }
 
 var _ httpapi.Credentials = (*fakeCredentials)(nil)
@@ -257,6 +259,11 @@ func (d *fakeCredentials) Revoke(_ context.Context, agentID, credentialID uuid.U
 func (d *fakeCredentials) Verify(_ context.Context, clientID uuid.UUID, presented config.Secret) (secret.Verdict, error) {
 	d.note(call{method: "verify", agentID: clientID, presented: presented.Reveal()})
 	return d.verdict, d.err
+}
+
+func (d *fakeCredentials) Screen(_ context.Context, presented []secret.Presented) ([]bool, error) {
+	d.note(call{method: "screen", screened: presented})
+	return d.plausible, d.err
 }
 
 func (d *fakeCredentials) RecordUses(_ context.Context, uses []secret.Use) error {

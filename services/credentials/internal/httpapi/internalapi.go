@@ -21,6 +21,15 @@ func (r *verifyRequest) Check(f *apperr.Fields) {
 	requireID(f, "clientId", r.ClientID)
 }
 
+type screenRequest credentialsapi.ScreenRequest
+
+// Check implements httpx.Checker. A client without an id has no secrets.
+func (r *screenRequest) Check(f *apperr.Fields) {
+	if len(r.Secrets) > credentialsapi.MaxScreened {
+		f.Add("secrets", fmt.Sprintf("must have at most %d entries", credentialsapi.MaxScreened))
+	}
+}
+
 type usageRequest credentialsapi.UsageRequest
 
 // Check implements httpx.Checker.
@@ -63,6 +72,24 @@ func (a *API) verify(c *gin.Context) error {
 	httpx.JSON(c, http.StatusOK, credentialsapi.VerifyResponse{
 		Valid: v.Valid, Reason: v.Reason, CredentialID: v.CredentialID, Previous: v.Previous, ValidUntil: v.ValidUntil,
 	})
+	return nil
+}
+
+func (a *API) screen(c *gin.Context) error {
+	httpx.NoStore(c)
+	var req screenRequest
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	presented := make([]secret.Presented, len(req.Secrets))
+	for i, s := range req.Secrets {
+		presented[i] = secret.Presented(s)
+	}
+	plausible, err := a.credentials.Screen(c.Request.Context(), presented)
+	if err != nil {
+		return err
+	}
+	httpx.JSON(c, http.StatusOK, credentialsapi.ScreenResponse{Plausible: plausible})
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 const (
 	verifyPath   = "/internal/v1" + credentialsapi.VerifyPath
+	screenPath   = "/internal/v1" + credentialsapi.ScreenPath
 	usagePath    = "/internal/v1" + credentialsapi.UsagePath
 	operatorPath = "/internal/v1" + credentialsapi.OperatorCredentialPath
 )
@@ -42,6 +43,19 @@ func TestVerifyAnswersTheVerdict(t *testing.T) {
 		require.JSONEq(t, tc.want, res.body, name)
 		require.Equal(t, []call{{method: "verify", agentID: agentID, presented: "anything at all"}}, f.domain.calls)
 	}
+}
+
+func TestManySecretsAreScreenedAtOnce(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.domain.plausible = []bool{false, true}
+	res := f.callInternal(t, http.MethodPost, screenPath,
+		`{"secrets": [{"clientId": "`+agentID.String()+`", "secret": ""}, {"clientId": "`+credentialID.String()+`", "secret": "anything"}]}`)
+	require.Equal(t, http.StatusOK, res.status, res.body)
+	require.JSONEq(t, `{"plausible": [false, true]}`, res.body)
+	require.Equal(t, []call{{method: "screen", screened: []secret.Presented{
+		{ClientID: agentID}, {ClientID: credentialID, Secret: "anything"},
+	}}}, f.domain.calls)
 }
 
 func TestUsesArePassedOn(t *testing.T) {
@@ -85,6 +99,7 @@ func TestInternalRequestsAreHeldToTheirForm(t *testing.T) {
 		"verify without a client":   {verifyPath, `{"secret": "x"}`, []string{"clientId"}},
 		"verify with another field": {verifyPath, `{"clientId": "` + agentID.String() + `", "secret": "x", "more": 1}`, []string{"more"}},
 		"no body":                   {verifyPath, ``, []string{"body"}},
+		"too many to screen":        {screenPath, `{"secrets": [` + strings.Repeat(`{"clientId":"`+agentID.String()+`","secret":"x"},`, credentialsapi.MaxScreened) + `{"clientId":"` + agentID.String() + `","secret":"x"}]}`, []string{"secrets"}},
 		"a use of nothing":          {usagePath, `{"uses": [{}]}`, []string{"uses[0].credentialId", "uses[0].usedAt"}},
 		"too many uses":             {usagePath, `{"uses": [` + many + `{"credentialId":"` + uuid.NewString() + `","usedAt":"2026-11-22T09:14:03Z"}]}`, []string{"uses"}},
 		"an operator of no id":      {operatorPath, `{}`, []string{"agentId"}},
@@ -100,7 +115,7 @@ func TestInternalRequestsAreHeldToTheirForm(t *testing.T) {
 
 func TestTheInternalAPINeedsTheInternalToken(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{verifyPath, usagePath, operatorPath} {
+	for _, path := range []string{verifyPath, screenPath, usagePath, operatorPath} {
 		for _, token := range []string{"", "Bearer wrong", "Basic " + internalToken} {
 			f := setup(t)
 			req := newRequest(t, http.MethodPost, path, `{}`)
@@ -116,6 +131,8 @@ func TestTheInternalAPINeedsTheInternalToken(t *testing.T) {
 		switch path {
 		case usagePath:
 			body = `{"uses": []}`
+		case screenPath:
+			body = `{"secrets": []}`
 		case operatorPath:
 			body = `{"agentId": "` + agentID.String() + `"}`
 		}

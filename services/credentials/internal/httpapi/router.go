@@ -27,6 +27,7 @@ type Credentials interface {
 	Rotate(ctx context.Context, agentID, credentialID uuid.UUID, grace time.Duration, origin auditevent.Origin) (secret.Issued, error)
 	Revoke(ctx context.Context, agentID, credentialID uuid.UUID, origin auditevent.Origin) error
 	Verify(ctx context.Context, clientID uuid.UUID, presented config.Secret) (secret.Verdict, error)
+	Screen(ctx context.Context, presented []secret.Presented) ([]bool, error)
 	RecordUses(ctx context.Context, uses []secret.Use) error
 }
 
@@ -60,6 +61,7 @@ func (a *API) Public(engine *gin.Engine) {
 // internal token.
 func (a *API) Internal(g *gin.RouterGroup) {
 	g.POST(credentialsapi.VerifyPath, httpx.Handle(a.verify))
+	g.POST(credentialsapi.ScreenPath, httpx.Handle(a.screen))
 	g.POST(credentialsapi.UsagePath, httpx.Handle(a.recordUses))
 	g.POST(credentialsapi.OperatorCredentialPath, httpx.Handle(a.createForOperator))
 }

@@ -72,6 +72,16 @@ SELECT ` + recordColumns + `
   FROM credentials.credentials
  WHERE agent_id = $1 AND status = 'active' AND (secret_fingerprint = $2 OR previous_fingerprint = $2)`
 
+	// Both arms of the OR have an index. $3 is the time.
+	sqlScreen = `-- name: credential_screen
+SELECT EXISTS (
+    SELECT FROM credentials.credentials c
+     WHERE c.agent_id = q.agent_id AND c.status = 'active' AND (c.expires_at IS NULL OR c.expires_at > $3)
+       AND (c.secret_fingerprint = q.fingerprint
+            OR (c.previous_fingerprint = q.fingerprint AND c.previous_valid_until > $3)))
+  FROM unnest($1::uuid[], $2::bytea[]) WITH ORDINALITY AS q (agent_id, fingerprint, n)
+ ORDER BY n`
+
 	// A use of the previous secret from before the last rotation was one of a
 	// secret that is gone.
 	sqlUse = `-- name: credential_use

@@ -192,6 +192,21 @@ func (s *Store) Candidates(ctx context.Context, agentID uuid.UUID, f secret.Fing
 	return records, pgdb.Fault(err)
 }
 
+// Screen implements secret.Store.
+func (s *Store) Screen(ctx context.Context, claims []secret.Claim, at time.Time) ([]bool, error) {
+	agents := make([]uuid.UUID, len(claims))
+	fingerprints := make([][]byte, len(claims))
+	for i, c := range claims {
+		agents[i], fingerprints[i] = c.AgentID, c.Fingerprint[:]
+	}
+	rows, err := s.db.Query(ctx, sqlScreen, agents, fingerprints, at)
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	plausible, err := pgx.CollectRows(rows, pgx.RowTo[bool])
+	return plausible, pgdb.Fault(err)
+}
+
 // RecordUses implements secret.Store.
 func (s *Store) RecordUses(ctx context.Context, uses []secret.Use) error {
 	ids := make([]uuid.UUID, len(uses))

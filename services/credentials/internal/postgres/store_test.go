@@ -392,3 +392,48 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		requireCode(t, apperr.ServiceUnavailable, err)
 	}
 }
+
+func TestScreeningFindsSecretsThatHaveNotEnded(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	expires, rotated := start.Add(time.Hour), start
+	grace := start.Add(time.Minute)
+	r := record(uuid.New(), start)
+	r.ExpiresAt = &expires
+	f.insert(t, r)
+	change := func(agentID, id uuid.UUID, to func(*secret.Record)) {
+		require.NoError(t, f.Change(t.Context(), agentID, id, func(seen *secret.Record) ([]outbox.Message, error) {
+			to(seen)
+			return nil, nil
+		}))
+	}
+	change(r.AgentID, r.ID, func(seen *secret.Record) {
+		seen.RotatedAt, seen.PreviousValidUntil, seen.Previous, seen.Current = &rotated, &grace, seen.Current, seal()
+		r.Current, r.Previous = seen.Current, seen.Previous
+	})
+	gone := record(uuid.New(), start)
+	f.insert(t, gone)
+	change(gone.AgentID, gone.ID, func(seen *secret.Record) {
+		seen.Status, seen.RevokedAt, seen.Current = secret.Revoked, &rotated, nil
+	})
+
+	claims := []secret.Claim{
+		{AgentID: r.AgentID, Fingerprint: r.Current.Fingerprint},
+		{AgentID: uuid.New(), Fingerprint: r.Current.Fingerprint},
+		{AgentID: r.AgentID, Fingerprint: r.Previous.Fingerprint},
+		{AgentID: r.AgentID, Fingerprint: seal().Fingerprint},
+		{AgentID: gone.AgentID, Fingerprint: gone.Current.Fingerprint},
+	}
+	for at, want := range map[time.Time][]bool{
+		start:   {true, false, true, false, false},
+		grace:   {true, false, false, false, false},
+		expires: {false, false, false, false, false},
+	} {
+		plausible, err := f.Screen(t.Context(), claims, at)
+		require.NoError(t, err)
+		require.Equal(t, want, plausible, at)
+	}
+	none, err := f.Screen(t.Context(), nil, start)
+	require.NoError(t, err)
+	require.Empty(t, none)
+}

@@ -82,7 +82,8 @@ type fakeStore struct {
 	uses     []secret.Use
 	outbox   []outbox.Message
 	failing  error
-	inserted func() // runs before an insert takes the lock
+	screened time.Time // when it was asked to screen last
+	inserted func()    // runs before an insert takes the lock
 }
 
 var _ secret.Store = (*fakeStore)(nil)
@@ -196,6 +197,16 @@ func (s *fakeStore) Candidates(_ context.Context, agentID uuid.UUID, f secret.Fi
 	}
 	slices.SortFunc(found, func(a, b secret.Record) int { return cmp.Compare(a.ID.String(), b.ID.String()) })
 	return found, s.failing
+}
+
+func (s *fakeStore) Screen(ctx context.Context, claims []secret.Claim, at time.Time) ([]bool, error) {
+	s.screened = at
+	known := make([]bool, len(claims))
+	for i, c := range claims {
+		found, _ := s.Candidates(ctx, c.AgentID, c.Fingerprint)
+		known[i] = len(found) > 0
+	}
+	return known, s.failing
 }
 
 func (s *fakeStore) RecordUses(_ context.Context, uses []secret.Use) error {

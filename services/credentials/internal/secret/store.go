@@ -35,6 +35,10 @@ type Store interface {
 	// previous, of that fingerprint: nearly always none or one. It reads the
 	// database each time.
 	Candidates(ctx context.Context, agentID uuid.UUID, f Fingerprint) ([]Record, error)
+	// Screen tells of each claim whether the agent has an active credential with such
+	// a secret, current or previous, that has not ended at the time. It is one
+	// question however many they are.
+	Screen(ctx context.Context, claims []Claim, at time.Time) ([]bool, error)
 	// RecordUses moves last uses forward, never back. Unknown ids are left out.
 	RecordUses(ctx context.Context, uses []Use) error
 }

@@ -159,3 +159,21 @@ func TestUsesAheadOfTheClockCountAsNow(t *testing.T) {
 		{CredentialID: id, UsedAt: start.Add(-time.Hour)},
 	}, f.store.uses)
 }
+
+func TestScreeningTellsWhatLooksLikeASecretOfTheClientAndCostsNoHash(t *testing.T) {
+	t.Parallel()
+	f := setup(t, 100)
+	issued := f.create(t)
+	plausible, err := f.Screen(t.Context(), []secret.Presented{
+		{ClientID: uuid.New(), Secret: issued.Secret}, {ClientID: f.agent, Secret: issued.Secret},
+		{ClientID: f.agent, Secret: secret.Generate()}, {ClientID: f.agent}, {ClientID: f.agent, Secret: "hunter2"},
+	})
+	require.NoError(t, err)
+	require.Equal(t, []bool{false, true, false, false, false}, plausible)
+	require.Zero(t, f.hasher.compared)
+	require.Equal(t, f.clock.Now(), f.store.screened)
+
+	f.store.failing = apperr.Unavailable(nil)
+	_, err = f.Screen(t.Context(), []secret.Presented{{ClientID: f.agent, Secret: issued.Secret}})
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+}
