@@ -47,7 +47,6 @@ type VerifyResponse struct {
 	ValidUntil *time.Time `json:"validUntil,omitempty"`
 }
 
-// Use says that a credential proved a client's identity.
 // MaxScreened is how many secrets are screened at once.
 const MaxScreened = 500
 
@@ -63,6 +62,7 @@ type ScreenResponse struct {
 	Plausible []bool `json:"plausible"`
 }
 
+// Use says that a credential proved a client's identity.
 type Use struct {
 	CredentialID uuid.UUID `json:"credentialId"`
 	UsedAt       time.Time `json:"usedAt"`

@@ -189,6 +189,35 @@ func TestErrorsCarryTheirHeaders(t *testing.T) {
 	require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 }
 
+func TestAFloodOfRequestsThatAreTurnedAwayDoesNotFloodTheLog(t *testing.T) {
+	t.Parallel()
+	const sent, served = 2000, 150
+	b := setup(t)
+	b.Public().GET("/refused", func(c *gin.Context) { c.Status(http.StatusTooManyRequests) })
+	b.Public().GET("/served", func(c *gin.Context) { c.Status(http.StatusOK) })
+	for range sent {
+		b.get("/refused")
+	}
+	for range served {
+		b.get("/served")
+	}
+	lines := b.logs.lines(t, "request")
+	logged, unlogged, ok := 0, 0.0, 0
+	for _, line := range lines {
+		if line["path"] == "/served" {
+			ok++
+		} else {
+			logged++
+		}
+		if n, has := line["unlogged"]; has {
+			unlogged += n.(float64) //nolint:forcetypeassert // a JSON number
+		}
+	}
+	require.Equal(t, served, ok, "what is served has a line each")
+	require.Less(t, logged, sent)
+	require.InDelta(t, sent, float64(logged)+unlogged, 0, "and the others are told the number of")
+}
+
 func TestTheAccessLogHasNoQuery(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -32,6 +32,8 @@ const (
 	unmatched = "unmatched"
 	// statusClientGone is nginx's code for a client that did not wait.
 	statusClientGone = 499
+	// turnedAwayLogged is how many requests that were turned away are logged a second, one by one.
+	turnedAwayLogged = 100
 )
 
 // observe is the outermost middleware: it prepares request and response,
@@ -154,14 +156,9 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 	if route == "" {
 		route = unmatched
 	}
-	level, err := slog.LevelInfo, lastError(c)
-	switch {
-	case status >= http.StatusInternalServerError && clientGone(ctx, err):
+	err := lastError(c)
+	if status >= http.StatusInternalServerError && clientGone(ctx, err) {
 		status = statusClientGone
-	case operational(c.Request.URL.Path) && status != http.StatusInternalServerError:
-		level = slog.LevelDebug // a probe that finds the service not ready is no failed request
-	case status >= http.StatusInternalServerError:
-		level = slog.LevelError
 	}
 
 	tel := s.opts.Telemetry
@@ -172,10 +169,15 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 		span.SetName(method + " " + route)
 		span.SetAttributes(attribute.String("http.route", route))
 	}
+	level := levelOf(c.Request.URL.Path, status)
 	if !tel.Log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 9)
+	if turnedAway(status) && !s.turnedAway.Allow() {
+		s.unlogged.Add(1)
+		return
+	}
+	attrs := make([]slog.Attr, 0, 10)
 	attrs = append(attrs,
 		slog.String("method", method),
 		slog.String("path", loggedPath(c.Request.URL.Path)),
@@ -188,11 +190,31 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 	if err != nil && (level == slog.LevelError || tel.Log.Enabled(ctx, slog.LevelDebug)) {
 		attrs = append(attrs, slog.String("error", err.Error()))
 	}
+	if unlogged := s.unlogged.Swap(0); unlogged > 0 {
+		attrs = append(attrs, slog.Int64("unlogged", unlogged))
+	}
 	var p *panicError
 	if errors.As(err, &p) {
 		attrs = append(attrs, slog.String("stack", string(p.stack)))
 	}
 	tel.Log.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// levelOf is how much a request is worth in the log.
+func levelOf(path string, status int) slog.Level {
+	switch {
+	case operational(path) && status != http.StatusInternalServerError:
+		return slog.LevelDebug // a probe that finds the service not ready is no failed request
+	case status >= http.StatusInternalServerError:
+		return slog.LevelError
+	default:
+		return slog.LevelInfo
+	}
+}
+
+// turnedAway tells a request that was not served for its caller's sake. Anybody can make very many of those.
+func turnedAway(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusTooManyRequests || status == statusClientGone
 }
 
 func lastError(c *gin.Context) error {

@@ -22,7 +22,9 @@ func (s *Server) listen(ctx context.Context) error {
 	if s.publicSocket != nil {
 		return nil
 	}
-	var lc net.ListenConfig
+	// No TCP keep-alive: the server's own timeouts end a connection whose client is gone, and to ask for it takes three
+	// system calls for each connection.
+	lc := net.ListenConfig{KeepAlive: -1}
 	public, err := lc.Listen(ctx, "tcp", s.cfg.PublicAddr)
 	if err != nil {
 		return fmt.Errorf("open the public listener: %w", err)
@@ -32,6 +34,9 @@ func (s *Server) listen(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("open the internal listener: %w", err), public.Close())
 	}
 	s.publicSocket, s.internalSocket = public, internal
+	if s.crowded != nil {
+		s.publicSocket = newDoorway(public, s.crowded)
+	}
 	return nil
 }
 

@@ -107,6 +107,13 @@ type Server struct {
 	// disbelieved is for the warning of a proxy that is not trusted: anybody can cause it.
 	disbelieved rate.Sometimes
 
+	// crowded says whether new public connections are to wait; nil: never.
+	crowded func() bool
+
+	// turnedAway limits how many requests that were turned away are logged; unlogged are how many were not since the last line.
+	turnedAway *rate.Limiter
+	unlogged   atomic.Int64
+
 	draining atomic.Bool
 	// notReady is why /readyz said no last: "" if it said yes, nil if it was not asked yet.
 	notReady atomic.Pointer[string]
@@ -122,7 +129,8 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 		return nil, errors.New("httpx: the internal API token is required")
 	}
 	gin.SetMode(gin.ReleaseMode)
-	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg), disbelieved: rate.Sometimes{Interval: proxyWarnings}}
+	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg), disbelieved: rate.Sometimes{Interval: proxyWarnings},
+		turnedAway: rate.NewLimiter(turnedAwayLogged, turnedAwayLogged)}
 
 	s.public = newEngine()
 	s.public.Use(s.observe(maxPublicBody), deadline(maxPublicTime))
@@ -175,6 +183,10 @@ func (s *Server) newHTTPServer(h http.Handler) *http.Server {
 	}
 	return srv
 }
+
+// InCrowd lets new public connections wait a little for as long as crowded says that very many requests come only to
+// fail. It is asked for each connection and must answer at once. It is called before Listen, if at all.
+func (s *Server) InCrowd(crowded func() bool) { s.crowded = crowded }
 
 // Public is the router of the public listener. Its middlewares are in place.
 func (s *Server) Public() *gin.Engine { return s.public }

@@ -49,7 +49,7 @@ func (t *Trips[Q, A]) Ask(ctx context.Context, question Q) (A, error) {
 	if t.underWay < t.cfg.UnderWay && len(t.waiting) == 0 {
 		t.underWay++
 		t.mu.Unlock()
-		defer t.next() //nolint:contextcheck // what it carries is others', and does not end with this context
+		defer t.next()
 		// Nobody else's question: it may end with its own context.
 		return t.carry(ctx, []Q{question})[0], nil
 	}

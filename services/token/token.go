@@ -41,6 +41,7 @@ type Service struct {
 	epochs   *invalidation.Epochs
 	journal  *journal.Journal
 	budget   *quota.Budget
+	failures *quota.Failures
 	uses     *usage.Reporter
 	used     *assertion.Sweeper
 	hydrator *hydration.Hydrator
@@ -86,6 +87,7 @@ func (s *Service) open(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	s.server.InCrowd(s.failures.Crowded)
 	return httpapi.Register(s.server, routes)
 }
 

@@ -78,6 +78,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 		RatePerMinute: cfg.Guard.RateLimitPerMinute, TokensPerMonth: cfg.Tokens.MonthlyTokens,
 	})
 
+	s.failures = quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute)
 	events := issue.Events{Clock: time.Now, NewID: newID}
 	assertions, err := s.wireAssertions(cfg, agents)
 	if err != nil {
@@ -85,7 +86,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	}
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
 		Agents: agents, Secrets: secrets, Assertions: assertions, Uses: s.uses, Journal: s.journal, Events: events,
-		Failures: quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute),
+		Failures: s.failures,
 		Floor:    failureFloor,
 	})
 	return httpapi.Config{

@@ -20,6 +20,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/together"
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
@@ -45,6 +46,7 @@ const (
 // Client is the credentials service's internal API; *credentialsapi.Client is one.
 type Client interface {
 	Verify(ctx context.Context, request credentialsapi.VerifyRequest) (credentialsapi.VerifyResponse, error)
+	Screen(ctx context.Context, secrets []credentialsapi.VerifyRequest) ([]bool, error)
 }
 
 // Config is what Secrets needs.
@@ -65,6 +67,7 @@ type Secrets struct {
 	key       [sha256.Size]byte // of this process: digests mean nothing outside of it
 	cache     *otter.Cache[digest, remembered]
 	flights   singleflight.Group
+	screens   *together.Trips[credentialsapi.VerifyRequest, screened]
 	hit, miss prometheus.Counter
 }
 
@@ -90,6 +93,7 @@ func New(cfg Config) (*Secrets, error) {
 		hit:  cfg.CacheRequests.WithLabelValues(cacheName, "hit"),
 		miss: cfg.CacheRequests.WithLabelValues(cacheName, "miss"),
 	}
+	s.screens = together.New(together.Config{UnderWay: 1, Most: credentialsapi.MaxScreened, Timeout: callTimeout}, s.screen)
 	if _, err := rand.Read(s.key[:]); err != nil {
 		return nil, fmt.Errorf("make the key of the secret cache: %w", err)
 	}
@@ -172,6 +176,38 @@ func (s *Secrets) ask(ctx context.Context, request credentialsapi.VerifyRequest,
 	}
 	s.cache.Set(sum, remembered{verification: verification, validUntil: response.ValidUntil, at: at, epoch: epoch})
 	return verification, nil
+}
+
+// screened is the answer about one secret.
+type screened struct {
+	plausible bool
+	err       error
+}
+
+// Screen asks the credentials service whether the client may have such a secret, in one
+// call for all who ask at a time.
+func (s *Secrets) Screen(ctx context.Context, clientID uuid.UUID, secret config.Secret) (bool, error) {
+	if !plausible(secret) {
+		secret = hopelessSecret
+	}
+	answer, err := s.screens.Ask(ctx, credentialsapi.VerifyRequest{ClientID: clientID, Secret: secret})
+	if err != nil {
+		return false, apperr.Unavailable(err)
+	}
+	return answer.plausible, answer.err
+}
+
+func (s *Secrets) screen(ctx context.Context, secrets []credentialsapi.VerifyRequest) []screened {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answers := make([]screened, len(secrets))
+	plausible, err := s.client.Screen(ctx, secrets)
+	for i := range answers {
+		if answers[i].err = err; err == nil {
+			answers[i].plausible = plausible[i]
+		}
+	}
+	return answers
 }
 
 // plausible tells whether the credentials service has to look at it at all: secrets are

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,6 +31,7 @@ type bundle struct {
 	clock     *testkit.Clock
 	following atomic.Bool
 	asked     []config.Secret
+	screens   atomic.Int32
 	answer    credentialsapi.VerifyResponse
 	err       error
 	during    func()
@@ -43,6 +46,21 @@ func (b *bundle) Verify(_ context.Context, request credentialsapi.VerifyRequest)
 		return credentialsapi.VerifyResponse{Reason: credentialsapi.ReasonInvalidSecret}, b.err
 	}
 	return b.answer, b.err
+}
+
+func (b *bundle) Screen(_ context.Context, secrets []credentialsapi.VerifyRequest) ([]bool, error) {
+	b.screens.Add(1)
+	plausible := make([]bool, len(secrets))
+	for i, s := range secrets {
+		plausible[i] = s.Secret == good
+	}
+	if b.during != nil {
+		b.during()
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	return plausible, nil
 }
 
 func setup(t *testing.T) *bundle {
@@ -183,4 +201,39 @@ func TestAnOutageIsAnErrorAndAChangeSpoilsAnAnswer(t *testing.T) {
 	cancel()
 	_, err = b.secrets.Verify(ctx, client, good)
 	require.ErrorIs(t, err, apperr.Unavailable(nil))
+}
+
+func TestSecretsAreScreenedTogetherAndEachHasItsOwnAnswer(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7()) // outside of the bubble, as the cache has a goroutine that never ends
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		b.during = func() { <-leave }
+		var all sync.WaitGroup
+		ask := func(secret config.Secret, want bool) {
+			all.Go(func() {
+				if plausible, err := b.secrets.Screen(t.Context(), client, secret); err != nil || plausible != want {
+					t.Errorf("%v: %v, %v", want, plausible, err)
+				}
+			})
+			synctest.Wait()
+		}
+		ask("sk_live_first", false)
+		for range 100 {
+			ask("sk_live_wrong", false)
+			ask(good, true)
+			ask("not a secret", false)
+		}
+		close(leave)
+		all.Wait()
+		require.EqualValues(t, 2, b.screens.Load(), "who came while the first was under way went together")
+	})
+}
+
+func TestWhoCannotBeScreenedIsNotCalledWrong(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.err = apperr.Unavailable(errors.New("away"))
+	_, err := b.secrets.Screen(t.Context(), uuid.Must(uuid.NewV7()), good)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
 }

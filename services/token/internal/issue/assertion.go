@@ -75,7 +75,7 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	}
 	agent, refusal, err = s.fromMemory(ctx, claimed, wrong)
 	if refusal != nil || err != nil {
-		if err := own.wait(ctx); err != nil {
+		if err := own.queue(ctx); err != nil {
 			return Agent{}, nil, err
 		}
 		agent, refusal, err = s.fromRegistry(ctx, claimed, wrong)
@@ -95,27 +95,9 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 	first, err := s.IDs.Use(ctx, agent.ID, claimed.ID, claimed.ExpiresAt)
 	if err == nil && !first {
 		// What it cost is spent, but who floods is to wait for the answer.
-		refusal, err = errUsed, own.wait(ctx)
+		refusal, err = errUsed, own.queue(ctx)
 	}
 	return agent, refusal, err
-}
-
-// turn is the turn of one attempt in the lane.
-type turn struct {
-	failures  Failures
-	ipAddress string
-	taken     bool
-	limited   time.Duration // how long the address is past its limit, 0 if it is not
-	full      error         // why the attempt cannot be looked into
-}
-
-// wait returns when it is the attempt's turn, or why it cannot be looked into.
-func (t *turn) wait(ctx context.Context) error {
-	if !t.taken {
-		t.taken = true
-		t.limited, t.full = t.failures.Enter(ctx, t.ipAddress)
-	}
-	return t.full
 }
 
 // fromMemory verifies with what is remembered, or against nobody's key.

@@ -330,12 +330,15 @@ func TestAClientPastItsRateWritesNoAssertionsDown(t *testing.T) {
 func TestAnAssertionThatMemoryDoesNotProveTakesItsTurnBeforeTheRegistryIsAsked(t *testing.T) {
 	t.Parallel()
 	const limited = 40 * time.Second
-	full := func(w *world) { w.enterErr = errAway }
+	crowd := func(w *world) { w.crowd = true }
+	full := func(w *world) { w.crowd, w.queueErr = true, errAway }
 	pastLimit := func(w *world) { w.limited = limited }
+	pastLimitFull := func(w *world) { w.limited, w.queueErr = limited, errAway }
 	wrong := func(w *world) { w.agent.Keys.Set = setOf(strangerKey) }
 	known := func(w *world) { w.agentKnown = true }
 	away := func(w *world) { w.agentErr = errAway }
-	type counts struct{ entered, asked, counted, refused int }
+	gone := func(w *world) { w.enterErr = errAway }
+	type counts struct{ entered, queued, asked, counted, refused int }
 	for name, row := range map[string]struct {
 		prepare []func(*world)
 		used    bool
@@ -343,18 +346,22 @@ func TestAnAssertionThatMemoryDoesNotProveTakesItsTurnBeforeTheRegistryIsAsked(t
 		counts  counts
 	}{
 		"a good one":                     {kind: noKind, counts: counts{entered: 1, asked: 1}},
-		"a good one, no room":            {prepare: []func(*world){full}, kind: issue.Unavailable, counts: counts{entered: 1}},
-		"a good one, past the limit":     {prepare: []func(*world){pastLimit}, kind: noKind, counts: counts{entered: 1, asked: 1}},
+		"a good one in a crowd":          {prepare: []func(*world){crowd}, kind: noKind, counts: counts{entered: 1, queued: 1, asked: 1}},
+		"a good one, no room":            {prepare: []func(*world){full}, kind: issue.Unavailable, counts: counts{entered: 1, queued: 1}},
+		"a good one that left":           {prepare: []func(*world){gone}, kind: issue.Unavailable, counts: counts{entered: 1}},
+		"a good one, past the limit":     {prepare: []func(*world){pastLimit}, kind: noKind, counts: counts{entered: 1, queued: 1, asked: 1}},
 		"a good one that memory proves":  {prepare: []func(*world){known, full}, kind: noKind},
 		"a wrong one":                    {prepare: []func(*world){wrong}, kind: issue.InvalidClient, counts: counts{entered: 1, asked: 1, counted: 1}},
-		"a wrong one, no room":           {prepare: []func(*world){wrong, full}, kind: issue.Unavailable, counts: counts{entered: 1}},
-		"a wrong one, past the limit":    {prepare: []func(*world){wrong, pastLimit}, kind: issue.TooManyRequests, counts: counts{entered: 1, asked: 1, refused: 1}},
-		"past the limit and no room":     {prepare: []func(*world){wrong, pastLimit, full}, kind: issue.TooManyRequests, counts: counts{entered: 1, refused: 1}},
-		"past the limit, registry away":  {prepare: []func(*world){pastLimit, away}, kind: issue.Unavailable, counts: counts{entered: 1, asked: 1}},
+		"a wrong one in a crowd":         {prepare: []func(*world){wrong, crowd}, kind: issue.InvalidClient, counts: counts{entered: 1, queued: 1, asked: 1, counted: 1}},
+		"a wrong one, no room":           {prepare: []func(*world){wrong, full}, kind: issue.Unavailable, counts: counts{entered: 1, queued: 1}},
+		"a wrong one, past the limit":    {prepare: []func(*world){wrong, pastLimit}, kind: issue.TooManyRequests, counts: counts{entered: 1, queued: 1, asked: 1, refused: 1}},
+		"past the limit and no room":     {prepare: []func(*world){wrong, pastLimitFull}, kind: issue.TooManyRequests, counts: counts{entered: 1, queued: 1, refused: 1}},
+		"past the limit, registry away":  {prepare: []func(*world){pastLimit, away}, kind: issue.Unavailable, counts: counts{entered: 1, queued: 1, asked: 1}},
 		"used before":                    {used: true, kind: issue.InvalidClient, counts: counts{entered: 1, asked: 1, counted: 1}},
 		"used before, and memory proves": {prepare: []func(*world){known}, used: true, kind: issue.InvalidClient, counts: counts{entered: 1, counted: 1}},
-		"used before, and no room":       {prepare: []func(*world){known, full}, used: true, kind: issue.Unavailable, counts: counts{entered: 1}},
-		"used before, past the limit":    {prepare: []func(*world){known, pastLimit}, used: true, kind: issue.TooManyRequests, counts: counts{entered: 1, refused: 1}},
+		"used before, and no room":       {prepare: []func(*world){known, full}, used: true, kind: issue.Unavailable, counts: counts{entered: 1, queued: 1}},
+		"used before, in a crowd":        {prepare: []func(*world){crowd}, used: true, kind: issue.InvalidClient, counts: counts{entered: 1, queued: 1, asked: 1, counted: 1}},
+		"used before, past the limit":    {prepare: []func(*world){known, pastLimit}, used: true, kind: issue.TooManyRequests, counts: counts{entered: 1, queued: 1, refused: 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -374,7 +381,7 @@ func TestAnAssertionThatMemoryDoesNotProveTakesItsTurnBeforeTheRegistryIsAsked(t
 			} else if refusal := requireKind(t, err, row.kind); row.kind == issue.TooManyRequests {
 				require.Equal(t, limited, refusal.RetryAfter)
 			}
-			require.Equal(t, row.counts, counts{w.entered, w.asked, w.failures, w.refused})
+			require.Equal(t, row.counts, counts{w.entered, w.queued, w.asked, w.failures, w.refused})
 		})
 	}
 }

@@ -39,6 +39,9 @@ type Secrets interface {
 	// Familiar tells whether the secret was good when it was last asked about, not
 	// too long ago. That proves nothing; it only is no sign of guessing.
 	Familiar(clientID uuid.UUID, secret config.Secret) bool
+	// Screen asks the credentials service, together with all others who ask, whether
+	// the client may have such a secret: only then Verify is worth its cost.
+	Screen(ctx context.Context, clientID uuid.UUID, secret config.Secret) (plausible bool, err error)
 	// Verify asks the credentials service. A wrong secret is an answer, an error
 	// means that nothing is known.
 	Verify(ctx context.Context, clientID uuid.UUID, secret config.Secret) (Verification, error)
@@ -50,15 +53,25 @@ type Failures interface {
 	// answers how long to wait, else 0. It never fails: without its store nothing is limited.
 	Count(ctx context.Context, clientID, ipAddress string) (retryAfter time.Duration)
 	// Enter is called before anybody is asked about a secret that is not familiar, or
-	// about an assertion that what is remembered does not prove. It returns when it is
-	// the attempt's turn: at once, unless attempts fail in such numbers that they have
-	// to wait for each other. limited is how long the address is past its limit, 0 if
-	// it is not: a failure is not to be counted then. An error means that the attempt
-	// cannot be looked into.
-	Enter(ctx context.Context, ipAddress string) (limited time.Duration, err error)
-	// Refused is called for a failure that is not counted because the address is
-	// past its limit.
+	// about an assertion that what is remembered does not prove. It waits while many
+	// others are looked into, and longer in a crowd. The error is that of ctx.
+	Enter(ctx context.Context, ipAddress string) (Entry, error)
+	// Queue waits for the turn of an attempt in a crowd that it costs much to look
+	// into. An error means that it cannot be.
+	Queue(ctx context.Context, ipAddress string) error
+	// Refused is called for a failure in a crowd, which is not counted.
 	Refused()
+}
+
+// Entry is how an attempt is to be looked into.
+type Entry struct {
+	// Crowd tells that attempts fail in such numbers that this one has to be
+	// cheap: what fails is not recorded.
+	Crowd bool
+	// Limited is how long the address is past its limit, 0 if it is not.
+	Limited time.Duration
+	// Leave is to be called once the attempt is decided and counted.
+	Leave func()
 }
 
 // Uses is told which credential proved a client's identity, and when.
@@ -120,11 +133,13 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 func (a *Authenticator) authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
+	own := &turn{failures: a.Failures, ipAddress: origin.IPAddress}
+	defer own.end()
 	if credentials.Assertion != "" {
-		return a.authenticateByAssertion(ctx, credentials, origin)
+		return a.authenticateByAssertion(ctx, credentials, origin, own)
 	}
 	id, _ := parseClientID(credentials.ClientID)
-	agent, verification, err := a.lookUp(ctx, id, credentials.Secret, origin.IPAddress)
+	agent, verification, err := a.lookUp(ctx, id, credentials.Secret, own)
 	unknown := errors.Is(err, ErrUnknownAgent)
 	if err != nil && !unknown {
 		return Agent{}, unavailable(err)
@@ -141,14 +156,13 @@ func (a *Authenticator) authenticate(ctx context.Context, credentials Credential
 }
 
 // authenticateByAssertion is Authenticate for a client that signs. No use of a secret is noted.
-func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {
+func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials Credentials, origin auditevent.Origin, own *turn) (Agent, error) {
 	claimed := assertion.Read(credentials.Assertion.Reveal())
-	own := &turn{failures: a.Failures, ipAddress: origin.IPAddress}
 	agent, refusal, err := a.Assertions.prove(ctx, claimed, credentials.ClientID, own)
 	switch {
-	case own.limited > 0 && (own.full != nil || err == nil && refusal != nil):
+	case own.entry.Limited > 0 && (own.full || err == nil && refusal != nil):
 		a.Failures.Refused()
-		return Agent{}, errTooManyFailures(own.limited)
+		return Agent{}, errTooManyFailures(own.retryAfter())
 	case err != nil:
 		return Agent{}, unavailable(err)
 	case refusal == nil:
@@ -179,7 +193,7 @@ func (a *Authenticator) fail(ctx context.Context, clientID string, metadata map[
 }
 
 // lookUp has the agent and the secret looked up, as far as they are not known.
-func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret, ipAddress string) (Agent, Verification, error) {
+func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.Secret, own *turn) (Agent, Verification, error) {
 	verification, secretKnown := a.Secrets.Known(id, secret)
 	agent, agentKnown, agentErr := a.Agents.Known(id)
 	if agentKnown && agentErr == nil && agent.Status != StatusActive {
@@ -195,12 +209,13 @@ func (a *Authenticator) lookUp(ctx context.Context, id uuid.UUID, secret config.
 	case a.Secrets.Familiar(id, secret):
 		return a.askBoth(ctx, id, secret)
 	}
-	limited, err := a.Failures.Enter(ctx, ipAddress)
-	if limited > 0 {
-		return a.askWhileLimited(ctx, id, secret, limitedEntry{limited, err})
-	}
-	if err != nil {
+	if err := own.enter(ctx); err != nil {
 		return Agent{}, Verification{}, err
+	}
+	if own.entry.Crowd {
+		if err := a.screen(ctx, id, secret, own); err != nil {
+			return Agent{}, Verification{}, err
+		}
 	}
 	return a.askBoth(ctx, id, secret)
 }
@@ -229,28 +244,15 @@ func (a *Authenticator) askBoth(ctx context.Context, id uuid.UUID, secret config
 	return agent, verification, agentErr
 }
 
-// limitedEntry is what Enter answered to an address past its limit.
-type limitedEntry struct {
-	wait time.Duration
-	err  error
-}
-
-// askWhileLimited asks about the secret alone. A wrong one is neither counted nor
-// recorded, so nobody needs to know whether there is such a client.
-func (a *Authenticator) askWhileLimited(ctx context.Context, id uuid.UUID, secret config.Secret, entry limitedEntry) (Agent, Verification, error) {
-	var verification Verification
-	if entry.err == nil {
-		var err error
-		if verification, err = a.Secrets.Verify(ctx, id, secret); err != nil {
-			return Agent{}, Verification{}, err
-		}
+// screen refuses a secret of the crowd that cannot be good. That is neither counted
+// nor recorded, and nobody needs to know whether there is such a client.
+func (a *Authenticator) screen(ctx context.Context, id uuid.UUID, secret config.Secret, own *turn) error {
+	plausible, err := a.Secrets.Screen(ctx, id, secret)
+	if err != nil || plausible {
+		return err
 	}
-	if !verification.Valid {
-		a.Failures.Refused()
-		return Agent{}, Verification{}, errTooManyFailures(entry.wait)
-	}
-	agent, err := a.Agents.Agent(ctx, id)
-	return agent, verification, err
+	a.Failures.Refused()
+	return errTooManyFailures(own.retryAfter())
 }
 
 // Active refuses a client that proved its identity but may not act.

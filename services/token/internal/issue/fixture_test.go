@@ -51,7 +51,13 @@ type world struct {
 	entered      int
 	refused      int
 	limited      time.Duration
+	crowd        bool
 	enterErr     error
+	queued       int
+	queueErr     error
+	screened     int
+	screenErr    error
+	left         []int // how many failures were counted when an attempt left
 	used         []uuid.UUID
 	journal      []auditevent.Event
 	journalErr   error
@@ -131,14 +137,24 @@ func (s secrets) Verify(_ context.Context, _ uuid.UUID, secret config.Secret) (i
 	return issue.Verification{Valid: true, CredentialID: s.agent.ID}, nil
 }
 
+func (s secrets) Screen(_ context.Context, _ uuid.UUID, secret config.Secret) (bool, error) {
+	s.screened++
+	return secret == goodSecret, s.screenErr
+}
+
 // failures and outcomes are the world as what counts them.
 type failures struct{ *world }
 
 func (f failures) Refused() { f.refused++ }
 
-func (f failures) Enter(context.Context, string) (time.Duration, error) {
+func (f failures) Enter(context.Context, string) (issue.Entry, error) {
 	f.entered++
-	return f.limited, f.enterErr
+	return issue.Entry{Crowd: f.crowd || f.limited > 0, Limited: f.limited, Leave: func() { f.left = append(f.left, f.failures) }}, f.enterErr
+}
+
+func (f failures) Queue(context.Context, string) error {
+	f.queued++
+	return f.queueErr
 }
 
 func (f failures) Count(context.Context, string, string) time.Duration {

@@ -181,33 +181,59 @@ func TestPastTheLimitOfFailuresThereIsNoEvent(t *testing.T) {
 	require.NoError(t, err, "the right secret is let in")
 }
 
-func TestAnAddressPastItsLimitIsAskedAboutTheSecretAlone(t *testing.T) {
+func TestInACrowdSecretsAreScreenedAndNothingElseIsAsked(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*world){
-		"wrong secret":   func(*world) {},
-		"unknown client": func(w *world) { w.agentErr = issue.ErrUnknownAgent },
-		"no room":        func(w *world) { w.enterErr = errAway },
+	const limited = 40 * time.Second
+	for name, row := range map[string]struct {
+		prepare    func(*world)
+		retryAfter time.Duration
+	}{
+		"wrong secret from everywhere":   {func(w *world) { w.crowd = true }, 5 * time.Second},
+		"wrong secret past the limit":    {func(w *world) { w.limited = limited }, limited},
+		"unknown client past the limit":  {func(w *world) { w.limited, w.agentErr = limited, issue.ErrUnknownAgent }, limited},
+		"wrong secret of a known client": {func(w *world) { w.limited, w.agentKnown = limited, true }, limited},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld()
-			w.limited = 40 * time.Second
-			prepare(w)
+			row.prepare(w)
 			request := w.request("")
 			request.Credentials.Secret = "wrong"
 			_, _, err := w.issuer().Issue(t.Context(), request)
-			require.Equal(t, 40*time.Second, requireKind(t, err, issue.TooManyRequests).RetryAfter)
+			require.Equal(t, row.retryAfter, requireKind(t, err, issue.TooManyRequests).RetryAfter)
+			require.Equal(t, 1, w.screened)
+			require.Zero(t, w.queued, "it waits for no others")
+			require.Zero(t, w.verified)
 			require.Zero(t, w.asked, "nobody needs to know whether there is such a client")
 			require.Zero(t, w.failures, "it is over the limit already")
 			require.Equal(t, 1, w.refused)
 			require.Empty(t, w.journal)
-			require.Equal(t, w.enterErr == nil, w.verified == 1, "the secret may be right")
 		})
 	}
 	w := newWorld()
-	w.limited = 40 * time.Second
+	w.limited = limited
 	_, _, err := w.issue(t, "")
 	require.NoError(t, err, "a right secret is let in, though nobody had seen it before")
+	require.Equal(t, 1, w.verified, "and looked at as closely as ever")
+
+	w = newWorld()
+	w.crowd, w.screenErr = true, errAway
+	_, _, err = w.issue(t, "")
+	requireKind(t, err, issue.Unavailable)
+	require.Zero(t, w.refused, "nobody said that it is wrong")
+}
+
+func TestAnAttemptLeavesOnceItIsDecidedAndCounted(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	request := w.request("")
+	request.Credentials.Secret = "wrong"
+	_, _, err := w.issuer().Issue(t.Context(), request)
+	requireKind(t, err, issue.InvalidClient)
+	require.Equal(t, []int{1}, w.left, "so that nobody gets in before that is known")
+	_, _, err = w.issue(t, "")
+	require.NoError(t, err)
+	require.Equal(t, []int{1, 1}, w.left)
 }
 
 func TestWhatCannotBeLookedIntoForOthersFailuresIsTemporary(t *testing.T) {

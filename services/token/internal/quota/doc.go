@@ -1,5 +1,5 @@
 // Package quota counts what clients spend: requests in a sliding minute, tokens in
-// a calendar month (UTC), failed authentications, which queue when there are too
+// a calendar month (UTC), failed authentications, which are slow and cheap when there are too
 // many. It must not decide what a client is told.
 //
 // The count of the month is exact. It lives in Redis, where it is charged in the

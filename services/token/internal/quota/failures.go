@@ -33,18 +33,31 @@ func NewFailures(rdb *redisx.Client, limiter *ratelimit.Limiter, perMinute int) 
 	return f
 }
 
-// Enter waits for the turn of an attempt with a secret that is not known.
-func (f *Failures) Enter(ctx context.Context, ipAddress string) (limited time.Duration, err error) {
+// Enter waits until an attempt may be looked into that nothing remembered proves.
+func (f *Failures) Enter(ctx context.Context, ipAddress string) (issue.Entry, error) {
 	if f.lane == nil {
-		return 0, nil
+		return issue.Entry{}, nil
 	}
-	if limited, err = f.lane.Enter(ctx, placeOf(ipAddress)); err != nil {
-		return limited, apperr.Unavailable(err)
+	entry, err := f.lane.Enter(ctx, placeOf(ipAddress))
+	if err != nil {
+		return issue.Entry{}, apperr.Unavailable(err)
 	}
-	return limited, nil
+	return entry, nil
 }
 
-// Refused counts a failure of an address past its limit, for the operator alone.
+// Queue waits for the turn of one that it costs much to look into.
+func (f *Failures) Queue(ctx context.Context, ipAddress string) error {
+	if err := f.lane.Queue(ctx, placeOf(ipAddress)); err != nil {
+		return apperr.Unavailable(err)
+	}
+	return nil
+}
+
+// Crowded tells whether attempts to authenticate fail in such numbers that new
+// connections are to wait.
+func (f *Failures) Crowded() bool { return f.lane != nil && f.lane.Crowded() }
+
+// Refused counts a failure in a crowd, for the operator alone.
 func (f *Failures) Refused() { f.limiter.Rejected() }
 
 // Count counts one more failure; past a limit it answers how long to wait.
