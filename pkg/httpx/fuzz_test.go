@@ -67,7 +67,7 @@ func FuzzCursor(f *testing.F) {
 			return
 		}
 		require.NotNil(t, page.After)
-		before := httpx.Page{Number: page.Number - 1, Limit: page.Limit}
+		before := httpx.Page{Number: page.Number - 1, Limit: page.Limit, TotalIsEstimate: page.TotalIsEstimate}
 		require.Equal(t, token, httpx.NewList([]int{1}, page.Total, before, page.After).NextCursor)
 	})
 }

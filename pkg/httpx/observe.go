@@ -105,12 +105,13 @@ func (s *Server) warnOfProxy(c *gin.Context) {
 		slog.String("peer", c.RemoteIP()))
 }
 
-// deadline ends the context of requests that take longer.
-func deadline(longest time.Duration) gin.HandlerFunc {
+// deadline ends the context of requests that take longer, unless their handler makes a Stream of its answer.
+func (s *Server) deadline(longest time.Duration) gin.HandlerFunc {
 	return func(c *gin.Context) {
-		ctx, cancel := context.WithTimeout(c.Request.Context(), longest)
+		unlimited := c.Request.Context()
+		ctx, cancel := context.WithTimeout(unlimited, longest)
 		defer cancel()
-		c.Request = c.Request.WithContext(ctx)
+		c.Request = c.Request.WithContext(&limited{Context: ctx, unlimited: unlimited, drains: s.drains})
 		c.Next()
 	}
 }

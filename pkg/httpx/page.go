@@ -15,6 +15,8 @@ const (
 	defaultLimit = 20
 
 	cursorVersion = 1
+	// cursorEstimated is the version of a cursor whose total is an estimate.
+	cursorEstimated = 2
 	// cursorSize is version, time in microseconds, id, page number and total, in bytes.
 	cursorSize = 1 + 8 + 16 + 4 + 8
 )
@@ -38,6 +40,8 @@ type Page struct {
 	// Total is what the page before said, where a cursor was given: a store for
 	// which counting takes long may repeat it.
 	Total int64
+	// TotalIsEstimate says so of Total; with a cursor it is what the page before said.
+	TotalIsEstimate bool
 }
 
 // Offset is the number of items to skip; 0 where After says where to go on.
@@ -52,34 +56,42 @@ func (p Page) Offset() int64 {
 type List[T any] struct {
 	Data  []T   `json:"data"`
 	Total int64 `json:"total"`
-	Page  int   `json:"page"`
-	Limit int   `json:"limit"`
+	// TotalIsEstimate is there, and true, where counting would have taken too long.
+	TotalIsEstimate bool `json:"totalIsEstimate,omitempty"`
+	Page            int  `json:"page"`
+	Limit           int  `json:"limit"`
 	// NextCursor asks for the page after this one; absent on the last.
 	NextCursor string `json:"nextCursor,omitempty"`
 }
 
 // NewList makes a list response. next is the position of the last item if
-// more items follow it (fetch one more than Limit to know), else nil.
+// more items follow it (fetch one more than Limit to know), else nil. Whether
+// total is an estimate is for page to say.
 func NewList[T any](items []T, total int64, page Page, next *Position) List[T] {
 	if items == nil {
 		items = []T{} // null is no list
 	}
-	list := List[T]{Data: items, Total: total, Page: page.Number, Limit: page.Limit}
+	list := List[T]{Data: items, Total: total, TotalIsEstimate: page.TotalIsEstimate, Page: page.Number, Limit: page.Limit}
 	if next != nil && page.Number < maxPage {
-		list.NextCursor = encodeCursor(page.Number+1, total, *next)
+		page.Number, page.Total = page.Number+1, total
+		list.NextCursor = encodeCursor(page, *next)
 	}
 	return list
 }
 
 // encodeCursor makes an opaque token. It grants nothing, so it is not signed:
 // a made-up one is just another place in a list the caller may read anyway.
-func encodeCursor(page int, total int64, p Position) string {
+func encodeCursor(page Page, p Position) string {
 	b := make([]byte, 0, cursorSize)
-	b = append(b, cursorVersion)
+	version := byte(cursorVersion)
+	if page.TotalIsEstimate {
+		version = cursorEstimated
+	}
+	b = append(b, version)
 	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro()))
 	b = append(b, p.ID[:]...)
-	b = binary.BigEndian.AppendUint32(b, uint32(page))  //nolint:gosec // G115: page is at most 1e9
-	b = binary.BigEndian.AppendUint64(b, uint64(total)) //nolint:gosec // G115: a count is not negative
+	b = binary.BigEndian.AppendUint32(b, uint32(page.Number)) //nolint:gosec // G115: a page is at most 1e9
+	b = binary.BigEndian.AppendUint64(b, uint64(page.Total))  //nolint:gosec // G115: a count is not negative
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -90,7 +102,7 @@ func decodeCursor(token string) (page Page, ok bool) {
 		return Page{}, false
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(token)
-	if err != nil || len(b) != cursorSize || b[0] != cursorVersion {
+	if err != nil || len(b) != cursorSize || (b[0] != cursorVersion && b[0] != cursorEstimated) {
 		return Page{}, false
 	}
 	micro := binary.BigEndian.Uint64(b[1:])
@@ -104,5 +116,5 @@ func decodeCursor(token string) (page Page, ok bool) {
 	if after.Time.Year() > 9999 {
 		return Page{}, false
 	}
-	return Page{Number: int(number), After: &after, Total: int64(total)}, true
+	return Page{Number: int(number), After: &after, Total: int64(total), TotalIsEstimate: b[0] == cursorEstimated}, true
 }

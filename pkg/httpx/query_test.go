@@ -151,6 +151,19 @@ func TestACursorLeadsToTheNextPage(t *testing.T) {
 	require.Empty(t, httpx.NewList([]int{5}, 5, page, nil).NextCursor, "the last page has none")
 }
 
+func TestAnEstimateStaysOneThroughoutAWalk(t *testing.T) {
+	t.Parallel()
+	last := httpx.Position{Time: time.UnixMicro(1).UTC(), ID: uuid.MustParse(someID)}
+	first := httpx.NewList([]int{1}, 9_000_000, httpx.Page{Number: 1, Limit: 1, TotalIsEstimate: true}, &last)
+	body, err := json.Marshal(first)
+	require.NoError(t, err)
+	require.Contains(t, string(body), `"total":9000000,"totalIsEstimate":true,`)
+
+	page := queryOf("limit=1&cursor=" + first.NextCursor).Page()
+	require.Equal(t, httpx.Page{Number: 2, Limit: 1, After: &last, Total: 9_000_000, TotalIsEstimate: true}, page)
+	require.True(t, httpx.NewList([]int{2}, page.Total, page, nil).TotalIsEstimate)
+}
+
 func TestAListIsNeverNull(t *testing.T) {
 	t.Parallel()
 	body, err := json.Marshal(httpx.NewList[int](nil, 0, httpx.Page{Number: 1, Limit: 20}, nil))
@@ -172,7 +185,7 @@ func TestCursorsThatAreNotOurs(t *testing.T) {
 	for name, bad := range map[string]string{
 		"empty": "", "text": "nonsense", "cut": good[:len(good)-1], "longer": good + "A", "padded": good + "=",
 		"with line breaks": good[:10] + "\n" + good[10:], "line break for a character": good[:10] + "\n" + good[11:],
-		"version": changed(0, 2), "negative time": changed(1, 0x80), "far future": changed(1, 0x7f),
+		"version": changed(0, 3), "negative time": changed(1, 0x80), "far future": changed(1, 0x7f),
 		"page 1": changed(28, 1), "page 0": changed(28, 0), "huge page": changed(25, 0xff), "negative total": changed(29, 0x80),
 		"SQL": "'; DROP TABLE agents;--", "huge": strings.Repeat("A", 10000),
 	} {

@@ -90,6 +90,7 @@ func (s *Server) drain(ctx context.Context, failed <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.ShutdownTimeout)
 	defer cancel()
 	s.draining.Store(true)
+	close(s.drains)
 	s.opts.Telemetry.Log.InfoContext(ctx, "draining")
 
 	// Idle connections are not closed yet: a client may be sending its next

@@ -115,6 +115,7 @@ type Server struct {
 	unlogged   atomic.Int64
 
 	draining atomic.Bool
+	drains   chan struct{} // closed when draining begins
 	// notReady is why /readyz said no last: "" if it said yes, nil if it was not asked yet.
 	notReady atomic.Pointer[string]
 }
@@ -129,11 +130,11 @@ func NewServer(cfg Config, opts Options) (*Server, error) {
 		return nil, errors.New("httpx: the internal API token is required")
 	}
 	gin.SetMode(gin.ReleaseMode)
-	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg), disbelieved: rate.Sometimes{Interval: proxyWarnings},
+	s := &Server{cfg: cfg, opts: opts, always: alwaysHeaders(cfg), drains: make(chan struct{}), disbelieved: rate.Sometimes{Interval: proxyWarnings},
 		turnedAway: rate.NewLimiter(turnedAwayLogged, turnedAwayLogged)}
 
 	s.public = newEngine()
-	s.public.Use(s.observe(maxPublicBody), deadline(maxPublicTime))
+	s.public.Use(s.observe(maxPublicBody), s.deadline(maxPublicTime))
 	if len(cfg.CORSAllowedOrigins) > 0 {
 		s.public.Use(allowOrigins(cfg.CORSAllowedOrigins))
 	}
