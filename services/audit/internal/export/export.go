@@ -1,0 +1,337 @@
+// Package export writes the audit trail as a stream of lines, in the order of the
+// log: for an auditor who wants to verify it, and for the systems that others keep
+// their logs in. It holds a page of events at a time, however long the trail is,
+// and can be gone on with from any line. It decides neither who may read what nor
+// how events and hashes are stored, and writes no event other than the log has it.
+package export
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+const (
+	// pageEvents is how many events are held at a time.
+	pageEvents = 512
+	// A filtered export looks at so many leaves per statement: few where many of
+	// them match, more where few do. One statement stays a matter of milliseconds.
+	leastWindow = 4 * pageEvents
+	mostWindow  = 128 * pageEvents
+)
+
+// Row is one stored event and its place in the log.
+type Row struct {
+	Index   int64
+	Payload []byte // as published
+}
+
+// Head is a checkpoint of the log: the signed note and how many leaves it covers.
+type Head struct {
+	Checkpoint string
+	Size       int64
+}
+
+// Log is where an export comes from.
+type Log interface {
+	// Head is the latest checkpoint.
+	Head(ctx context.Context) (Head, error)
+	// Rows are the stored events with first ≤ index < end that match, in the order
+	// of their indexes, at most limit of them. A nil filter matches all.
+	Rows(ctx context.Context, filter *trail.Filter, first, end int64, limit int) ([]Row, error)
+	// Strays are events that are stored under an index that the log has not given
+	// out, at most limit of them: somebody else put them there.
+	Strays(ctx context.Context, limit int) ([]Row, error)
+	// Tiles are the hashes in the tiles (level, index), in the order asked for.
+	Tiles(ctx context.Context, level int, indexes []int64) ([][]byte, error)
+	// Dropped are the days that retention has removed.
+	Dropped(ctx context.Context) ([]auditlog.DroppedDay, error)
+}
+
+// Request says what is wanted.
+type Request struct {
+	// Filter restricts the events; nil wants the whole log, gaps included.
+	Filter *trail.Filter
+	First  int64 // the leaf to begin with
+	Format Format
+	// Proofs adds an inclusion proof to each event; only with FormatLog.
+	Proofs bool
+}
+
+// Exporter writes exports of one log.
+type Exporter struct {
+	log Log
+}
+
+// New returns an Exporter of log.
+func New(log Log) *Exporter { return &Exporter{log: log} }
+
+// Begin prepares an export up to the latest checkpoint. ErrPastEnd tells that the
+// log has no leaf before req.First yet.
+func (e *Exporter) Begin(ctx context.Context, req Request) (*Export, error) {
+	head, err := e.log.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if req.First > head.Size {
+		return nil, ErrPastEnd
+	}
+	x := &Export{log: e.log, request: req, head: head, next: req.First, window: leastWindow, tiles: newTileCache(e.log)}
+	if req.Format == FormatLog {
+		frontier, err := auditlog.ReadFrontier(req.First, x.tiles.reader(ctx))
+		if err != nil {
+			return nil, fmt.Errorf("read the hashes before leaf %d: %w", req.First, err)
+		}
+		x.before = frontier.Hashes()
+	}
+	return x, nil
+}
+
+// Output is where an export goes. What was written is on its way after Flush.
+type Output interface {
+	io.Writer
+	Flush() error
+}
+
+// Export is one export under way.
+type Export struct {
+	log     Log
+	request Request
+	head    Head
+	before  []tlog.Hash
+	next    int64 // the leaf to go on with
+	window  int64
+	tiles   *tileCache
+	line    []byte
+}
+
+// Write writes all of it. It ends early, with complete false, when ctx ends or
+// the log cannot be read (which is the error); FormatLog says so in its last line,
+// whose cursor goes on from there. An error of out ends it at once.
+func (x *Export) Write(ctx context.Context, out Output) (complete bool, err error) {
+	w := bufio.NewWriterSize(out, 64<<10)
+	if err := x.writeHeader(w); err != nil {
+		return false, err
+	}
+	var broken error
+	for x.next < x.head.Size && ctx.Err() == nil && broken == nil {
+		var lines []line
+		var after int64
+		if lines, after, broken = x.page(ctx); broken != nil {
+			break
+		}
+		if err := x.writeLines(ctx, w, lines); err != nil {
+			return false, err
+		}
+		if err := flush(w, out); err != nil {
+			return false, err
+		}
+		x.next = after
+	}
+	if ctx.Err() != nil {
+		broken = nil // that a statement was broken off for it is no failure
+	}
+	complete = x.next >= x.head.Size && broken == nil
+	// What is written last is short, and wanted also when ctx has ended.
+	err = x.writeEnd(context.WithoutCancel(ctx), w, complete)
+	if broken == nil {
+		broken = err
+	}
+	if err := flush(w, out); err != nil {
+		return false, err
+	}
+	return complete && broken == nil, broken
+}
+
+func flush(w *bufio.Writer, out Output) error {
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return out.Flush()
+}
+
+// line is a leaf to be written.
+type line struct {
+	index int64
+	hash  tlog.Hash
+	leaf  []byte // nil where the event is gone
+}
+
+// page reads the next leaves and says where the page after it begins.
+func (x *Export) page(ctx context.Context) (lines []line, after int64, err error) {
+	span := int64(pageEvents)
+	if x.request.Filter != nil {
+		span = x.window
+	}
+	end := min(x.next+span, x.head.Size)
+	rows, err := x.log.Rows(ctx, x.request.Filter, x.next, end, pageEvents)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(rows) == pageEvents && rows[len(rows)-1].Index < end-1 {
+		end = rows[len(rows)-1].Index + 1
+	}
+	if x.request.Filter != nil {
+		x.adapt(len(rows))
+		lines, err = x.only(ctx, rows)
+	} else {
+		lines, err = x.all(ctx, rows, end)
+	}
+	return lines, end, err
+}
+
+// adapt looks at more leaves next time where few matched, and at fewer where many did.
+func (x *Export) adapt(matched int) {
+	switch {
+	case matched > pageEvents/2:
+		x.window = max(x.window/2, leastWindow)
+	case matched < pageEvents/8:
+		x.window = min(x.window*2, mostWindow)
+	}
+}
+
+// only are the lines of rows.
+func (x *Export) only(ctx context.Context, rows []Row) ([]line, error) {
+	indexes := make([]int64, len(rows))
+	for i, row := range rows {
+		indexes[i] = row.Index
+	}
+	hashes, err := x.tiles.leaves(ctx, indexes)
+	if err != nil {
+		return nil, err
+	}
+	lines := make([]line, len(rows))
+	for i, row := range rows {
+		lines[i] = line{index: row.Index, hash: hashes[i], leaf: leafOf(row.Payload)}
+	}
+	return lines, nil
+}
+
+// all are the lines of the leaves from x.next to end, with or without a row. Two
+// rows with one index are two lines: whoever verifies has to see both.
+func (x *Export) all(ctx context.Context, rows []Row, end int64) ([]line, error) {
+	indexes := make([]int64, 0, end-x.next)
+	for i := x.next; i < end; i++ {
+		indexes = append(indexes, i)
+	}
+	hashes, err := x.tiles.leaves(ctx, indexes)
+	if err != nil {
+		return nil, err
+	}
+	lines := make([]line, 0, len(indexes))
+	for n, i := range indexes {
+		l := line{index: i, hash: hashes[n]}
+		if len(rows) == 0 || rows[0].Index != i {
+			lines = append(lines, l)
+		}
+		for ; len(rows) > 0 && rows[0].Index == i; rows = rows[1:] {
+			l.leaf = leafOf(rows[0].Payload)
+			lines = append(lines, l)
+		}
+	}
+	return lines, nil
+}
+
+// leafOf is the canonical form of a stored event. What has none was not stored by
+// the log; it is shown as it is, and will not match its hash.
+func leafOf(payload []byte) []byte {
+	if leaf, err := auditlog.Leaf(payload); err == nil {
+		return leaf
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, payload); err != nil {
+		return []byte("{}")
+	}
+	return compact.Bytes()
+}
+
+func (x *Export) writeHeader(w io.Writer) error {
+	if x.request.Format != FormatLog {
+		return nil
+	}
+	return writeJSON(w, auditlog.ExportHeader{
+		Checkpoint: x.head.Checkpoint, TreeSize: x.head.Size, First: x.request.First, Before: x.before, Filtered: x.request.Filter != nil,
+	})
+}
+
+func (x *Export) writeLines(ctx context.Context, w io.Writer, lines []line) (err error) {
+	for _, l := range lines {
+		x.line = x.line[:0]
+		switch {
+		case x.request.Format == FormatLog:
+			var proof []tlog.Hash
+			if x.request.Proofs && l.index < x.head.Size {
+				if proof, err = x.tiles.proof(ctx, x.head.Size, l.index); err != nil {
+					return err
+				}
+			}
+			x.line = auditlog.AppendExportLine(x.line, l.index, l.hash, l.leaf, proof)
+		case l.leaf == nil:
+			continue
+		default:
+			if x.line, err = x.request.Format.appendEvent(x.line, l); err != nil {
+				return fmt.Errorf("leaf %d: %w", l.index, err)
+			}
+		}
+		if _, err := w.Write(x.line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeEnd writes what comes after the last leaf.
+func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) error {
+	if x.request.Format != FormatLog {
+		return nil
+	}
+	if complete && x.request.Filter == nil {
+		if err := x.writeStrays(ctx, w); err != nil {
+			return err
+		}
+	}
+	dropped, err := x.log.Dropped(ctx)
+	trailer := auditlog.ExportTrailer{Cursor: strconv.FormatInt(x.next, 10), Complete: complete && err == nil, Dropped: []auditlog.DroppedDay{}}
+	for _, day := range dropped {
+		if day.Events > 0 && day.FirstLeaf < x.next && day.LastLeaf >= x.request.First {
+			trailer.Dropped = append(trailer.Dropped, day)
+		}
+	}
+	if err := writeJSON(w, trailer); err != nil {
+		return err
+	}
+	return err
+}
+
+// writeStrays shows events that are stored and are no leaf, so that whoever
+// verifies finds them.
+func (x *Export) writeStrays(ctx context.Context, w io.Writer) error {
+	rows, err := x.log.Strays(ctx, pageEvents)
+	if err != nil {
+		return err
+	}
+	lines := make([]line, len(rows))
+	for i, row := range rows {
+		leaf := leafOf(row.Payload)
+		lines[i] = line{index: row.Index, hash: auditlog.HashLeaf(leaf), leaf: leaf}
+	}
+	return x.writeLines(ctx, w, lines)
+}
+
+func writeJSON(w io.Writer, value any) error {
+	encoded, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(encoded, '\n'))
+	return err
+}

@@ -1,0 +1,319 @@
+package export_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// shelf is a log in memory. Rows may be changed behind its back.
+type shelf struct {
+	frontier *auditlog.Frontier
+	leaves   []tlog.Hash
+	levels   [][]tlog.Hash
+	rows     []export.Row
+	strays   []export.Row
+	dropped  []auditlog.DroppedDay
+	fail     func(first int64) error
+	most     int // rows that were asked for at a time
+	asked    int // statements
+}
+
+func newShelf(t *testing.T, events int) *shelf {
+	t.Helper()
+	s := &shelf{frontier: &auditlog.Frontier{}, levels: make([][]tlog.Hash, 3)}
+	for i := range events {
+		payload := event(i)
+		leaf, err := auditlog.Leaf(payload)
+		require.NoError(t, err)
+		s.rows = append(s.rows, export.Row{Index: int64(i), Payload: payload})
+		s.add(auditlog.HashLeaf(leaf))
+	}
+	return s
+}
+
+func (s *shelf) add(hash tlog.Hash) {
+	s.frontier.Add(hash)
+	s.levels[0] = append(s.levels[0], hash)
+	for level := 1; level < len(s.levels); level++ {
+		below := s.levels[level-1]
+		if len(below)%auditlog.TileWidth != 0 || len(below)/auditlog.TileWidth == len(s.levels[level]) {
+			return
+		}
+		full := &auditlog.Frontier{}
+		for _, h := range below[len(below)-auditlog.TileWidth:] {
+			full.Add(h)
+		}
+		s.levels[level] = append(s.levels[level], full.Root())
+	}
+}
+
+// event is the payload of number i; every seventh is a failure.
+func event(i int) []byte {
+	action, outcome := "token.issued", "success"
+	if i%7 == 0 {
+		action, outcome = "auth.failed", "failure"
+	}
+	return fmt.Appendf(nil, `{"schemaVersion":1,"eventId":"%s","timestamp":"%s","agentId":"%s","actorId":null,"action":"%s","outcome":"%s",
+		"ipAddress":"203.0.113.7","userAgent":"<curl>","service":"token","requestId":"r-%d","metadata":{"reason":"invalid_secret"},"new":{"kept":true}}`,
+		uuid.NewSHA1(uuid.Nil, fmt.Append(nil, i)), now.Add(time.Duration(i)*time.Second).Format(time.RFC3339Nano), uuid.Nil, action, outcome, i)
+}
+
+func (s *shelf) Head(context.Context) (export.Head, error) {
+	root := s.frontier.Root()
+	return export.Head{Checkpoint: fmt.Sprintf("log\n%d\n%s\n", s.frontier.Size(), root), Size: s.frontier.Size()}, s.failure(-1)
+}
+
+func (s *shelf) failure(first int64) error {
+	if s.fail == nil {
+		return nil
+	}
+	return s.fail(first)
+}
+
+func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error) {
+	s.most, s.asked = max(s.most, limit), s.asked+1
+	var found []export.Row
+	for _, row := range s.rows {
+		if row.Index < first || row.Index >= end || len(found) == limit {
+			continue
+		}
+		if filter != nil && filter.Action != nil && !bytes.Contains(row.Payload, []byte(*filter.Action)) {
+			continue
+		}
+		found = append(found, row)
+	}
+	return found, s.failure(first)
+}
+
+func (s *shelf) Strays(context.Context, int) ([]export.Row, error) { return s.strays, nil }
+
+func (s *shelf) Tiles(_ context.Context, level int, indexes []int64) ([][]byte, error) {
+	tiles := make([][]byte, len(indexes))
+	for n, index := range indexes {
+		hashes := s.levels[level]
+		for _, h := range hashes[index*auditlog.TileWidth : min((index+1)*auditlog.TileWidth, int64(len(hashes)))] {
+			tiles[n] = append(tiles[n], h[:]...)
+		}
+	}
+	return tiles, nil
+}
+
+func (s *shelf) Dropped(context.Context) ([]auditlog.DroppedDay, error) { return s.dropped, nil }
+
+// output is what a client receives.
+type output struct {
+	bytes.Buffer
+
+	flushed int
+	fail    error
+	seen    func(written string)
+}
+
+func (o *output) Flush() error {
+	o.flushed++
+	if o.seen != nil {
+		o.seen(o.String())
+	}
+	return o.fail
+}
+
+// exported is what a client reads from it.
+type exported struct {
+	header  auditlog.ExportHeader
+	lines   []auditlog.ExportLine
+	trailer auditlog.ExportTrailer
+}
+
+func read(t *testing.T, text string) exported {
+	t.Helper()
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	require.GreaterOrEqual(t, len(lines), 2)
+	var x exported
+	require.NoError(t, json.Unmarshal([]byte(lines[0]), &x.header))
+	require.NoError(t, json.Unmarshal([]byte(lines[len(lines)-1]), &x.trailer))
+	for _, text := range lines[1 : len(lines)-1] {
+		var line auditlog.ExportLine
+		require.NoError(t, json.Unmarshal([]byte(text), &line))
+		x.lines = append(x.lines, line)
+	}
+	return x
+}
+
+func write(t *testing.T, s *shelf, request export.Request) exported {
+	t.Helper()
+	text, complete := writeText(t, s, request)
+	require.True(t, complete)
+	return read(t, text)
+}
+
+func writeText(t *testing.T, s *shelf, request export.Request) (text string, complete bool) {
+	t.Helper()
+	x, err := export.New(s).Begin(t.Context(), request)
+	require.NoError(t, err)
+	out := &output{}
+	complete, err = x.Write(t.Context(), out)
+	require.NoError(t, err)
+	return out.String(), complete
+}
+
+func TestAnExportGivesTheRootOfItsCheckpointWhereverItBegins(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 1300)
+	for _, first := range []int64{0, 1, 255, 256, 700, 1299, 1300} {
+		x := write(t, s, export.Request{First: first, Format: export.FormatLog})
+
+		frontier, err := auditlog.NewFrontier(x.header.First, x.header.Before)
+		require.NoError(t, err)
+		require.False(t, x.header.Filtered)
+		for i, line := range x.lines {
+			require.Equal(t, first+int64(i), line.LeafIndex)
+			require.Equal(t, auditlog.HashLeaf(line.Event), line.LeafHash)
+			frontier.Add(line.LeafHash)
+		}
+		c, err := auditlog.ParseCheckpoint(x.header.Checkpoint)
+		require.NoError(t, err)
+		require.Equal(t, c.Size, frontier.Size())
+		require.Equal(t, c.Root, frontier.Root())
+		require.Equal(t, auditlog.ExportTrailer{Cursor: "1300", Complete: true, Dropped: []auditlog.DroppedDay{}}, x.trailer)
+	}
+	require.Equal(t, 512, s.most, "rows are read page by page")
+}
+
+func TestAnExportCannotBeginPastTheEnd(t *testing.T) {
+	t.Parallel()
+	_, err := export.New(newShelf(t, 3)).Begin(t.Context(), export.Request{First: 4, Format: export.FormatLog})
+	require.ErrorIs(t, err, export.ErrPastEnd)
+}
+
+func TestAnEmptyLogIsExportedToo(t *testing.T) {
+	t.Parallel()
+	x := write(t, newShelf(t, 0), export.Request{Format: export.FormatLog})
+	require.Empty(t, x.lines)
+	require.Zero(t, x.header.TreeSize)
+	require.NotNil(t, x.header.Before)
+}
+
+func TestWhatIsNotAsItWasLoggedIsShown(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 8)
+	s.rows[1].Payload = []byte(` {"a" : 1, "a":2} `)            // changed, and no canonical form
+	s.rows = append(s.rows[:3], s.rows[4:]...)                  // taken away
+	s.rows = append(s.rows[:5], s.rows[4:]...)                  // twice
+	s.strays = []export.Row{{Index: 99, Payload: []byte(`{}`)}} // added
+	s.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 2, FirstLeaf: 3, LastLeaf: 9}, {Day: "2026-01-02", Events: 1, FirstLeaf: 8, LastLeaf: 8}}
+
+	x := write(t, s, export.Request{Format: export.FormatLog})
+
+	shown := make([]string, len(x.lines))
+	for i, line := range x.lines {
+		says := "wrong"
+		switch {
+		case string(line.Event) == "null":
+			says = "gone"
+		case auditlog.HashLeaf(line.Event) == line.LeafHash:
+			says = "right"
+		}
+		shown[i] = fmt.Sprint(line.LeafIndex, " ", says)
+	}
+	require.Equal(t, []string{"0 right", "1 wrong", "2 right", "3 gone", "4 right", "5 right", "5 right", "6 right", "7 right", "99 right"}, shown)
+	require.JSONEq(t, `{"a":1,"a":2}`, string(x.lines[1].Event))
+	require.Equal(t, s.dropped[:1], x.trailer.Dropped, "the days with leaves among these")
+}
+
+func TestAFilteredExportHasOnlyWhatMatchesAndProvesIt(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 3000)
+	action := "auth.failed"
+	x := write(t, s, export.Request{Filter: &trail.Filter{Action: &action}, Format: export.FormatLog, Proofs: true})
+	require.True(t, x.header.Filtered)
+	require.Len(t, x.lines, 429)
+	c, err := auditlog.ParseCheckpoint(x.header.Checkpoint)
+	require.NoError(t, err)
+	for i, line := range x.lines {
+		require.EqualValues(t, 7*i, line.LeafIndex)
+		require.NoError(t, tlog.CheckRecord(line.Proof, c.Size, c.Root, line.LeafIndex, auditlog.HashLeaf(line.Event)))
+	}
+}
+
+func TestAFilterThatMatchesLittleIsServedByFewStatements(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 20_000)
+	none := "agent.created"
+	x := write(t, s, export.Request{Filter: &trail.Filter{Action: &none}, Format: export.FormatLog})
+	require.Empty(t, x.lines)
+	require.LessOrEqual(t, s.asked, 5, "2048, 4096, 8192, 16384 leaves at a time")
+}
+
+func TestABrokenExportGoesOnFromItsCursor(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("postgres is away")
+	for _, filter := range []*trail.Filter{nil, {}} {
+		s := newShelf(t, 3000)
+		s.fail = func(first int64) error {
+			if first >= 1024 {
+				return broken
+			}
+			return nil
+		}
+		x, err := export.New(s).Begin(t.Context(), export.Request{Filter: filter, Format: export.FormatLog})
+		require.NoError(t, err)
+		out := &output{}
+		complete, err := x.Write(t.Context(), out)
+		require.ErrorIs(t, err, broken)
+		require.False(t, complete)
+		begun := read(t, out.String())
+		require.False(t, begun.trailer.Complete)
+
+		s.fail = nil
+		var first int64
+		_, err = fmt.Sscan(begun.trailer.Cursor, &first)
+		require.NoError(t, err)
+		rest := write(t, s, export.Request{Filter: filter, First: first, Format: export.FormatLog})
+		walked := append(begun.lines, rest.lines...)
+		require.Len(t, walked, 3000)
+		for i, line := range walked {
+			require.EqualValues(t, i, line.LeafIndex, "no gap and no repeat")
+		}
+	}
+}
+
+func TestAnExportThatIsAskedToStopEndsWell(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	x, err := export.New(newShelf(t, 3000)).Begin(ctx, export.Request{Format: export.FormatLog})
+	require.NoError(t, err)
+	out := &output{seen: func(string) { stop() }}
+	complete, err := x.Write(ctx, out)
+	require.NoError(t, err)
+	require.False(t, complete)
+	got := read(t, out.String())
+	require.Equal(t, "512", got.trailer.Cursor)
+	require.Len(t, got.lines, 512)
+}
+
+func TestAClientThatIsGoneEndsAnExport(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 3000)
+	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog})
+	require.NoError(t, err)
+	gone := errors.New("gone")
+	_, err = x.Write(t.Context(), &output{fail: gone})
+	require.ErrorIs(t, err, gone)
+	require.Equal(t, 1, s.asked)
+}
