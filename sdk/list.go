@@ -23,9 +23,11 @@ type ListOptions struct {
 type Page[T any] struct {
 	Items []T `json:"data"`
 	// Total is how many items match in all.
-	Total  int64 `json:"total"`
-	Number int   `json:"page"`
-	Limit  int   `json:"limit"`
+	Total int64 `json:"total"`
+	// TotalIsEstimate says that counting them would have taken the provider too long.
+	TotalIsEstimate bool `json:"totalIsEstimate"`
+	Number          int  `json:"page"`
+	Limit           int  `json:"limit"`
 	// NextCursor is where the next page begins; empty on the last one.
 	NextCursor string `json:"nextCursor"`
 }

@@ -24,7 +24,6 @@ var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 // shelf is a log in memory. Rows may be changed behind its back.
 type shelf struct {
 	frontier *auditlog.Frontier
-	leaves   []tlog.Hash
 	levels   [][]tlog.Hash
 	rows     []export.Row
 	strays   []export.Row

@@ -86,7 +86,8 @@ func (a *api) list(c *gin.Context) error {
 	}
 	slice := trail.Slice{Offset: page.Offset(), Limit: page.Limit}
 	if page.After != nil {
-		slice.After, slice.Total = &trail.Position{Time: page.After.Time, ID: page.After.ID}, page.Total
+		slice.After = &trail.Position{Time: page.After.Time, ID: page.After.ID}
+		slice.Total = trail.Total{Events: page.Total, Estimate: page.TotalIsEstimate}
 	}
 	found, err := a.reader.List(c.Request.Context(), filter, slice)
 	if err != nil {
@@ -100,7 +101,8 @@ func (a *api) list(c *gin.Context) error {
 	if found.Next != nil {
 		next = &httpx.Position{Time: found.Next.Time, ID: found.Next.ID}
 	}
-	httpx.JSON(c, http.StatusOK, httpx.NewList(events, found.Total, page, next))
+	page.TotalIsEstimate = found.Total.Estimate
+	httpx.JSON(c, http.StatusOK, httpx.NewList(events, found.Total.Events, page, next))
 	return nil
 }
 

@@ -53,9 +53,11 @@ type shelf struct {
 	err    error
 	filter *trail.Filter
 	slice  trail.Slice
+	// estimates makes totals estimates.
+	estimates bool
 }
 
-func (s *shelf) List(_ context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, int64, error) {
+func (s *shelf) List(_ context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
 	s.filter, s.slice = &filter, slice
 	begin := int(min(slice.Offset, int64(len(s.events))))
 	if slice.After != nil {
@@ -67,7 +69,7 @@ func (s *shelf) List(_ context.Context, filter trail.Filter, slice trail.Slice) 
 	end := min(begin+slice.Limit+1, len(s.events))
 	total := slice.Total
 	if slice.After == nil {
-		total = int64(len(s.events))
+		total = trail.Total{Events: int64(len(s.events)), Estimate: s.estimates}
 	}
 	return s.events[begin:end], total, s.err
 }
@@ -255,6 +257,22 @@ func TestListWalksByPageAndByCursor(t *testing.T) {
 	}
 	second := decode[list](t, b.do(t, http.MethodGet, "/api/v1/audit?limit=2&page=2"))
 	require.Equal(t, walked[2], second.Data[0].EventID)
+}
+
+func TestListSaysThatItsTotalIsAnEstimateOnEveryPage(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.shelf.events, b.shelf.estimates = []trail.Event{sample(0), sample(time.Minute)}, true
+	type list struct {
+		Total           int
+		TotalIsEstimate bool
+		NextCursor      string
+	}
+	first := decode[list](t, b.do(t, http.MethodGet, "/api/v1/audit?limit=1"))
+	require.Equal(t, 2, first.Total)
+	require.True(t, first.TotalIsEstimate)
+	second := decode[list](t, b.do(t, http.MethodGet, "/api/v1/audit?limit=1&cursor="+first.NextCursor))
+	require.Equal(t, list{Total: 2, TotalIsEstimate: true}, second)
 }
 
 func TestListNamesEveryParameterThatIsWrong(t *testing.T) {

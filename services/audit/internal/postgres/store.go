@@ -8,7 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -19,14 +19,16 @@ import (
 
 // Store reads events. It is safe for concurrent use.
 type Store struct {
-	db *pgdb.DB
+	db      *pgdb.DB
+	clock   func() time.Time
+	volumes volumes
 }
 
 var _ trail.Store = (*Store)(nil)
 
 // New returns a Store on db, which connects as a role that may read.
 func New(db *pgdb.DB) *Store {
-	return &Store{db: db}
+	return &Store{db: db, clock: time.Now, volumes: volumes{clock: time.Now}}
 }
 
 const sqlReady = `-- name: audit_ready
@@ -51,83 +53,6 @@ func (s *Store) Get(ctx context.Context, id uuid.UUID) (trail.Event, error) {
 		return trail.Event{}, pgdb.Fault(err)
 	}
 	return stored(payload)
-}
-
-const (
-	sqlCount = "-- name: event_count\nSELECT count(*) FROM audit.events WHERE "
-	sqlList  = "-- name: event_list\nSELECT payload::text FROM audit.events WHERE "
-	sqlOrder = " ORDER BY timestamp DESC, event_id DESC"
-)
-
-// List returns up to slice.Limit+1 events that match, newest first, and the
-// number of all that match, counted unless slice continues a walk.
-func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, int64, error) {
-	where := matching(filter)
-	total := slice.Total
-	batch := &pgx.Batch{}
-	if slice.After == nil {
-		batch.Queue(sqlCount+where.sql(), where.args...).QueryRow(func(row pgx.Row) error {
-			return row.Scan(&total)
-		})
-	} else {
-		where.add("(timestamp, event_id) < (%s, %s)", slice.After.Time, slice.After.ID)
-	}
-	list := sqlList + where.sql() + sqlOrder + where.bind(" LIMIT %s OFFSET %s", slice.Limit+1, slice.Offset)
-	var events []trail.Event
-	batch.Queue(list, where.args...).Query(func(rows pgx.Rows) (err error) {
-		events, err = pgx.CollectRows(rows, scan)
-		return err
-	})
-	if err := s.db.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, 0, pgdb.Fault(err)
-	}
-	return events, total, nil
-}
-
-// conditions collects what a row must meet. Only conditions that are asked for
-// get into the statement, so that the planner sees which index serves it.
-type conditions struct {
-	terms []string
-	args  []any
-}
-
-func matching(filter trail.Filter) *conditions {
-	c := &conditions{}
-	c.add("timestamp >= %s", *filter.From)
-	if filter.To != nil {
-		c.add("timestamp <= %s", *filter.To)
-	}
-	if filter.AgentID != nil {
-		c.add("agent_id = %s", *filter.AgentID)
-	}
-	if filter.ActorID != nil {
-		c.add("actor_id = %s", *filter.ActorID)
-	}
-	if filter.Action != nil {
-		c.add("action = %s", *filter.Action)
-	}
-	if filter.Outcome != nil {
-		c.add("outcome = %s", *filter.Outcome)
-	}
-	return c
-}
-
-// add appends a term; each %s in it becomes the placeholder of one argument.
-func (c *conditions) add(term string, args ...any) {
-	c.terms = append(c.terms, c.bind(term, args...))
-}
-
-func (c *conditions) bind(text string, args ...any) string {
-	placeholders := make([]any, len(args))
-	for i, arg := range args {
-		c.args = append(c.args, arg)
-		placeholders[i] = fmt.Sprintf("$%d", len(c.args))
-	}
-	return fmt.Sprintf(text, placeholders...)
-}
-
-func (c *conditions) sql() string {
-	return strings.Join(c.terms, " AND ")
 }
 
 func scan(row pgx.CollectableRow) (trail.Event, error) {

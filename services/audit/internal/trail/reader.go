@@ -37,6 +37,11 @@ func (f Filter) Reversed() bool {
 	return f.From != nil && f.To != nil && f.From.After(*f.To)
 }
 
+// Broad tells that all events of the filter's time match.
+func (f Filter) Broad() bool {
+	return f.AgentID == nil && f.ActorID == nil && f.Action == nil && f.Outcome == nil
+}
+
 // ReasonReversed says so of fromDate.
 const ReasonReversed = "must not be after toDate"
 
@@ -51,18 +56,25 @@ type Position struct {
 // where After is nil, those after the first Offset.
 type Slice struct {
 	After  *Position
-	Total  int64 // with After: how many matched when the walk began
+	Total  Total // with After: how many matched when the walk began
 	Offset int64
 	Limit  int // > 0
+}
+
+// Total is how many events match in all.
+type Total struct {
+	Events   int64
+	Estimate bool // counting them would have taken too long
 }
 
 // Store keeps events. An event that was recorded is never changed or removed.
 type Store interface {
 	// List returns the events that match, newest first, up to slice.Limit+1 of
 	// them so that the caller learns whether more follow, and how many match in
-	// all. That is slice.Total where slice.After is given: to count again would
-	// take longer with every event there is. filter.From is never nil.
-	List(ctx context.Context, filter Filter, slice Slice) ([]Event, int64, error)
+	// all. That is slice.Total where slice.After is given, and an estimate where
+	// counting would take longer with every event there is. filter.From is never
+	// nil.
+	List(ctx context.Context, filter Filter, slice Slice) ([]Event, Total, error)
 	// Get returns one event, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Event, error)
 }
@@ -70,7 +82,7 @@ type Store interface {
 // Page is one answer of Reader.List.
 type Page struct {
 	Events []Event
-	Total  int64
+	Total  Total
 	Next   *Position // of the last event, nil if no events follow
 }
 
@@ -86,20 +98,11 @@ func NewReader(store Store, window Window, clock func() time.Time) *Reader {
 	return &Reader{store: store, window: window, clock: clock}
 }
 
-// List returns a page of the events that match. It answers VALIDATION_ERROR if
-// the filter ends before it begins, RETENTION_WINDOW_EXCEEDED if it asks for
-// what may be gone already: a shorter list would look complete and not be.
+// List returns a page of the events that match. Its errors are those of Narrow.
 func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, error) {
-	if filter.Reversed() {
-		return Page{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: ReasonReversed})
-	}
-	since := r.since()
-	if filter.From != nil && r.tooOld(filter, since) {
-		return Page{}, apperr.New(apperr.RetentionWindowExceeded, "fromDate lies before the retention window of the audit trail.").
-			With(map[string]any{"retentionDays": r.window.Days()})
-	}
-	if filter.From == nil || filter.From.Before(since) {
-		filter.From = &since
+	filter, err := r.Narrow(filter)
+	if err != nil {
+		return Page{}, err
 	}
 	events, total, err := r.store.List(ctx, filter, slice)
 	if err != nil {
@@ -112,6 +115,24 @@ func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, er
 		page.Next = &Position{Time: last.Timestamp, ID: last.ID}
 	}
 	return page, nil
+}
+
+// Narrow restricts a filter to the retention window. It answers VALIDATION_ERROR if
+// the filter ends before it begins, RETENTION_WINDOW_EXCEEDED if it asks for what
+// may be gone already: a shorter list would look complete and not be.
+func (r *Reader) Narrow(filter Filter) (Filter, error) {
+	if filter.Reversed() {
+		return Filter{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: ReasonReversed})
+	}
+	since := r.since()
+	if filter.From != nil && r.tooOld(filter, since) {
+		return Filter{}, apperr.New(apperr.RetentionWindowExceeded, "fromDate lies before the retention window of the audit trail.").
+			With(map[string]any{"retentionDays": r.window.Days()})
+	}
+	if filter.From == nil || filter.From.Before(since) {
+		filter.From = &since
+	}
+	return filter, nil
 }
 
 // Get returns one event. An event outside of the retention window is answered

@@ -24,9 +24,9 @@ type shelf struct {
 	asked  trail.Filter
 }
 
-func (s *shelf) List(_ context.Context, filter trail.Filter, _ trail.Slice) ([]trail.Event, int64, error) {
+func (s *shelf) List(_ context.Context, filter trail.Filter, _ trail.Slice) ([]trail.Event, trail.Total, error) {
 	s.asked = filter
-	return s.events, int64(len(s.events)), s.err
+	return s.events, trail.Total{Events: int64(len(s.events))}, s.err
 }
 
 func (s *shelf) Get(_ context.Context, id uuid.UUID) (trail.Event, error) {

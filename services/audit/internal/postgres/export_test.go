@@ -1,0 +1,10 @@
+package postgres
+
+// What tests look at.
+const (
+	CountUpTo = countUpTo
+	PlansSQL  = sqlPlans
+)
+
+// Listing is the statement of a list and its arguments.
+var Listing = listing
