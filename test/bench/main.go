@@ -60,11 +60,11 @@ func run(ctx context.Context, args []string) error {
 	}
 	b.results = report.Results{Started: time.Now().UTC(), Quick: o.quick, Machine: describeMachine(ctx, root)}
 
-	b.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: os.Stderr})
+	b.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: os.Stderr, CountStatements: true})
 	if err == nil {
 		err = b.all(ctx)
 	}
-	if stopErr := b.rig.Stop(); err == nil { //nolint:contextcheck // what runs is stopped also when ctx has ended
+	if stopErr := b.rig.Stop(); err == nil {
 		err = stopErr
 	}
 	if err != nil {

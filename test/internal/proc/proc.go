@@ -65,6 +65,25 @@ func CPU(root string, pid int) (time.Duration, error) {
 	return s.own, err
 }
 
+// Children of a process that run now.
+func Children(root string, pid int) ([]int, error) {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var children []int
+	for _, entry := range entries {
+		child, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if c, err := readStat(root, child); err == nil && c.parent == pid {
+			children = append(children, child)
+		}
+	}
+	return children, nil
+}
+
 // TreeCPU is CPU of a process and of its children, those that have ended included. It serves programs such as Postgres,
 // where every connection is a process.
 func TreeCPU(root string, pid int) (time.Duration, error) {
@@ -72,18 +91,14 @@ func TreeCPU(root string, pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	sum := s.own + s.reaped
-	entries, err := os.ReadDir(root)
+	children, err := Children(root, pid)
 	if err != nil {
-		return 0, fmt.Errorf("list processes: %w", err)
+		return 0, err
 	}
-	for _, entry := range entries {
-		child, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
+	sum := s.own + s.reaped
+	for _, child := range children {
 		// One that ended meanwhile is counted by its parent.
-		if c, err := readStat(root, child); err == nil && c.parent == pid {
+		if c, err := readStat(root, child); err == nil {
 			sum += c.own + c.reaped
 		}
 	}

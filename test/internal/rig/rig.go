@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	mathrand "math/rand/v2"
 	"net"
 	"os"
@@ -16,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/redis/go-redis/v9"
@@ -50,9 +51,12 @@ type Rig struct {
 	redis    *devservers.Redis
 	nats     *child
 	natsURL  string
-	services map[string]*service
+	services map[string]*service // by the name of the replica
+	replicas int
+	ports    map[string]bool   // that were given away
+	common   map[string]string // settings of all services
 
-	db     *pgx.Conn // as the superuser: what it does counts for no service
+	db     *pgxpool.Pool // as the superuser: what it does counts for no service
 	cache  *redis.Client
 	broker *nats.Conn
 	stream jetstream.JetStream
@@ -61,7 +65,7 @@ type Rig struct {
 	taken    tokensTaken
 }
 
-// service is one of the four.
+// service is one replica of one of the four.
 type service struct {
 	*child
 
@@ -76,6 +80,12 @@ type Config struct {
 	Root string    // of the source tree
 	Dir  string    // for programs and data
 	Out  io.Writer // told what is done
+	// Replicas of each service; 0 is one.
+	Replicas int
+	// Settings of all services beyond the usual ones.
+	Settings map[string]string
+	// CountStatements has Postgres count them, for Counters and Statements.
+	CountStatements bool
 }
 
 // Start builds and starts everything. The rig must be stopped, also when Start failed.
@@ -90,14 +100,14 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 		logKey: logKey, LogPublicKey: public,
 		dir: cfg.Dir, bin: filepath.Join(cfg.Dir, "bin"), out: cfg.Out,
 		password: rand.Text(), secret: rand.Text(), key: base64.StdEncoding.EncodeToString(key),
-		services: map[string]*service{},
+		services: map[string]*service{}, replicas: max(cfg.Replicas, 1), ports: map[string]bool{}, common: cfg.Settings,
 	}
 	steps := []struct {
 		says string
 		do   func(context.Context) error
 	}{
 		{"building the services and the NATS server", func(ctx context.Context) error { return build(ctx, cfg.Root, r.bin) }},
-		{"starting Postgres", r.startPostgres},
+		{"starting Postgres", func(ctx context.Context) error { return r.startPostgres(ctx, cfg.CountStatements) }},
 		{"starting Redis", r.startRedis},
 		{"starting NATS", r.startNATS},
 		{"bringing the schemas up to date", r.migrate},
@@ -117,14 +127,12 @@ func (r *Rig) say(format string, args ...any) { _, _ = fmt.Fprintf(r.out, format
 
 // Stop ends everything that runs, the services first.
 func (r *Rig) Stop() error {
-	failures := make([]error, 0, len(Services()))
-	for _, name := range []string{"registry", "credentials", "token", "audit"} {
+	failures := make([]error, 0, len(r.services))
+	for _, name := range r.Instances("registry", "credentials", "token", "audit") {
 		failures = append(failures, r.StopService(name))
 	}
 	if r.db != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		_ = r.db.Close(ctx)
+		r.db.Close()
 	}
 	if r.cache != nil {
 		_ = r.cache.Close()
@@ -145,41 +153,54 @@ func (r *Rig) Stop() error {
 	return errors.Join(failures...)
 }
 
-// startPostgres starts it twice: what counts the statements has to be loaded when the server starts, and the setting is
-// one of the data directory. It writes to disk as in production.
-func (r *Rig) startPostgres(ctx context.Context) error {
-	cfg := devservers.PostgresConfig{Dir: filepath.Join(r.dir, "postgres"), Password: r.password, Fsync: true}
-	for range 2 {
-		server, err := devservers.StartPostgres(ctx, cfg)
-		if err != nil {
+// startPostgres starts it with an empty database. It writes to disk as in production.
+func (r *Rig) startPostgres(ctx context.Context, count bool) error {
+	if err := r.openPostgres(ctx, 0); err != nil {
+		return err
+	}
+	if err := devservers.CreateDatabase(ctx, r.postgres.AdminURL(), databaseName); err != nil {
+		return err
+	}
+	if count {
+		if err := r.countStatements(ctx); err != nil {
 			return err
 		}
-		r.postgres = server
-		if err := devservers.CreateDatabase(ctx, server.AdminURL(), databaseName); err != nil {
-			return err
-		}
-		url := server.URL(devservers.Superuser, "", databaseName)
-		if r.db, err = pgx.Connect(ctx, url); err != nil {
-			return fmt.Errorf("connect to postgres: %w", err)
-		}
-		var loaded string
-		if err := r.db.QueryRow(ctx, "SHOW shared_preload_libraries").Scan(&loaded); err != nil {
-			return fmt.Errorf("ask postgres: %w", err)
-		}
-		if loaded != "" {
-			break
-		}
-		if _, err := r.db.Exec(ctx, "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"); err != nil {
-			return fmt.Errorf("have statements counted: %w", err)
-		}
-		_ = r.db.Close(ctx)
-		server.Stop()
+	}
+	url := r.postgres.URL(devservers.Superuser, "", databaseName)
+	return devservers.Provision(ctx, url, Services(), func(string) string { return r.password })
+}
+
+// openPostgres starts the server on the data there is, on a port of its choice for 0.
+func (r *Rig) openPostgres(ctx context.Context, port int) error {
+	cfg := devservers.PostgresConfig{Dir: filepath.Join(r.dir, "postgres"), Port: port, Password: r.password, Fsync: true}
+	server, err := devservers.StartPostgres(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	r.postgres = server
+	if port != 0 && r.db != nil {
+		return nil
+	}
+	if r.db, err = pgxpool.New(ctx, server.URL(devservers.Superuser, "", databaseName)); err != nil {
+		return fmt.Errorf("connect to postgres: %w", err)
+	}
+	return nil
+}
+
+// countStatements restarts the server: what counts the statements has to be loaded when it starts.
+func (r *Rig) countStatements(ctx context.Context) error {
+	if _, err := r.db.Exec(ctx, "ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'"); err != nil {
+		return fmt.Errorf("have statements counted: %w", err)
+	}
+	r.db.Close()
+	r.postgres.Stop()
+	if err := r.openPostgres(ctx, 0); err != nil {
+		return err
 	}
 	if _, err := r.db.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
 		return fmt.Errorf("have statements counted (the package postgresql-contrib is needed): %w", err)
 	}
-	url := r.postgres.URL(devservers.Superuser, "", databaseName)
-	return devservers.Provision(ctx, url, Services(), func(string) string { return r.password })
+	return nil
 }
 
 func (r *Rig) startRedis(ctx context.Context) error {
@@ -198,18 +219,16 @@ func (r *Rig) startRedis(ctx context.Context) error {
 
 // startNATS starts the NATS server with JetStream on disk.
 func (r *Rig) startNATS(ctx context.Context) error {
-	port, err := freePort(ctx)
+	port, err := r.freePort(ctx)
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(filepath.Join(r.bin, "nats-server"), //nolint:gosec,noctx // built by us; outlives ctx
-		"-a", loopback, "-p", port, "-js", "-sd", filepath.Join(r.dir, "nats"))
-	if r.nats, err = startChild("nats-server", filepath.Join(r.dir, "nats.log"), cmd); err != nil {
+	r.natsURL = "nats://" + net.JoinHostPort(loopback, port)
+	if err := r.openNATS(port); err != nil {
 		return err
 	}
-	r.natsURL = "nats://" + net.JoinHostPort(loopback, port)
 	err = r.until(ctx, r.nats, func() (err error) {
-		r.broker, err = nats.Connect(r.natsURL, nats.MaxReconnects(-1))
+		r.broker, err = nats.Connect(r.natsURL, nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 		return err
 	})
 	if err != nil {
@@ -219,6 +238,14 @@ func (r *Rig) startNATS(ctx context.Context) error {
 		return fmt.Errorf("jetstream: %w", err)
 	}
 	return nil
+}
+
+// openNATS starts the server on the data there is.
+func (r *Rig) openNATS(port string) (err error) {
+	cmd := exec.Command(filepath.Join(r.bin, "nats-server"), //nolint:gosec,noctx // built by us; outlives ctx
+		"-a", loopback, "-p", port, "-js", "-sd", filepath.Join(r.dir, "nats"))
+	r.nats, err = startChild("nats-server", filepath.Join(r.dir, "nats.log"), cmd)
+	return err
 }
 
 // until asks again and again until the answer is nil, the program has ended or the time is up.
@@ -246,30 +273,29 @@ func (r *Rig) until(ctx context.Context, program *child, ask func() error) error
 // settings are the environment of a service, as an operator would give it; where nothing is said, its defaults hold.
 func (r *Rig) settings(name string, extra map[string]string) []string {
 	s := r.services[name]
+	program, replica := split(name)
+	peer := func(program string) string { return "http://" + r.services[program+replica].internal }
 	values := map[string]string{
 		"PATH":                     os.Getenv("PATH"),
 		"PUBLIC_ADDR":              s.public,
 		"INTERNAL_ADDR":            s.internal,
 		"INTERNAL_API_TOKEN":       r.secret,
-		"DATABASE_URL":             r.postgres.URL(name+"_app", r.password, databaseName),
-		"MIGRATE_DATABASE_URL":     r.postgres.URL(name+"_owner", r.password, databaseName),
+		"DATABASE_URL":             r.postgres.URL(program+"_app", r.password, databaseName),
+		"MIGRATE_DATABASE_URL":     r.postgres.URL(program+"_owner", r.password, databaseName),
 		"REDIS_URL":                r.redis.URL(),
 		"NATS_URL":                 r.natsURL,
 		"ISSUER":                   r.Issuer(),
-		"REGISTRY_INTERNAL_URL":    "http://" + r.services["registry"].internal,
-		"CREDENTIALS_INTERNAL_URL": "http://" + r.services["credentials"].internal,
-		"TOKEN_INTERNAL_URL":       "http://" + r.services["token"].internal,
+		"REGISTRY_INTERNAL_URL":    peer("registry"),
+		"CREDENTIALS_INTERNAL_URL": peer("credentials"),
+		"TOKEN_INTERNAL_URL":       peer("token"),
 		"KEY_ENCRYPTION_KEY":       r.key,
 		"AUDIT_LOG_KEY":            r.logKey,
 		"DRAIN_DELAY":              "0s",
 		"TRUSTED_PROXIES":          loopback + "/32",
 		"PPROF_ENABLED":            "true",
 	}
-	for name, value := range LimitsOff() {
-		values[name] = value
-	}
-	for name, value := range extra {
-		values[name] = value
+	for _, more := range []map[string]string{LimitsOff(), r.common, extra} {
+		maps.Copy(values, more)
 	}
 	environ := make([]string, 0, len(values))
 	for name, value := range values {
@@ -296,11 +322,46 @@ func (r *Rig) Issuer() string { return "http://" + r.services["token"].public }
 // Public is where a service answers the world, host:port.
 func (r *Rig) Public(name string) string { return r.services[name].public }
 
+// Instances are the names of the replicas of these services, of all for none.
+func (r *Rig) Instances(services ...string) []string { return Names(r.replicas, services...) }
+
+// Names of so many replicas of each of these services, of all for none. The first is called as the service is.
+func Names(replicas int, services ...string) []string {
+	if len(services) == 0 {
+		services = Services()
+	}
+	names := make([]string, 0, len(services)*replicas)
+	for number := 1; number <= replicas; number++ {
+		for _, name := range services {
+			if number > 1 {
+				name += "-" + strconv.Itoa(number)
+			}
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// Program is the service that a replica is one of.
+func Program(instance string) string {
+	program, _ := split(instance)
+	return program
+}
+
+// split tells the program of a replica, and what its name has behind that; it calls those of its peers with the same.
+func split(instance string) (program, replica string) {
+	program, number, found := strings.Cut(instance, "-")
+	if found {
+		replica = "-" + number
+	}
+	return program, replica
+}
+
 func (r *Rig) migrate(ctx context.Context) error {
-	for _, name := range Services() {
+	for _, name := range r.Instances() {
 		var ports [2]string
 		for i := range ports {
-			port, err := freePort(ctx)
+			port, err := r.freePort(ctx)
 			if err != nil {
 				return err
 			}
@@ -319,7 +380,7 @@ func (r *Rig) migrate(ctx context.Context) error {
 }
 
 func (r *Rig) startServices(ctx context.Context) error {
-	for _, name := range Services() {
+	for _, name := range r.Instances() {
 		if _, err := r.StartService(ctx, name, nil); err != nil {
 			return err
 		}
@@ -329,16 +390,21 @@ func (r *Rig) startServices(ctx context.Context) error {
 
 // StartService starts one and answers how long it took from the start of the process until it was ready.
 func (r *Rig) StartService(ctx context.Context, name string, extra map[string]string) (time.Duration, error) {
-	s := r.services[name]
-	cmd := exec.Command(filepath.Join(r.bin, name), "serve") //nolint:gosec,noctx // built by us; outlives ctx
-	cmd.Env = r.settings(name, extra)
 	begin := time.Now()
-	var err error
-	if s.child, err = startChild(name, filepath.Join(r.dir, name+".log"), cmd); err != nil {
+	if err := r.launch(name, extra); err != nil {
 		return 0, err
 	}
-	err = r.until(ctx, s.child, func() error { return r.ready(ctx, s.internal) })
+	s := r.services[name]
+	err := r.until(ctx, s.child, func() error { return r.ready(ctx, s.internal) })
 	return time.Since(begin), err
+}
+
+// launch starts a service and waits for nothing.
+func (r *Rig) launch(name string, extra map[string]string) (err error) {
+	cmd := exec.Command(filepath.Join(r.bin, Program(name)), "serve") //nolint:gosec,noctx // built by us; outlives ctx
+	cmd.Env = r.settings(name, extra)
+	r.services[name].child, err = startChild(name, filepath.Join(r.dir, name+".log"), cmd)
+	return err
 }
 
 // StopService ends one as Kubernetes does, and says when it did not end well.
@@ -391,12 +457,17 @@ func (r *Rig) Alive() error {
 	return errors.Join(failures...)
 }
 
-func freePort(ctx context.Context) (string, error) {
+// freePort is one that nobody listens on, and that was not given away before: what has it may not listen yet.
+func (r *Rig) freePort(ctx context.Context) (string, error) {
 	var config net.ListenConfig
 	for range 200 {
 		port := strconv.Itoa(lowestPort + mathrand.IntN(highestPort-lowestPort)) // #nosec G404 -- no secret, only spread
+		if r.ports[port] {
+			continue
+		}
 		l, err := config.Listen(ctx, "tcp", net.JoinHostPort(loopback, port))
 		if err == nil {
+			r.ports[port] = true
 			return port, l.Close()
 		}
 	}
@@ -411,18 +482,30 @@ func (r *Rig) pids() (map[string]int, error) {
 			pids[name] = s.pid()
 		}
 	}
-	for name, file := range map[string]string{
-		"postgres": filepath.Join(r.postgres.Dir(), "postmaster.pid"),
-		"redis":    filepath.Join(r.dir, "redis", "redis.pid"),
-	} {
-		content, err := os.ReadFile(file) // #nosec G304 -- of servers that we started
+	for _, name := range []string{postgresName, redisName} {
+		pid, err := r.serverPID(name)
 		if err != nil {
-			return nil, fmt.Errorf("process id of %s: %w", name, err)
+			return nil, err
 		}
-		first, _, _ := strings.Cut(string(content), "\n")
-		if pids[name], err = strconv.Atoi(strings.TrimSpace(first)); err != nil {
-			return nil, fmt.Errorf("process id of %s: %w", name, err)
-		}
+		pids[name] = pid
 	}
 	return pids, nil
+}
+
+// serverPID is the process of Postgres (its first one) or Redis.
+func (r *Rig) serverPID(name string) (int, error) {
+	file := filepath.Join(r.dir, "redis", "redis.pid")
+	if name == postgresName {
+		file = filepath.Join(r.postgres.Dir(), "postmaster.pid")
+	}
+	content, err := os.ReadFile(file) // #nosec G304 -- of servers that we started
+	if err != nil {
+		return 0, fmt.Errorf("process id of %s: %w", name, err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil {
+		return 0, fmt.Errorf("process id of %s: %w", name, err)
+	}
+	return pid, nil
 }

@@ -1,0 +1,67 @@
+package rig
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// DB connects as the superuser.
+func (r *Rig) DB() *pgxpool.Pool { return r.db }
+
+// Stream is one of JetStream's.
+func (r *Rig) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	return r.stream.Stream(ctx, name)
+}
+
+// Watch hears what is published under a subject from now on, except while NATS is away and the moment after.
+func (r *Rig) Watch(subject string, heard func(*nats.Msg)) error {
+	subscription, err := r.broker.Subscribe(subject, heard)
+	if err != nil {
+		return fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	if err := subscription.SetPendingLimits(-1, -1); err != nil {
+		return fmt.Errorf("subscribe to %s: %w", subject, err)
+	}
+	return r.broker.Flush()
+}
+
+// WaitReady waits until every replica is ready.
+func (r *Rig) WaitReady(ctx context.Context, most time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	for _, name := range r.Instances() {
+		s := r.services[name]
+		if err := r.until(ctx, s.child, func() error { return r.ready(ctx, s.internal) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// LogLines are up to so many lines of all logs that contain the text, each after the name of its replica.
+func (r *Rig) LogLines(text string, most int) []string {
+	var lines []string
+	for _, name := range r.Instances() {
+		content, err := os.ReadFile(filepath.Join(r.dir, name+".log")) // #nosec G304 -- of a program that we started
+		if err != nil {
+			continue
+		}
+		scanner := bufio.NewScanner(bytes.NewReader(content))
+		scanner.Buffer(nil, 1<<20)
+		for scanner.Scan() && len(lines) < most {
+			if bytes.Contains(scanner.Bytes(), []byte(text)) {
+				lines = append(lines, name+": "+scanner.Text())
+			}
+		}
+	}
+	return lines
+}
