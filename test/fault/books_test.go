@@ -1,0 +1,138 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+// happened is an event under a request id.
+func happened(t *testing.T, id, action, request, more string) event {
+	t.Helper()
+	e, err := readEvent(fmt.Appendf(nil, `{"eventId":%q,"action":%q,"requestId":%q,"timestamp":%q%s}`,
+		id, action, request, noon.Format(time.RFC3339), more))
+	require.NoError(t, err)
+	return e
+}
+
+func asked(result outcome, kinds ...string) *action {
+	return &action{kinds: kinds, requests: []string{"r1", "r2"}, outcome: result, began: noon, ended: noon}
+}
+
+func TestTheBooksOfActions(t *testing.T) {
+	t.Parallel()
+	issued := happened(t, "e1", "token.issued", "r1", `,"agentId":"a","metadata":{"jti":"j"}`)
+	again := happened(t, "e2", "token.issued", "r2", "")
+	refusal := happened(t, "e3", "auth.failed", "r1", "")
+	stranger := happened(t, "e4", "token.issued", "r9", "")
+	cascade := happened(t, "e5", "credential.revoked", "r1", "")
+	wanted := asked(done, "token.issued")
+	wanted.want = map[string]any{"agentId": "a", "metadata.jti": "j", "actorId": nil}
+	other := asked(done, "token.issued")
+	other.want = map[string]any{"metadata.jti": "k"}
+	late := asked(done, "token.issued")
+	late.ended = noon.Add(-time.Minute)
+	late.began = late.ended
+	decommissioned := asked(done, "token.issued")
+	decommissioned.side = []string{"credential.revoked"}
+	for name, c := range map[string]struct {
+		action *action
+		events []event
+		wrong  string
+	}{
+		"an acknowledged action with its event":      {wanted, []event{issued}, ""},
+		"an acknowledged action without one":         {wanted, nil, "no event of an acknowledged action"},
+		"two events of one action":                   {wanted, []event{issued, again}, "2 events instead of one"},
+		"one event stored twice":                     {asked(unsure, "token.issued"), []event{issued, issued}, "in the trail 2 times"},
+		"another token in the event":                 {other, []event{issued}, "metadata.jti is j in the event, and k in truth"},
+		"another action":                             {wanted, []event{refusal}, "another action's event"},
+		"an event of another time":                   {late, []event{issued}, "an event of another time"},
+		"an unsure action with an event":             {asked(unsure, "token.issued", "auth.failed"), []event{refusal}, ""},
+		"an unsure action without one":               {asked(unsure, "token.issued"), nil, ""},
+		"an unsure action with two":                  {asked(unsure, "token.issued"), []event{issued, again}, "2 events instead of one"},
+		"an action that was refused":                 {asked(refused, "token.issued"), nil, ""},
+		"an event of what was refused":               {asked(refused, "token.issued"), []event{issued}, "an event of what did not happen"},
+		"an event that nobody asked for":             {asked(refused, "token.issued"), []event{stranger}, "nobody asked for it"},
+		"what an action causes beside its own event": {decommissioned, []event{issued, cascade}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			found := balance([]*action{c.action}, c.events)
+			if c.wrong == "" {
+				require.Empty(t, found)
+				return
+			}
+			require.NotEmpty(t, found)
+			require.Contains(t, found[0].what, c.wrong)
+		})
+	}
+}
+
+func TestTheBooksOfTheDatabase(t *testing.T) {
+	t.Parallel()
+	held := state{
+		agents: map[string]agentState{"a": {revision: 3, status: "decommissioned"}}, revoked: map[string]bool{"j": true},
+		credentials: map[string]credentialState{"c": {agent: "a", status: "revoked"}},
+	}
+	const credential = `,"metadata":{"credentialId":"c"}`
+	events := []event{
+		happened(t, "1", "agent.created", "r", `,"agentId":"a"`), happened(t, "2", "agent.updated", "r", `,"agentId":"a"`),
+		happened(t, "3", "agent.decommissioned", "r", `,"agentId":"a"`), happened(t, "4", "credential.generated", "r", credential),
+		happened(t, "5", "credential.revoked", "r", credential), happened(t, "6", "token.revoked", "r", `,"metadata":{"jti":"j"}`),
+		happened(t, "7", "token.issued", "r", ""),
+	}
+	require.Empty(t, held.reconcile(events))
+	for missing := range events[:6] {
+		var rest []event
+		rest = append(append(rest, events[:missing]...), events[missing+1:]...)
+		require.NotEmpty(t, held.reconcile(rest), "without %s", events[missing])
+		require.NotEmpty(t, held.reconcile(append(rest, events[missing], events[missing])), "with two of %s", events[missing])
+	}
+	require.Len(t, held.reconcile(append(events, happened(t, "8", "token.revoked", "r", `,"metadata":{"jti":"k"}`))), 1,
+		"the database knows nothing of that revocation")
+	held.credentials["c"] = credentialState{agent: "a", status: "active"}
+	require.NotEmpty(t, held.reconcile(events), "a decommissioned agent has an active credential")
+}
+
+func TestWhatIsShownIsWhatIsStored(t *testing.T) {
+	t.Parallel()
+	one, two := happened(t, "e1", "token.issued", "r1", ""), happened(t, "e2", "token.issued", "r2", `,"metadata":{"jti":"j"}`)
+	changed := happened(t, "e2", "token.issued", "r2", `,"metadata":{"jti":"k"}`)
+	stored := []event{one, two}
+	require.Empty(t, agree([]event{two, one}, stored, differs))
+	require.Contains(t, agree([]event{one}, stored, differs)[0].what, "does not show")
+	require.Contains(t, agree([]event{one, one, two}, stored, differs)[0].what, "twice")
+	require.Contains(t, agree([]event{one, changed}, stored, differs)[0].what, "as metadata")
+	require.Contains(t, agree([]event{one, two}, []event{one}, differs)[0].what, "not stored")
+}
+
+func TestWhatAClientKnowsOfAnAttempt(t *testing.T) {
+	t.Parallel()
+	dial := fmt.Errorf("post: %w", &net.OpError{Op: "dial", Err: errors.New("connection refused")})
+	read := fmt.Errorf("post: %w", &net.OpError{Op: "read", Err: errors.New("connection reset")})
+	for name, c := range map[string]struct {
+		attempt attempt
+		want    outcome
+		again   bool
+	}{
+		"an acknowledgement":           {attempt{status: http.StatusCreated}, done, false},
+		"a refusal":                    {attempt{status: http.StatusConflict}, refused, false},
+		"a server in trouble":          {attempt{status: http.StatusServiceUnavailable}, unsure, true},
+		"nobody listened":              {attempt{err: dial}, refused, true},
+		"cut off":                      {attempt{err: read}, unsure, true},
+		"cut off amid acknowledgement": {attempt{status: http.StatusOK, err: read}, unsure, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			require.Equal(t, c.want, c.attempt.result())
+			require.Equal(t, c.again, c.attempt.again())
+		})
+	}
+}

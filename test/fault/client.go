@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+const (
+	userAgent = "agentidp-fault/1"
+	// patience is how long a client waits for an answer: less than a freeze can take.
+	patience = 5 * time.Second
+	mostBody = 1 << 20
+)
+
+// request is what is sent; service says to whom.
+type request struct {
+	service, method, path string
+	bearer, key           string // Authorization and Idempotency-Key; "" for none
+	body                  any    // url.Values go as a form, nil as nothing, all else as JSON
+}
+
+// attempt is one request and what came of it.
+type attempt struct {
+	request
+
+	id      string // X-Request-ID
+	replica string
+	status  int // 0 without an answer
+	body    []byte
+	err     error
+}
+
+func (t attempt) String() string {
+	if t.err != nil {
+		return fmt.Sprintf("%s %s at %s: %v", t.method, t.path, t.replica, t.err)
+	}
+	answer := "" // of a success it could hold a secret
+	if t.status >= http.StatusBadRequest {
+		answer = " " + strings.TrimSpace(string(t.body[:min(len(t.body), 300)]))
+	}
+	return fmt.Sprintf("%s %s at %s: %d%s", t.method, t.path, t.replica, t.status, answer)
+}
+
+// result is what the client knows then.
+func (t attempt) result() outcome {
+	var dial *net.OpError
+	switch {
+	case errors.As(t.err, &dial) && dial.Op == "dial":
+		return refused // nothing was sent
+	case t.err != nil || t.status >= http.StatusInternalServerError:
+		return unsure
+	case t.status < http.StatusMultipleChoices:
+		return done
+	default:
+		return refused
+	}
+}
+
+// again says whether a client in the field tries once more.
+func (t attempt) again() bool { return t.err != nil || t.status >= http.StatusInternalServerError }
+
+// read decodes the answer.
+func (t attempt) read(into any) error { return json.Unmarshal(t.body, into) }
+
+// sender sends requests as an ingress passes them on: to any replica, whether that is well or not.
+type sender struct {
+	http     *http.Client
+	replicas map[string][]replica // by service
+	random   *rand.Rand
+}
+
+type replica struct{ name, address string }
+
+func (s *sender) send(ctx context.Context, r request) attempt {
+	all := s.replicas[r.service]
+	to := all[s.random.IntN(len(all))]
+	t := attempt{request: r, id: uuid.NewString(), replica: to.name}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	body, contentType, err := r.encode()
+	if err != nil {
+		t.err = err
+		return t
+	}
+	sent, err := http.NewRequestWithContext(ctx, r.method, "http://"+to.address+r.path, body)
+	if err != nil {
+		t.err = err
+		return t
+	}
+	sent.Header.Set("X-Request-ID", t.id)
+	sent.Header.Set("User-Agent", userAgent)
+	for name, value := range map[string]string{
+		"Content-Type": contentType, "Idempotency-Key": r.key, "Authorization": r.bearer,
+	} {
+		if value != "" {
+			sent.Header.Set(name, value)
+		}
+	}
+	response, err := s.http.Do(sent)
+	if err != nil {
+		t.err = err
+		return t
+	}
+	defer func() { _ = response.Body.Close() }()
+	t.status = response.StatusCode
+	t.body, t.err = io.ReadAll(io.LimitReader(response.Body, mostBody))
+	return t
+}
+
+func (r request) encode() (io.Reader, string, error) {
+	switch body := r.body.(type) {
+	case nil:
+		return http.NoBody, "", nil
+	case url.Values:
+		return strings.NewReader(body.Encode()), "application/x-www-form-urlencoded", nil
+	default:
+		encoded, err := json.Marshal(body)
+		return bytes.NewReader(encoded), "application/json", err
+	}
+}
+
+// tokenID reads the jti of a token without verifying it.
+func tokenID(token string) string {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	var claims struct {
+		ID string `json:"jti"`
+	}
+	if err != nil || json.Unmarshal(raw, &claims) != nil {
+		return ""
+	}
+	return claims.ID
+}

@@ -1,0 +1,439 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/test/internal/rig"
+)
+
+// What operators ask their tokens for, and agents theirs.
+const (
+	operatorScopes = "agents:read agents:write agents:admin tokens:read audit:read"
+	agentScopes    = "agents:read tokens:read"
+)
+
+// operatorTokenFor is how long an operator uses a token: they live for an hour.
+const operatorTokenFor = 10 * time.Minute
+
+// worker is one operator who brings agents up, uses them, changes them and ends them, one after the other. It behaves as
+// clients in the field do: it tries again after a while where it got no answer or that of a server in trouble.
+type worker struct {
+	*sender
+
+	number   int
+	operator rig.Client
+	ledger   *ledger
+	think    func() time.Duration // between two requests
+
+	bearer      string // a token of the operator
+	bearerSince time.Time
+	born        int
+}
+
+// member is an agent as its worker knows it.
+type member struct {
+	id          string
+	version     int
+	credentials []*secret
+	tokens      []string // that nobody revoked
+}
+
+type secret struct{ id, value string }
+
+// pause is the time between two requests; false when the work is over.
+func (w *worker) pause(ctx context.Context) bool { return until(ctx, time.Now().Add(w.think())) }
+
+// want of an event: what every one of this client's must hold.
+func want(agent, actor string, more map[string]any) map[string]any {
+	all := map[string]any{"userAgent": userAgent, "ipAddress": "127.0.0.1", "agentId": nil, "actorId": nil}
+	for name, id := range map[string]string{"agentId": agent, "actorId": actor} {
+		if id != "" {
+			all[name] = id
+		}
+	}
+	for name, value := range more {
+		all[name] = value
+	}
+	return all
+}
+
+// step is something a client tries until it has an answer.
+type step struct {
+	kinds []string
+	side  []string
+	ask   request
+	// repeats tells that a second attempt does not do it a second time, so that all attempts have one event.
+	repeats bool
+	// doubted are the statuses that are no surprise once an attempt may have done it unseen.
+	doubted []int
+	// learn reads what the event must hold from an acknowledgement.
+	learn func(t attempt) (map[string]any, error)
+}
+
+// take tries until the step is done or ctx ends, and says whether it is. Every attempt goes into the ledger.
+func (w *worker) take(ctx context.Context, s step) bool {
+	doubt := false
+	a := open(s)
+	for ctx.Err() == nil {
+		if !s.repeats && len(a.requests) > 0 {
+			a = open(s)
+		}
+		a.began = earlier(a.began, time.Now())
+		t := w.send(context.WithoutCancel(ctx), s.ask)
+		result := t.result()
+		a.note(t, result)
+		if result == done {
+			var err error
+			if a.want, err = s.learn(t); err != nil {
+				w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
+			}
+		}
+		if !s.repeats || len(a.requests) == 1 {
+			w.ledger.add(a)
+		}
+		if result == done {
+			return true
+		}
+		if !t.again() {
+			seen := doubt && slices.Contains(s.doubted, t.status)
+			if seen {
+				a.outcome = done // by one of the attempts before; what the event holds was in its answer
+			} else {
+				w.ledger.surprise("%s at %s (request %s)", t, time.Now().UTC().Format(clock), t.id)
+			}
+			return seen
+		}
+		doubt = doubt || result == unsure
+		if !until(ctx, time.Now().Add(w.backoff())) {
+			return false
+		}
+	}
+	return false
+}
+
+func open(s step) *action {
+	return &action{kinds: s.kinds, side: s.side}
+}
+
+// backoff is as long as a client in the field would wait at first.
+func (w *worker) backoff() time.Duration {
+	return time.Duration(100+w.random.IntN(400)) * time.Millisecond
+}
+
+func earlier(known, now time.Time) time.Time {
+	if known.IsZero() {
+		return now
+	}
+	return known
+}
+
+// life of one agent.
+func (w *worker) life(ctx context.Context) {
+	m := w.register(ctx)
+	if m == nil || !w.credential(ctx, m) {
+		return
+	}
+	for range 4 + w.random.IntN(14) {
+		if !w.pause(ctx) || !w.move(ctx, m) {
+			return
+		}
+	}
+	if w.random.IntN(3) == 0 && w.pause(ctx) {
+		w.decommission(ctx, m)
+	}
+}
+
+// move does one of the things that are done with an agent; false ends its life.
+func (w *worker) move(ctx context.Context, m *member) bool {
+	switch n := w.random.IntN(20); {
+	case n < 8:
+		w.token(ctx, m)
+	case n < 10:
+		w.introspect(ctx, m)
+	case n < 12:
+		w.revokeToken(ctx, m)
+	case n < 15:
+		return w.update(ctx, m)
+	case n < 16:
+		return w.rotate(ctx, m)
+	case n < 17:
+		return w.credential(ctx, m)
+	case n < 18:
+		return w.revokeCredential(ctx, m)
+	case n < 19:
+		w.mistake(ctx, m)
+	default:
+		return w.suspend(ctx, m)
+	}
+	return true
+}
+
+// asOperator has a token of the operator; false when ctx ended before there was one.
+func (w *worker) asOperator(ctx context.Context) bool {
+	if w.bearer != "" && time.Since(w.bearerSince) < operatorTokenFor {
+		return true
+	}
+	token := w.fetch(ctx, w.operator.ID, w.operator.Secret, operatorScopes)
+	if token == "" {
+		return false
+	}
+	w.bearer, w.bearerSince = "Bearer "+token, time.Now()
+	return true
+}
+
+func (w *worker) register(ctx context.Context) *member {
+	if !w.asOperator(ctx) {
+		return nil
+	}
+	w.born++
+	m := &member{}
+	email := fmt.Sprintf("w%d-%d@fault.example", w.number, w.born)
+	w.take(ctx, step{
+		kinds: []string{agentCreated}, repeats: true,
+		ask: request{
+			service: "registry", method: http.MethodPost, path: "/api/v1/agents", bearer: w.bearer, key: uuid.NewString(),
+			body: map[string]any{
+				"email": email, "agentType": "screener", "version": "1.0.0", "capabilities": []string{"resume:read"},
+				"owner": "talent", "deploymentEnv": "production",
+			},
+		},
+		learn: func(t attempt) (map[string]any, error) {
+			var agent struct {
+				ID string `json:"agentId"`
+			}
+			err := t.read(&agent)
+			m.id = agent.ID
+			return want(m.id, w.operator.ID, map[string]any{
+				"metadata.email": email, "metadata.owner": "talent", "metadata.version": "1.0.0",
+			}), err
+		},
+	})
+	if m.id == "" {
+		return nil
+	}
+	return m
+}
+
+func (w *worker) credential(ctx context.Context, m *member) bool {
+	return w.take(ctx, step{
+		kinds: []string{credentialGenerated},
+		ask: request{
+			service: "credentials", method: http.MethodPost, path: "/api/v1/agents/" + m.id + "/credentials",
+			bearer: w.bearer, body: struct{}{},
+		},
+		learn: func(t attempt) (map[string]any, error) {
+			s, err := issued(t)
+			m.credentials = append(m.credentials, s)
+			return want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}), err
+		},
+	})
+}
+
+func issued(t attempt) (*secret, error) {
+	var answer struct {
+		ID     string `json:"credentialId"`
+		Secret string `json:"clientSecret"`
+	}
+	err := t.read(&answer)
+	return &secret{id: answer.ID, value: answer.Secret}, err
+}
+
+func (w *worker) rotate(ctx context.Context, m *member) bool {
+	s := m.credentials[w.random.IntN(len(m.credentials))]
+	return w.take(ctx, step{
+		kinds: []string{credentialRotated},
+		ask: request{
+			service: "credentials", method: http.MethodPost, bearer: w.bearer, body: struct{}{},
+			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id + "/rotate",
+		},
+		learn: func(t attempt) (map[string]any, error) {
+			fresh, err := issued(t)
+			s.value = fresh.value
+			return want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}), err
+		},
+	})
+}
+
+// revokeCredential leaves the agent one to live on.
+func (w *worker) revokeCredential(ctx context.Context, m *member) bool {
+	if len(m.credentials) < 2 {
+		return true
+	}
+	s := m.credentials[0]
+	m.credentials = m.credentials[1:]
+	return w.take(ctx, step{
+		kinds: []string{credentialRevoked}, repeats: true, doubted: []int{http.StatusConflict},
+		ask: request{
+			service: "credentials", method: http.MethodDelete, bearer: w.bearer,
+			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id,
+		},
+		learn: func(attempt) (map[string]any, error) {
+			return want(m.id, w.operator.ID, map[string]any{
+				"metadata.credentialId": s.id, "metadata.reason": "requested",
+			}), nil
+		},
+	})
+}
+
+func (w *worker) update(ctx context.Context, m *member) bool {
+	m.version++
+	version := fmt.Sprintf("1.0.%d", m.version)
+	return w.patch(ctx, m, map[string]any{"version": version},
+		[]string{agentUpdated})
+}
+
+// suspend an agent and take that back; what it held is void then. In between it asks for a token.
+func (w *worker) suspend(ctx context.Context, m *member) bool {
+	m.tokens = nil
+	// Where an attempt did it unseen, the next one changes nothing and says so.
+	if !w.patch(ctx, m, map[string]any{"status": "suspended"},
+		[]string{agentSuspended, agentUpdated}) || !w.pause(ctx) {
+		return false
+	}
+	w.ask(ctx, m.id, m.credentials[0].value, agentScopes, []int{http.StatusForbidden})
+	if !w.patch(ctx, m, map[string]any{"status": "active"},
+		[]string{agentReactivated, agentUpdated}) {
+		return false
+	}
+	// A replica of the token service that heard nothing of it yet may refuse for a few seconds.
+	for range 40 {
+		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, []int{http.StatusForbidden}) != "" {
+			return true
+		}
+		if !until(ctx, time.Now().Add(w.backoff())) {
+			return false
+		}
+	}
+	w.ledger.surprise("agent %s, active again, gets no token", m.id)
+	return false
+}
+
+func (w *worker) patch(ctx context.Context, m *member, change map[string]any, kinds []string) bool {
+	return w.take(ctx, step{
+		kinds: kinds,
+		ask: request{
+			service: "registry", method: http.MethodPatch, path: "/api/v1/agents/" + m.id, bearer: w.bearer, body: change,
+		},
+		learn: func(attempt) (map[string]any, error) { return want(m.id, w.operator.ID, nil), nil },
+	})
+}
+
+func (w *worker) decommission(ctx context.Context, m *member) {
+	w.take(ctx, step{
+		kinds: []string{agentDecommissioned}, side: []string{credentialRevoked},
+		repeats: true, doubted: []int{http.StatusConflict},
+		ask: request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},
+		learn: func(attempt) (map[string]any, error) {
+			return want(m.id, w.operator.ID, map[string]any{"metadata.from": "active"}), nil
+		},
+	})
+}
+
+func (w *worker) token(ctx context.Context, m *member) {
+	s := m.credentials[w.random.IntN(len(m.credentials))]
+	if token := w.fetch(ctx, m.id, s.value, agentScopes); token != "" {
+		m.tokens = append(m.tokens, token)
+	}
+}
+
+// fetch tries until there is a token; "" when ctx ended before.
+func (w *worker) fetch(ctx context.Context, id, value, scope string) string {
+	for {
+		if token := w.ask(ctx, id, value, scope, nil); token != "" {
+			return token
+		}
+		if !until(ctx, time.Now().Add(w.backoff())) {
+			return ""
+		}
+	}
+}
+
+// ask once for a token; "" if there was none. allowed are refusals that are no surprise.
+func (w *worker) ask(ctx context.Context, id, value, scope string, allowed []int) string {
+	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
+	a := &action{began: time.Now()}
+	t := w.send(context.WithoutCancel(ctx), request{
+		service: "token", method: http.MethodPost, path: "/api/v1/token", body: form,
+		bearer: "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+value)),
+	})
+	a.note(t, t.result())
+	defer w.ledger.add(a)
+	switch {
+	case t.result() == done:
+		var answer struct {
+			Token string `json:"access_token"`
+		}
+		if err := t.read(&answer); err != nil {
+			w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
+		}
+		a.kinds = []string{tokenIssued}
+		a.want = want(id, id, map[string]any{"metadata.jti": tokenID(answer.Token), "metadata.scope": scope})
+		return answer.Token
+	case t.status == http.StatusUnauthorized, t.status == http.StatusForbidden:
+		// A refusal of a client is an action of its own, and leaves its event.
+		a.kinds, a.outcome = []string{authFailed}, done
+		a.want = map[string]any{"outcome": "failure", "agentId": id}
+	default:
+		a.kinds = []string{tokenIssued, authFailed}
+	}
+	if t.status/100 == 4 && !slices.Contains(allowed, t.status) {
+		w.ledger.surprise("%s at %s (request %s, client %s)", t, time.Now().UTC().Format(clock), t.id, id)
+	}
+	return ""
+}
+
+// mistake is a client that shows a wrong secret.
+func (w *worker) mistake(ctx context.Context, m *member) {
+	wrong := "sk_live_" + fmt.Sprintf("%064x", w.random.Uint64())
+	w.ask(ctx, m.id, wrong, agentScopes, []int{http.StatusUnauthorized, http.StatusTooManyRequests})
+}
+
+func (w *worker) introspect(ctx context.Context, m *member) {
+	if len(m.tokens) == 0 {
+		return
+	}
+	token := m.tokens[w.random.IntN(len(m.tokens))]
+	w.take(ctx, step{
+		kinds: []string{tokenIntrospected},
+		ask: request{
+			service: "token", method: http.MethodPost, path: "/api/v1/token/introspect", bearer: w.bearer,
+			body: url.Values{"token": {token}},
+		},
+		learn: func(t attempt) (map[string]any, error) {
+			var answer struct {
+				Active bool `json:"active"`
+			}
+			err := t.read(&answer)
+			if !answer.Active {
+				err = fmt.Errorf("the live token %s is not active", tokenID(token))
+			}
+			return want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token), "metadata.active": true}), err
+		},
+	})
+}
+
+func (w *worker) revokeToken(ctx context.Context, m *member) {
+	if len(m.tokens) == 0 {
+		return
+	}
+	token := m.tokens[0]
+	m.tokens = m.tokens[1:]
+	w.take(ctx, step{
+		kinds: []string{tokenRevoked}, repeats: true,
+		ask: request{
+			service: "token", method: http.MethodPost, path: "/api/v1/token/revoke", bearer: w.bearer,
+			body: url.Values{"token": {token}},
+		},
+		learn: func(attempt) (map[string]any, error) {
+			return want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token)}), nil
+		},
+	})
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/sentryagent/agentidp/test/internal/rig"
+)
+
+const (
+	// operators live through agents at the pace of people and scripts.
+	operators  = 6
+	leastThink = 50 * time.Millisecond
+	mostThink  = 400 * time.Millisecond
+	// fleets ask for tokens as fast as a busy agent does.
+	fleets    = 2
+	mostDelay = 50 * time.Millisecond
+	// idleConnections per replica: more than workers ask at once.
+	idleConnections = operators + fleets
+	// firstWorker is its stream of random numbers; the schedule has another one.
+	firstWorker = 2
+)
+
+// load runs all workers until ctx ends, and returns when the last of them has its last answer.
+func (r *run) load(ctx context.Context) {
+	transport := &http.Transport{MaxIdleConnsPerHost: idleConnections}
+	defer transport.CloseIdleConnections()
+	replicas := r.replicas(rig.Services()...)
+	var group sync.WaitGroup
+	for number := range operators + fleets {
+		random := newRandom(r.seed, uint64(firstWorker+number)) // #nosec G115 -- a small number
+		least, most := leastThink, mostThink
+		if number >= operators {
+			least, most = 0, mostDelay
+		}
+		w := &worker{
+			sender: &sender{http: &http.Client{Transport: transport}, replicas: replicas, random: random},
+			number: number, operator: r.rig.Operator(), ledger: &r.ledger,
+			think: func() time.Duration { return between(random, least, most) },
+		}
+		group.Go(func() {
+			if number >= operators {
+				w.fleet(ctx)
+				return
+			}
+			for ctx.Err() == nil {
+				w.life(ctx)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// fleet asks for tokens of one agent, again and again.
+func (w *worker) fleet(ctx context.Context) {
+	m := w.register(ctx)
+	if m == nil || !w.credential(ctx, m) {
+		return
+	}
+	for w.pause(ctx) {
+		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, nil) == "" && !until(ctx, time.Now().Add(w.backoff())) {
+			return
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"encoding/json"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/sentryagent/agentidp/test/internal/rig"
+)
+
+// sighting is an event as it was seen on its way.
+type sighting struct {
+	subject     string
+	payload     []byte
+	first, last time.Time
+	times       int
+}
+
+// tap listens to what is published, beside the stream that keeps it. It may miss what is published in the moment after
+// NATS came back, so what it did not see proves nothing; what it saw tells where an event got lost.
+type tap struct {
+	mu        sync.Mutex
+	byID      map[string]*sighting
+	byRequest map[string][]string // event ids
+}
+
+func (t *tap) start(r *rig.Rig) error {
+	t.byID, t.byRequest = map[string]*sighting{}, map[string][]string{}
+	return r.Watch("audit.>", t.heard)
+}
+
+func (t *tap) heard(m *nats.Msg) {
+	id := m.Header.Get(nats.MsgIdHdr)
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seen := t.byID[id]; seen != nil {
+		seen.last = now
+		seen.times++
+		return
+	}
+	var event struct {
+		Request string `json:"requestId"`
+	}
+	_ = json.Unmarshal(m.Data, &event) // what is no event has no request
+	t.byID[id] = &sighting{subject: m.Subject, payload: m.Data, first: now, last: now, times: 1}
+	t.byRequest[event.Request] = append(t.byRequest[event.Request], id)
+}
+
+// seen answers what was published under a request id.
+func (t *tap) seen(request string) []*sighting {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*sighting, 0, len(t.byRequest[request]))
+	for _, id := range t.byRequest[request] {
+		all = append(all, t.byID[id])
+	}
+	return all
+}
+
+// payload of an event as it was published; nil where it was not seen.
+func (t *tap) payload(id string) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if seen := t.byID[id]; seen != nil {
+		return seen.payload
+	}
+	return nil
+}
