@@ -1,0 +1,97 @@
+package witness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+)
+
+// maxAnswer bounds what is read of a witness's answer.
+const maxAnswer = 16 << 10
+
+// Peer is a witness: the key that checks its cosignatures, and where it is.
+type Peer struct {
+	Key      string // as given; names the witness in the store
+	Verifier note.Verifier
+	URL      string // add-checkpoint is below it
+}
+
+// ParsePeer reads a witness of the form <public key>@<URL>.
+func ParsePeer(text string) (Peer, error) {
+	at := max(strings.LastIndex(text, "@https://"), strings.LastIndex(text, "@http://"))
+	if at < 0 {
+		return Peer{}, errors.New("a witness is <public key>@<URL>")
+	}
+	key, address := text[:at], text[at+1:]
+	verifier, err := auditlog.NewCosignatureVerifier(key)
+	if err != nil {
+		return Peer{}, errors.New("the key of a witness is not one, as agentidp audit keygen --witness prints it")
+	}
+	parsed, err := url.Parse(address)
+	if err != nil || parsed.Host == "" || parsed.RawQuery != "" || parsed.Fragment != "" {
+		return Peer{}, fmt.Errorf("the URL of the witness %s is not one", verifier.Name())
+	}
+	return Peer{Key: key, Verifier: verifier, URL: strings.TrimRight(address, "/")}, nil
+}
+
+// behindError is a witness's answer that it signed another size last.
+type behindError struct{ size int64 }
+
+func (e *behindError) Error() string { return fmt.Sprintf("the witness signed %d leaves last", e.size) }
+
+// errForked is a witness's answer that the log it signed last is not the beginning of ours.
+var errForked = errors.New("the witness saw another past of the log")
+
+// ask submits a checkpoint and returns the witness's signature line, checked.
+func (p Peer) ask(ctx context.Context, client *http.Client, request auditlog.AddCheckpoint, log note.Verifier) ([]byte, error) {
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL+auditlog.AddCheckpointPath, bytes.NewReader(request.Encode()))
+	if err != nil {
+		return nil, err
+	}
+	answer, err := client.Do(post)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = answer.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer))
+	if err != nil {
+		return nil, err
+	}
+	switch answer.StatusCode {
+	case http.StatusOK:
+		return p.line(body, request.Checkpoint, log)
+	case http.StatusConflict:
+		if answer.Header.Get("Content-Type") != auditlog.SizeType {
+			return nil, errForked
+		}
+		size, err := strconv.ParseInt(strings.TrimSpace(string(body)), 10, 64)
+		if err != nil || size < 0 {
+			return nil, errors.New("the witness answers 409 without a size")
+		}
+		return nil, &behindError{size: size}
+	case http.StatusUnprocessableEntity:
+		return nil, errForked
+	}
+	return nil, fmt.Errorf("the witness answers %d", answer.StatusCode)
+}
+
+// line finds the witness's own signature among the lines of its answer.
+func (p Peer) line(body, checkpoint []byte, log note.Verifier) ([]byte, error) {
+	for raw := range bytes.Lines(body) {
+		signed := append(append([]byte{}, checkpoint...), raw...)
+		if _, opened, err := auditlog.Open(signed, log, p.Verifier); err == nil && auditlog.SignedBy(opened, p.Verifier) {
+			return bytes.Clone(raw), nil
+		}
+	}
+	return nil, errors.New("the witness answers without a signature of its key")
+}

@@ -1,0 +1,278 @@
+// Package witness shows the checkpoints of the audit log to witnesses, programs of
+// others that sign a checkpoint if it goes on from the one they signed last (C2SP
+// tlog-witness), and keeps their signatures (cosignature/v1) for those who ask for
+// the checkpoint. It must hold up nothing: a witness that is slow, away or wrong
+// costs its own signature and no event, no checkpoint and no other witness anything.
+package witness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+)
+
+const (
+	// interval is how often the witnesses are asked while the log grows.
+	interval = time.Second
+	// askFor bounds the wait for one witness.
+	askFor = 3 * time.Second
+	// lease is how long a replica talks to the witnesses before another one may.
+	lease = 15 * time.Second
+
+	firstPause = time.Second
+	lastPause  = time.Minute
+	// stale is how far the cosigned checkpoint may be behind the log before the
+	// newest one is served without cosignatures.
+	stale = time.Minute
+)
+
+// Log is what witnesses are shown.
+type Log interface {
+	// Newest is the signed note of the newest head.
+	Newest(ctx context.Context) ([]byte, error)
+	// Consistency shows that the tree of from leaves is the beginning of that of to.
+	Consistency(ctx context.Context, from int64, to *int64) (auditlog.Consistency, error)
+}
+
+// Seen is what a witness signed last. Line is empty where only the size is known.
+type Seen struct {
+	Size int64
+	Line []byte
+}
+
+// Cosigned is a checkpoint with the signatures of witnesses.
+type Cosigned struct {
+	Size   int64
+	Signed []byte // the note; empty before the first
+	At     time.Time
+}
+
+// Store keeps what witnesses signed.
+type Store interface {
+	// Hold makes holder the one replica that talks to witnesses, for a time, and
+	// tells whether it is.
+	Hold(ctx context.Context, holder uuid.UUID, lease time.Duration) (bool, error)
+	// Seen is what each witness signed last, by its key.
+	Seen(ctx context.Context) (map[string]Seen, error)
+	// Saw keeps what a witness signed.
+	Saw(ctx context.Context, key string, seen Seen) error
+	// Publish keeps a cosigned checkpoint, unless a larger one is kept.
+	Publish(ctx context.Context, size int64, signed []byte) error
+	// Cosigned is the checkpoint that was published last.
+	Cosigned(ctx context.Context) (Cosigned, error)
+}
+
+// Config is what a Client works with; every field is required.
+type Config struct {
+	Log       Log
+	Store     Store
+	Verifier  note.Verifier // of the log's own key
+	Peers     []Peer
+	Quorum    int // how many witnesses must sign a checkpoint before it is published
+	Telemetry *telemetry.Telemetry
+	Clock     func() time.Time
+}
+
+// Client is what one replica knows of the witnesses.
+type Client struct {
+	Config
+	holder  uuid.UUID
+	http    *http.Client
+	answers *prometheus.CounterVec
+	pauses  map[string]pause // by key; of the one goroutine that runs rounds
+}
+
+// pause is how long a witness that failed is left alone.
+type pause struct {
+	until time.Time
+	next  time.Duration
+}
+
+// The results that are counted.
+const (
+	resultSigned = "signed"
+	resultAway   = "away"
+	resultForked = "forked"
+)
+
+// New returns a Client and registers its metric, agentidp_audit_witness_answers_total
+// by witness and result (signed, away, forked).
+func New(cfg Config) (*Client, error) {
+	holder, err := uuid.NewRandom()
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{
+		Config: cfg, holder: holder, http: &http.Client{Timeout: askFor}, pauses: map[string]pause{},
+		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentidp_audit_witness_answers_total",
+			Help: "What witnesses of the audit log answered: signed, away, or forked, which means they saw another past.",
+		}, []string{"witness", "result"}),
+	}
+	if err := cfg.Telemetry.Metrics.Registry.Register(c.answers); err != nil {
+		return nil, fmt.Errorf("register the metric of the witnesses: %w", err)
+	}
+	for _, peer := range cfg.Peers {
+		for _, result := range []string{resultSigned, resultAway, resultForked} {
+			c.answers.WithLabelValues(peer.Verifier.Name(), result)
+		}
+	}
+	return c, nil
+}
+
+// Run asks the witnesses until ctx ends and then returns nil. Without witnesses it
+// only waits.
+func (c *Client) Run(ctx context.Context) error {
+	if len(c.Peers) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		if err := c.Round(ctx); err != nil && ctx.Err() == nil {
+			c.Telemetry.Log.WarnContext(ctx, "witnesses cannot be asked, will try again", slog.Any("error", err))
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Round shows the newest checkpoint once to every witness that has not signed it,
+// if this replica is the one to do so.
+func (c *Client) Round(ctx context.Context) error {
+	if held, err := c.Store.Hold(ctx, c.holder, lease); err != nil || !held {
+		return err
+	}
+	signed, err := c.Log.Newest(ctx)
+	if err != nil {
+		return err
+	}
+	head, _, err := auditlog.Open(signed, c.Verifier)
+	if err != nil || head.Size == 0 {
+		return err
+	}
+	seen, err := c.Store.Seen(ctx)
+	if err != nil {
+		return err
+	}
+	type answer struct {
+		peer Peer
+		seen Seen
+		err  error
+	}
+	answers := make(chan answer, len(c.Peers))
+	asked := 0
+	for _, peer := range c.Peers {
+		last := seen[peer.Key]
+		if last.Size == head.Size && len(last.Line) > 0 || c.Clock().Before(c.pauses[peer.Key].until) {
+			continue
+		}
+		asked++
+		go func() {
+			ctx, cancel := context.WithTimeout(ctx, askFor)
+			defer cancel()
+			line, err := c.show(ctx, peer, last.Size, head, signed)
+			answers <- answer{peer, Seen{Size: head.Size, Line: line}, err}
+		}()
+	}
+	for range asked {
+		a := <-answers
+		c.note(ctx, a.peer, head.Size, a.err)
+		if a.err != nil {
+			continue
+		}
+		seen[a.peer.Key] = a.seen
+		if err := errors.Join(c.Store.Saw(ctx, a.peer.Key, a.seen), c.publish(ctx, head, signed, seen)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// show submits the checkpoint, once more from another size where the witness is not
+// where we thought.
+func (c *Client) show(ctx context.Context, peer Peer, old int64, head auditlog.Checkpoint, signed []byte) ([]byte, error) {
+	for again := false; ; again = true {
+		if old > head.Size {
+			return nil, fmt.Errorf("%w: it signed %d leaves, and the log has %d", errForked, old, head.Size)
+		}
+		proof, err := c.Log.Consistency(ctx, old, &head.Size)
+		if err != nil {
+			return nil, err
+		}
+		request := auditlog.AddCheckpoint{Old: old, Proof: proof.Hashes, Checkpoint: signed}
+		line, err := peer.ask(ctx, c.http, request, c.Verifier)
+		var behind *behindError
+		if errors.As(err, &behind) && !again {
+			old = behind.size
+			continue
+		}
+		return line, err
+	}
+}
+
+// note counts what a witness answered, and leaves one that failed alone for a while.
+func (c *Client) note(ctx context.Context, peer Peer, size int64, err error) {
+	name := peer.Verifier.Name()
+	if err == nil {
+		delete(c.pauses, peer.Key)
+		c.answers.WithLabelValues(name, resultSigned).Inc()
+		return
+	}
+	next := max(firstPause, min(2*c.pauses[peer.Key].next, lastPause))
+	c.pauses[peer.Key] = pause{until: c.Clock().Add(next), next: next}
+	attrs := []any{slog.String("witness", name), slog.Int64("size", size), slog.Any("error", err)}
+	if errors.Is(err, errForked) {
+		c.answers.WithLabelValues(name, resultForked).Inc()
+		c.Telemetry.Log.ErrorContext(ctx, "a witness refuses the audit log: it saw another past", attrs...)
+		return
+	}
+	c.answers.WithLabelValues(name, resultAway).Inc()
+	c.Telemetry.Log.WarnContext(ctx, "a witness did not sign", attrs...)
+}
+
+// publish puts the signatures under the checkpoint, if they are enough.
+func (c *Client) publish(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) error {
+	note, signatures := bytes.Clone(signed), 0
+	for _, peer := range c.Peers {
+		if last := seen[peer.Key]; last.Size == head.Size && len(last.Line) > 0 {
+			note = append(note, last.Line...)
+			signatures++
+		}
+	}
+	if signatures < c.Quorum {
+		return nil
+	}
+	return c.Store.Publish(ctx, head.Size, note)
+}
+
+// Cosigned is the newest checkpoint with cosignatures, nil where there is none that
+// is fresh enough: the log of newest leaves has grown past it, and for too long.
+func (c *Client) Cosigned(ctx context.Context, newest int64) (*Cosigned, error) {
+	if len(c.Peers) == 0 {
+		return nil, nil
+	}
+	cosigned, err := c.Store.Cosigned(ctx)
+	if err != nil || len(cosigned.Signed) == 0 {
+		return nil, err
+	}
+	if cosigned.Size > newest || cosigned.Size < newest && c.Clock().Sub(cosigned.At) > stale {
+		return nil, nil
+	}
+	return &cosigned, nil
+}

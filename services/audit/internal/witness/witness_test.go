@@ -1,0 +1,433 @@
+package witness_test
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/audit/internal/witness"
+)
+
+// growing is a log in memory.
+type growing struct {
+	t      *testing.T
+	key    testkit.LogKey
+	mu     sync.Mutex
+	stored []tlog.Hash
+	size   int64
+}
+
+func (g *growing) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		hashes[i] = g.stored[index]
+	}
+	return hashes, nil
+}
+
+func (g *growing) add(leaves int) {
+	g.t.Helper()
+	for range leaves {
+		hashes, err := tlog.StoredHashes(g.size, fmt.Append(nil, g.size, g.key.Public), g)
+		require.NoError(g.t, err)
+		g.stored = append(g.stored, hashes...)
+		g.size++
+	}
+}
+
+func (g *growing) Newest(context.Context) ([]byte, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	root, err := tlog.TreeHash(g.size, g)
+	if err != nil {
+		return nil, err
+	}
+	return auditlog.Sign(auditlog.Checkpoint{Origin: g.key.Signer.Name(), Size: g.size, Root: root}, g.key.Signer)
+}
+
+func (g *growing) Consistency(_ context.Context, from int64, to *int64) (auditlog.Consistency, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if from == 0 || from == *to {
+		return auditlog.Consistency{From: from, To: *to}, nil
+	}
+	hashes, err := tlog.ProveTree(*to, from, g)
+	return auditlog.Consistency{From: from, To: *to, Hashes: hashes}, err
+}
+
+// stranger is somebody's witness, as the standard has it.
+type stranger struct {
+	*httptest.Server
+	t        *testing.T
+	key      string
+	cosigner *auditlog.Cosigner
+	log      note.Verifier
+	mu       sync.Mutex
+	last     auditlog.Checkpoint
+	asked    int
+	answer   func(w http.ResponseWriter) bool // says something else, if it wants to
+}
+
+func newStranger(t *testing.T, name string, log note.Verifier) *stranger {
+	t.Helper()
+	secret, public, err := auditlog.GenerateWitnessKey(rand.Reader, name)
+	require.NoError(t, err)
+	cosigner, err := auditlog.NewCosigner(secret, time.Now)
+	require.NoError(t, err)
+	s := &stranger{t: t, key: public, cosigner: cosigner, log: log}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *stranger) peer() witness.Peer {
+	s.t.Helper()
+	peer, err := witness.ParsePeer(s.key + "@" + s.URL + "/")
+	require.NoError(s.t, err)
+	return peer
+}
+
+func (s *stranger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked++
+	if s.answer != nil && s.answer(w) {
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil || r.Method != http.MethodPost || r.URL.Path != "/add-checkpoint" {
+		http.Error(w, "what?", http.StatusBadRequest)
+		return
+	}
+	request, err := auditlog.ParseAddCheckpoint(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	next, opened, err := auditlog.Open(request.Checkpoint, s.log)
+	switch {
+	case err != nil:
+		http.Error(w, err.Error(), http.StatusForbidden)
+	case request.Old != s.last.Size:
+		w.Header().Set("Content-Type", auditlog.SizeType)
+		w.WriteHeader(http.StatusConflict)
+		_, _ = fmt.Fprintln(w, s.last.Size)
+	case request.Old > 0 && request.Old < next.Size && tlog.CheckTree(request.Proof, next.Size, next.Root, s.last.Size, s.last.Root) != nil:
+		http.Error(w, "no", http.StatusUnprocessableEntity)
+	default:
+		s.last = next
+		line, _ := auditlog.SignatureLine(opened.Text, s.cosigner)
+		_, _ = w.Write(line)
+	}
+}
+
+// memory is a Store.
+type memory struct {
+	mu       sync.Mutex
+	holder   uuid.UUID
+	seen     map[string]witness.Seen
+	cosigned witness.Cosigned
+	now      func() time.Time
+	fails    error
+}
+
+func (m *memory) Hold(_ context.Context, holder uuid.UUID, _ time.Duration) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.holder == uuid.Nil {
+		m.holder = holder
+	}
+	return m.holder == holder, m.fails
+}
+
+func (m *memory) Seen(context.Context) (map[string]witness.Seen, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	seen := map[string]witness.Seen{}
+	for key, value := range m.seen {
+		seen[key] = value
+	}
+	return seen, nil
+}
+
+func (m *memory) Saw(_ context.Context, key string, seen witness.Seen) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seen[key] = seen
+	return nil
+}
+
+func (m *memory) Publish(_ context.Context, size int64, signed []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.cosigned = witness.Cosigned{Size: size, Signed: signed, At: m.now()}
+	return nil
+}
+
+func (m *memory) Cosigned(context.Context) (witness.Cosigned, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cosigned, nil
+}
+
+// bench is a log, a store, a clock and a client.
+type bench struct {
+	t      *testing.T
+	log    *growing
+	store  *memory
+	clock  *testkit.Clock
+	tel    *telemetry.Telemetry
+	client *witness.Client
+}
+
+func setUp(t *testing.T, quorum int, names ...string) (*bench, []*stranger) {
+	t.Helper()
+	b := &bench{
+		t: t, log: &growing{t: t, key: testkit.AuditLogKey(t)}, clock: testkit.NewClock(time.Unix(1_800_000_000, 0)),
+		tel: telemetry.Discard("audit"),
+	}
+	b.store = &memory{seen: map[string]witness.Seen{}, now: b.clock.Now}
+	strangers := make([]*stranger, len(names))
+	peers := make([]witness.Peer, len(names))
+	for i, name := range names {
+		strangers[i] = newStranger(t, name, b.log.key.Verifier)
+		peers[i] = strangers[i].peer()
+	}
+	var err error
+	b.client, err = witness.New(witness.Config{
+		Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: peers, Quorum: quorum, Telemetry: b.tel, Clock: b.clock.Now,
+	})
+	require.NoError(t, err)
+	return b, strangers
+}
+
+func (b *bench) round() {
+	b.t.Helper()
+	require.NoError(b.t, b.client.Round(b.t.Context()))
+}
+
+// signers is who signed the checkpoint that is published, and of how many leaves it is.
+func (b *bench) signers(strangers ...*stranger) (size int64, names []string) {
+	b.t.Helper()
+	cosigned, err := b.client.Cosigned(b.t.Context(), b.log.size)
+	require.NoError(b.t, err)
+	if cosigned == nil {
+		return 0, nil
+	}
+	verifiers := make([]note.Verifier, len(strangers))
+	for i, s := range strangers {
+		verifiers[i] = s.peer().Verifier
+	}
+	c, opened, err := auditlog.Open(cosigned.Signed, b.log.key.Verifier, verifiers...)
+	require.NoError(b.t, err)
+	require.Equal(b.t, cosigned.Size, c.Size)
+	for _, sig := range opened.Sigs[1:] {
+		names = append(names, sig.Name)
+	}
+	return c.Size, names
+}
+
+func (b *bench) count(name, result string) float64 {
+	b.t.Helper()
+	families, err := b.tel.Metrics.Registry.Gather()
+	require.NoError(b.t, err)
+	for _, family := range families {
+		if family.GetName() != "agentidp_audit_witness_answers_total" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			if m.GetLabel()[0].GetValue() == result && m.GetLabel()[1].GetValue() == name {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	require.FailNow(b.t, "no such counter")
+	return 0
+}
+
+func TestWitnessesSignWhatTheLogBecomes(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example", "two.example")
+	b.round()
+	require.Zero(t, s[0].asked, "a log without leaves is shown to nobody")
+
+	for _, step := range []int{1, 2, 300, 1} {
+		b.log.add(step)
+		b.round()
+		size, names := b.signers(s...)
+		require.Equal(t, b.log.size, size)
+		require.ElementsMatch(t, []string{"one.example", "two.example"}, names)
+	}
+	asked := s[0].asked
+	b.round()
+	require.Equal(t, asked, s[0].asked, "what was signed is not shown again")
+	require.EqualValues(t, 4, b.count("one.example", "signed"))
+}
+
+func TestAWitnessThatIsAwayDelaysNobody(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example", "two.example")
+	s[1].answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusBadGateway); return true }
+	b.log.add(5)
+	b.round()
+	size, names := b.signers(s...)
+	require.EqualValues(t, 5, size)
+	require.Equal(t, []string{"one.example"}, names)
+	require.EqualValues(t, 1, b.count("two.example", "away"))
+
+	b.log.add(5)
+	b.round()
+	require.Equal(t, 1, s[1].asked, "it is left alone for a while")
+	s[1].answer = nil
+	b.clock.Advance(2 * time.Second)
+	b.log.add(5)
+	b.round()
+	size, names = b.signers(s...)
+	require.EqualValues(t, 15, size)
+	require.Len(t, names, 2)
+
+	s[0].Close()
+	s[1].Close()
+	b.log.add(5)
+	b.round()
+	size, _ = b.signers(s...)
+	require.EqualValues(t, 15, size)
+	b.clock.Advance(61 * time.Second)
+	size, _ = b.signers(s...)
+	require.Zero(t, size, "a minute behind, the newest is better than the cosigned")
+}
+
+func TestAQuorumIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 2, "one.example", "two.example")
+	s[1].answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusTooManyRequests); return true }
+	b.log.add(5)
+	b.round()
+	size, _ := b.signers(s...)
+	require.Zero(t, size)
+	s[1].answer = nil
+	b.clock.Advance(2 * time.Second)
+	b.round()
+	size, names := b.signers(s...)
+	require.EqualValues(t, 5, size)
+	require.Len(t, names, 2, "the signature of before counts")
+}
+
+func TestAWitnessThatIsElsewhereIsMet(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(20)
+	b.round()
+	b.store.seen = map[string]witness.Seen{} // our memory of it is lost
+	b.log.add(20)
+	b.round()
+	size, _ := b.signers(s...)
+	require.EqualValues(t, 40, size)
+
+	s[0].last = auditlog.Checkpoint{} // its memory is lost
+	b.log.add(20)
+	b.round()
+	size, _ = b.signers(s...)
+	require.EqualValues(t, 60, size)
+}
+
+func TestAPastThatAWitnessDoesNotKnowIsLoud(t *testing.T) {
+	t.Parallel()
+	for name, happens := range map[string]func(b *bench, s *stranger){
+		"another past": func(b *bench, s *stranger) { s.last.Root[0] ^= 1; b.log.add(5) },
+		"a backup":     func(_ *bench, s *stranger) { s.last.Size = 1000 },
+		"another root of the same size": func(_ *bench, s *stranger) {
+			s.answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusConflict); return true }
+		},
+	} {
+		b, s := setUp(t, 1, "one.example")
+		b.log.add(5)
+		b.round()
+		happens(b, s[0])
+		b.store.seen = map[string]witness.Seen{s[0].key: {Size: s[0].last.Size % 1000}}
+		b.round()
+		require.EqualValues(t, 1, b.count("one.example", "forked"), name)
+	}
+}
+
+func TestOnlyTheWitnessItselfSigns(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	other := newStranger(t, "one.example", b.log.key.Verifier)
+	s[0].answer = func(w http.ResponseWriter) bool {
+		signed, _ := b.log.Newest(t.Context())
+		text, _, _ := strings.Cut(string(signed), "\n\n")
+		line, _ := auditlog.SignatureLine(text+"\n", other.cosigner)
+		_, _ = w.Write(line)
+		return true
+	}
+	b.log.add(5)
+	b.round()
+	size, _ := b.signers(s...)
+	require.Zero(t, size)
+	require.EqualValues(t, 1, b.count("one.example", "away"))
+}
+
+func TestOneReplicaTalksToTheWitnesses(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.store.holder = uuid.New()
+	b.log.add(5)
+	b.round()
+	require.Zero(t, s[0].asked)
+	b.store.fails = errors.New("away")
+	require.Error(t, b.client.Round(t.Context()))
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	for _, names := range [][]string{nil, {"one.example"}} {
+		b, s := setUp(t, 1, names...)
+		b.log.add(1)
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- b.client.Run(ctx) }()
+		for _, stranger := range s {
+			require.Eventually(t, func() bool { stranger.mu.Lock(); defer stranger.mu.Unlock(); return stranger.last.Size == 1 },
+				30*time.Second, time.Millisecond)
+		}
+		stop()
+		require.NoError(t, <-ended)
+	}
+}
+
+func TestWitnessesAreGivenAsKeyAndURL(t *testing.T) {
+	t.Parallel()
+	s := newStranger(t, "one.example/w@x", nil)
+	require.Equal(t, "one.example/w@x", s.peer().Verifier.Name())
+	require.Equal(t, s.URL, s.peer().URL)
+	for name, text := range map[string]string{
+		"nothing":         "",
+		"no URL":          s.key,
+		"no key":          "@https://x",
+		"another scheme":  s.key + "@ftp://x",
+		"no host":         s.key + "@https://",
+		"a query":         s.key + "@https://x?a",
+		"a key of a log":  "x+00000000+AAAA@https://x",
+		"a URL that ends": s.key + "@https://[::1",
+	} {
+		_, err := witness.ParsePeer(text)
+		require.Error(t, err, name)
+	}
+}
