@@ -15,6 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/audit/api"
+	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/audit/internal/intake"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
@@ -67,7 +68,9 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
-	httpapi.Register(s.server.Public(), s.guard, trail.NewReader(store, window, time.Now))
+	reader := trail.NewReader(store, window, time.Now)
+	httpapi.Register(s.server.Public(), s.guard, reader)
+	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store), reader)
 	return nil
 }
 

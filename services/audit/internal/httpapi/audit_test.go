@@ -21,6 +21,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/api"
+	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -90,15 +91,18 @@ type bundle struct {
 	server *httpx.Server
 	gate   *gate
 	shelf  *shelf
+	ledger *ledger
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{gate: &gate{}, shelf: &shelf{}}
+	b := &bundle{gate: &gate{}, shelf: &shelf{}, ledger: &ledger{}}
 	server, err := httpx.NewServer(httpx.Config{InternalAPIToken: config.Secret("internal-token-of-a-test")},
 		httpx.Options{Service: "audit", Telemetry: telemetry.Discard("audit"), OpenAPI: api.Spec})
 	require.NoError(t, err)
-	httpapi.Register(server.Public(), b.gate, trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now }))
+	reader := trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now })
+	httpapi.Register(server.Public(), b.gate, reader)
+	httpapi.RegisterExport(server.Public(), b.gate, export.New(b.ledger), reader)
 	b.server = server
 	return b
 }

@@ -1,0 +1,112 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"math"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+const (
+	// mostExports is how many exports a replica writes at a time: each keeps a core
+	// and a connection to Postgres busy.
+	mostExports = 4
+	exportRetry = 10 * time.Second
+	contentType = "application/x-ndjson"
+)
+
+// Exporter prepares exports of the log; *export.Exporter is one.
+type Exporter interface {
+	Begin(ctx context.Context, request export.Request) (*export.Export, error)
+}
+
+// Narrower restricts a filter to what may be shown; *trail.Reader is one.
+type Narrower interface {
+	Narrow(filter trail.Filter) (trail.Filter, error)
+}
+
+type exportAPI struct {
+	guard    Guard
+	exporter Exporter
+	reader   Narrower
+	slots    chan struct{}
+}
+
+// RegisterExport adds the route of exports to router.
+func RegisterExport(router gin.IRouter, guard Guard, exporter Exporter, reader Narrower) {
+	a := &exportAPI{guard: guard, exporter: exporter, reader: reader, slots: make(chan struct{}, mostExports)}
+	router.GET("/api/v1/audit/export", guard.Authenticate(), httpx.Handle(a.export))
+}
+
+func (a *exportAPI) export(c *gin.Context) error {
+	if err := a.guard.Authorize(c, nil); err != nil {
+		return err
+	}
+	request, err := a.read(c)
+	if err != nil {
+		return err
+	}
+	select {
+	case a.slots <- struct{}{}:
+		defer func() { <-a.slots }()
+	default:
+		return apperr.New(apperr.RateLimitExceeded, "Too many exports are under way.").WithRetryAfter(exportRetry)
+	}
+	stream, ctx, release := httpx.NewStream(c, contentType)
+	defer release()
+	prepared, err := a.exporter.Begin(ctx, request)
+	if errors.Is(err, export.ErrPastEnd) {
+		return apperr.Validation(apperr.FieldError{Field: "cursor", Reason: "lies after the end of the log"})
+	}
+	if err != nil {
+		return err
+	}
+	complete, err := prepared.Write(ctx, stream)
+	if err != nil {
+		_ = c.Error(err) // for the log; the response has begun
+	}
+	if !complete && request.Format != export.FormatLog {
+		stream.Cut() // no line of this format could say so
+	}
+	return nil
+}
+
+// read is what the query asks for.
+func (a *exportAPI) read(c *gin.Context) (export.Request, error) {
+	query := httpx.NewQuery(c)
+	filter := readFilter(c, query)
+	request := export.Request{Format: export.FormatLog}
+	if format := query.Enum("format", export.Formats()...); format != nil {
+		request.Format = export.Format(*format)
+	}
+	if cursor := query.Text("cursor", len(strconv.FormatInt(math.MaxInt64, 10))); cursor != nil {
+		first, err := strconv.ParseInt(*cursor, 10, 64)
+		if err != nil || first < 0 || strconv.FormatInt(first, 10) != *cursor {
+			query.Fail("cursor", "must be the cursor of an earlier export, or a leaf index")
+		}
+		request.First = first
+	}
+	if proofs := query.Enum("proofs", "true", "false"); proofs != nil && *proofs == "true" {
+		request.Proofs = true
+		if request.Format != export.FormatLog {
+			query.Fail("proofs", "are only in the format "+string(export.FormatLog))
+		}
+	}
+	if err := query.Err(); err != nil {
+		return request, err
+	}
+	if filter == (trail.Filter{}) {
+		return request, nil
+	}
+	filter, err := a.reader.Narrow(filter)
+	request.Filter = &filter
+	return request, err
+}
