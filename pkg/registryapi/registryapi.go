@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,9 +25,17 @@ const (
 
 // The paths of the internal API, as gin templates relative to /internal/v1.
 const (
-	AgentPath     = "/agents/:agentId"
+	AgentsPath    = "/agents"
 	BootstrapPath = "/bootstrap"
 )
+
+// MaxAgents is how many agents are looked up at once.
+const MaxAgents = 100
+
+// AgentsResponse has those of the agents asked for that there are, in no order.
+type AgentsResponse struct {
+	Agents []Agent `json:"agents"`
+}
 
 // Agent is an agent with what only other services need to know of it: its revision and the time before which none of its
 // tokens is good any more.
@@ -89,14 +98,39 @@ func NewClient(caller Caller) *Client { return &Client{caller: caller} }
 // Agent gives the agent with that id, in whatever status. Errors are *apperr.Error: AGENT_NOT_FOUND when there is none,
 // SERVICE_UNAVAILABLE when the registry could not be asked.
 func (c *Client) Agent(ctx context.Context, id uuid.UUID) (Agent, error) {
-	var agent Agent
-	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1/agents/"+id.String(), nil, &agent); err != nil {
+	agents, err := c.Agents(ctx, []uuid.UUID{id})
+	if err != nil {
 		return Agent{}, err
 	}
-	if agent.AgentID != id {
-		return Agent{}, apperr.Unavailable(errors.New("registry answered with another agent"))
+	agent, ok := agents[id]
+	if !ok {
+		return Agent{}, apperr.New(apperr.AgentNotFound, "Agent with the specified ID was not found.")
 	}
 	return agent, nil
+}
+
+// Agents gives the agents with these ids, 1 to MaxAgents, in whatever status; those that there are not are missing. The
+// error is SERVICE_UNAVAILABLE when the registry could not be asked.
+func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Agent, error) {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	var res struct {
+		Agents *[]Agent `json:"agents"`
+	}
+	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+AgentsPath+"?ids="+strings.Join(texts, ","), nil, &res); err != nil {
+		return nil, err
+	}
+	if res.Agents == nil {
+		// A body that lacks the answer must not be read as that there are none.
+		return nil, apperr.Unavailable(errors.New("registry gave no answer about agents"))
+	}
+	found := make(map[uuid.UUID]Agent, len(ids))
+	for _, agent := range *res.Agents {
+		found[agent.AgentID] = agent
+	}
+	return found, nil
 }
 
 // Bootstrap creates the first operator, or gives the one that exists; created tells which. It is idempotent.

@@ -54,27 +54,41 @@ func agent() registryapi.Agent {
 
 func TestAgent(t *testing.T) {
 	t.Parallel()
-	c := &caller{answer: "{" + agentJSON + "}"}
+	c := &caller{answer: `{"agents":[{` + agentJSON + `}]}`}
 	got, err := registryapi.NewClient(c).Agent(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, agent(), got)
-	require.Equal(t, "GET /internal/v1/agents/"+id.String(), c.method+" "+c.path)
+	require.Equal(t, "GET /internal/v1/agents?ids="+id.String(), c.method+" "+c.path)
 	require.Equal(t, "null", c.sent)
 
-	data, err := json.Marshal(got)
+	data, err := json.Marshal(registryapi.AgentsResponse{Agents: []registryapi.Agent{got}})
 	require.NoError(t, err)
 	require.JSONEq(t, c.answer, string(data), "both sides write the same")
 }
 
-func TestAgentPassesTheErrorOn(t *testing.T) {
+func TestAgents(t *testing.T) {
 	t.Parallel()
-	notFound := apperr.New(apperr.AgentNotFound, "none")
-	got, err := registryapi.NewClient(&caller{err: notFound}).Agent(t.Context(), id)
-	require.ErrorIs(t, err, notFound)
-	require.Zero(t, got)
+	other := uuid.New()
+	c := &caller{answer: `{"agents":[{` + agentJSON + `}]}`}
+	got, err := registryapi.NewClient(c).Agents(t.Context(), []uuid.UUID{other, id})
+	require.NoError(t, err)
+	require.Equal(t, map[uuid.UUID]registryapi.Agent{id: agent()}, got)
+	require.Equal(t, "/internal/v1/agents?ids="+other.String()+","+id.String(), c.path)
+}
 
-	_, err = registryapi.NewClient(&caller{answer: "{}"}).Agent(t.Context(), id)
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+func TestAnAgentThatIsMissingIsNotFoundAndNoAnswerIsNone(t *testing.T) {
+	t.Parallel()
+	for answer, code := range map[string]apperr.Code{
+		`{"agents":[]}`: apperr.AgentNotFound, `{"agents":[{` + agentJSON + `}]}`: apperr.AgentNotFound,
+		`{}`: apperr.ServiceUnavailable, `{"agents":null}`: apperr.ServiceUnavailable,
+	} {
+		got, err := registryapi.NewClient(&caller{answer: answer}).Agent(t.Context(), uuid.New())
+		require.Equal(t, code, apperr.From(err).Code, answer)
+		require.Zero(t, got)
+	}
+	away := apperr.Unavailable(nil)
+	_, err := registryapi.NewClient(&caller{err: away}).Agent(t.Context(), id)
+	require.ErrorIs(t, err, away)
 }
 
 func TestBootstrap(t *testing.T) {

@@ -20,7 +20,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -226,18 +225,17 @@ func (r *fakeRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
-	id, err := uuid.Parse(strings.TrimPrefix(req.URL.Path, "/internal/v1/agents/"))
+	id, _ := uuid.Parse(req.URL.Query().Get("ids"))
 	status, known := r.status[id]
 	switch {
 	case r.down:
 		w.WriteHeader(http.StatusInternalServerError)
 	case req.Header.Get("Authorization") != "Bearer "+internalToken:
 		w.WriteHeader(http.StatusUnauthorized)
-	case err != nil || !known:
-		w.WriteHeader(http.StatusNotFound)
-		_ = json.NewEncoder(w).Encode(apperr.New(apperr.AgentNotFound, "no such agent"))
+	case !known:
+		_ = json.NewEncoder(w).Encode(registryapi.AgentsResponse{Agents: []registryapi.Agent{}})
 	default:
-		_ = json.NewEncoder(w).Encode(registryapi.Agent{AgentID: id, Status: status})
+		_ = json.NewEncoder(w).Encode(registryapi.AgentsResponse{Agents: []registryapi.Agent{{AgentID: id, Status: status}}})
 	}
 }
 

@@ -53,7 +53,7 @@ func startPeers(t *testing.T) *peers {
 	t.Helper()
 	p := &peers{agents: map[uuid.UUID]registryapi.Agent{}, secrets: map[uuid.UUID]string{}}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /internal/v1/agents/{id}", p.agent)
+	mux.HandleFunc("GET /internal/v1/agents", p.lookup)
 	mux.HandleFunc("POST /internal/v1/secrets/verify", p.verify)
 	mux.HandleFunc("POST /internal/v1/usage", p.usage)
 	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -70,18 +70,18 @@ func startPeers(t *testing.T) *peers {
 	return p
 }
 
-func (p *peers) agent(w http.ResponseWriter, r *http.Request) {
+func (p *peers) lookup(w http.ResponseWriter, r *http.Request) {
 	p.lookups.Add(1)
-	id, _ := uuid.Parse(r.PathValue("id"))
+	found := registryapi.AgentsResponse{Agents: []registryapi.Agent{}}
 	p.mu.Lock()
-	agent, ok := p.agents[id]
-	p.mu.Unlock()
-	if !ok {
-		w.WriteHeader(http.StatusNotFound)
-		_, _ = io.WriteString(w, `{"code":"AGENT_NOT_FOUND","message":"none"}`)
-		return
+	defer p.mu.Unlock()
+	for text := range strings.SplitSeq(r.URL.Query().Get("ids"), ",") {
+		id, _ := uuid.Parse(text)
+		if agent, ok := p.agents[id]; ok {
+			found.Agents = append(found.Agents, agent)
+		}
 	}
-	_ = json.NewEncoder(w).Encode(agent)
+	_ = json.NewEncoder(w).Encode(found)
 }
 
 func (p *peers) verify(w http.ResponseWriter, r *http.Request) {

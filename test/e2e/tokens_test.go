@@ -158,7 +158,7 @@ func TestTheInternalPortsDiscloseNothingWithoutTheToken(t *testing.T) {
 	t.Parallel()
 	in := install(t)
 	for service, path := range map[string]string{
-		"registry": "/internal/v1/agents/" + in.clientID, "token": "/internal/v1/jwks", "credentials": "/internal/v1/secrets/verify",
+		"registry": "/internal/v1/agents?ids=" + in.clientID, "token": "/internal/v1/jwks", "credentials": "/internal/v1/secrets/verify",
 	} {
 		for _, key := range []string{"", "wrong", in.internalKey + "x"} {
 			req, err := http.NewRequest(http.MethodGet, in.internal[service]+path, nil)

@@ -2,6 +2,7 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/google/uuid"
@@ -79,9 +80,15 @@ func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Ag
 	return revision.Agent, nil
 }
 
-func (s *fakeStore) AgentAndKeys(ctx context.Context, id uuid.UUID) (agent.Agent, *agent.Keys, error) {
-	found, err := s.Agent(ctx, id)
-	return found, s.keysOf(id), err
+func (s *fakeStore) Agents(ctx context.Context, ids []uuid.UUID) (all []agent.WithKeys, err error) {
+	for _, id := range ids {
+		if found, err := s.Agent(ctx, id); err == nil {
+			all = append(all, agent.WithKeys{Agent: found, Keys: s.keysOf(id)})
+		} else if !errors.Is(err, agent.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return all, nil
 }
 
 func (s *fakeStore) keysOf(id uuid.UUID) *agent.Keys {

@@ -107,10 +107,28 @@ func withoutQuery(uri string) string {
 	return place
 }
 
-// AgentAndKeys returns one agent, whatever its status, with its keys as they were at the same moment, nil if it has none; or
-// AGENT_NOT_FOUND.
+// WithKeys is an agent with its keys as they were at the same moment, nil if it has none.
+type WithKeys struct {
+	Agent
+
+	Keys *Keys
+}
+
+// Agents returns those of the agents that there are, whatever their status, in no order.
+func (r *Registry) Agents(ctx context.Context, ids []uuid.UUID) ([]WithKeys, error) {
+	return r.store.Agents(ctx, ids)
+}
+
+// AgentAndKeys returns one agent with its keys, nil if it has none; or AGENT_NOT_FOUND.
 func (r *Registry) AgentAndKeys(ctx context.Context, id uuid.UUID) (Agent, *Keys, error) {
-	return r.store.AgentAndKeys(ctx, id)
+	found, err := r.store.Agents(ctx, []uuid.UUID{id})
+	if err != nil {
+		return Agent{}, nil, err
+	}
+	if len(found) == 0 {
+		return Agent{}, nil, ErrNotFound
+	}
+	return found[0].Agent, found[0].Keys, nil
 }
 
 // SetKeys replaces the keys of an agent and returns it as it is then: its keys are a part of it, so that this is a revision

@@ -42,9 +42,8 @@ type Store interface {
 	Bootstrap(ctx context.Context, entry Entry) (Agent, error)
 	// Agent returns ErrNotFound for an unknown id.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
-	// AgentAndKeys returns them as they were at one moment, ErrNotFound for an unknown id. The keys are nil where none are
-	// registered.
-	AgentAndKeys(ctx context.Context, id uuid.UUID) (Agent, *Keys, error)
+	// Agents returns those that there are, each with its keys as they were at the same moment.
+	Agents(ctx context.Context, ids []uuid.UUID) ([]WithKeys, error)
 	List(ctx context.Context, filter Filter, page Page) (Listing, error)
 	// Revise locks the agent, calls change with it as it is, and stores what change returns, or nothing if it
 	// returns an error. The change must do no I/O.

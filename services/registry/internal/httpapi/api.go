@@ -51,6 +51,6 @@ func (a *API) Routes(public, internal gin.IRouter) {
 	agents.GET("/:"+agentParam+"/keys", httpx.Handle(a.getKeys))
 	agents.DELETE("/:"+agentParam+"/keys", httpx.Handle(a.removeKeys))
 
-	internal.GET(registryapi.AgentPath, httpx.Handle(a.internalAgent))
+	internal.GET(registryapi.AgentsPath, httpx.Handle(a.internalAgents))
 	internal.POST(registryapi.BootstrapPath, httpx.Handle(a.bootstrap))
 }

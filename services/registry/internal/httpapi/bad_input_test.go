@@ -259,7 +259,7 @@ func TestMethodsAndRoutesThatAreNone(t *testing.T) {
 func TestThePublicPortCarriesNothingInternal(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	for _, path := range []string{bootstrapPath, "/internal/v1/agents/" + uuid.NewString(), "/readyz", "/metrics", "/openapi.yaml"} {
+	for _, path := range []string{bootstrapPath, "/internal/v1/agents?ids=" + uuid.NewString(), "/readyz", "/metrics", "/openapi.yaml"} {
 		recorder := httptest.NewRecorder()
 		request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, http.NoBody)
 		request.Header.Set("Authorization", "Bearer "+internalToken)

@@ -1,9 +1,12 @@
 package httpapi
 
 import (
+	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/gin-gonic/gin"
+	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/guard"
@@ -12,23 +15,42 @@ import (
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
-// internalAgent answers GET /internal/v1/agents/{agentId}.
-func (a *API) internalAgent(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
+// internalAgents answers GET /internal/v1/agents?ids=.
+func (a *API) internalAgents(c *gin.Context) error {
+	ids, err := readIDs(c)
 	if err != nil {
 		return err
 	}
-	found, keys, err := a.registry.AgentAndKeys(c.Request.Context(), id)
+	found, err := a.registry.Agents(c.Request.Context(), ids)
 	if err != nil {
 		return err
 	}
-	response := internalResponseOf(found)
-	if keys != nil {
-		registered := keysResponseOf(*keys)
-		response.Keys = &registered
+	response := registryapi.AgentsResponse{Agents: make([]registryapi.Agent, len(found))}
+	for i, one := range found {
+		response.Agents[i] = internalResponseOf(one.Agent)
+		if one.Keys != nil {
+			registered := keysResponseOf(*one.Keys)
+			response.Agents[i].Keys = &registered
+		}
 	}
 	httpx.JSON(c, http.StatusOK, response)
 	return nil
+}
+
+// readIDs reads the ids that are asked for.
+func readIDs(c *gin.Context) ([]uuid.UUID, error) {
+	const name = "ids"
+	query := httpx.NewQuery(c, name)
+	texts := strings.SplitN(c.Query(name), ",", registryapi.MaxAgents+1)
+	ids := make([]uuid.UUID, len(texts))
+	for i, text := range texts {
+		var ok bool
+		if ids[i], ok = httpx.ParseUUID(text); !ok || i == registryapi.MaxAgents {
+			query.Fail(name, fmt.Sprintf("must be 1 to %d UUIDs, separated by commas", registryapi.MaxAgents))
+			break
+		}
+	}
+	return ids, query.Err()
 }
 
 // bootstrapRequest is a registryapi.BootstrapRequest of which one can tell what was given.

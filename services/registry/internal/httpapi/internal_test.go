@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -100,7 +101,7 @@ func TestTheInternalAPINeedsItsToken(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	for _, authorization := range []string{"", "Bearer wrong", "Bearer " + operator.token(t), internalToken} {
-		for _, target := range []string{"/internal/v1/agents/" + uuid.NewString(), "/internal/v1/agents/x"} {
+		for _, target := range []string{"/internal/v1/agents?ids=" + uuid.NewString(), "/internal/v1/agents"} {
 			b.send(t, b.server.InternalHandler(), http.MethodGet, target, "", "Authorization", authorization).
 				requireError(apperr.Unauthorized)
 		}
@@ -165,8 +166,28 @@ func TestOtherServicesReadAnAgentWithTheSharedClient(t *testing.T) {
 	require.False(t, created)
 	require.Equal(t, made, again)
 
-	b.callInternal(t, http.MethodGet, "/internal/v1/agents/"+id.String(), "").requireStatus(http.StatusOK)
-	b.callInternal(t, http.MethodGet, "/internal/v1/agents/NOT-A-UUID", "").requireFields("agentId")
+	another := uuid.MustParse(b.register(t, operator, nil).id())
+	some, err := client.Agents(t.Context(), []uuid.UUID{uuid.New(), another, id, another})
+	require.NoError(t, err)
+	require.Len(t, some, 2, "those that there are, once")
+	require.Equal(t, changed, some[id])
+	require.Nil(t, some[another].Keys)
+
+	b.callInternal(t, http.MethodGet, lookup(id), "").requireStatus(http.StatusOK)
+	most := slices.Repeat([]uuid.UUID{id}, registryapi.MaxAgents)
+	b.callInternal(t, http.MethodGet, lookup(most...), "").requireStatus(http.StatusOK)
+	b.callInternal(t, http.MethodGet, lookup(append(most, id)...), "").requireFields("ids")
+	for _, query := range []string{"", "?ids=", "?ids=NOT-A-UUID", "?ids=" + id.String() + ",", "?ids=" + strings.Repeat("x", 10_000)} {
+		b.callInternal(t, http.MethodGet, "/internal/v1/agents"+query, "").requireFields("ids")
+	}
+}
+
+func lookup(ids ...uuid.UUID) string {
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	return "/internal/v1/agents?ids=" + strings.Join(texts, ",")
 }
 
 func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
@@ -183,7 +204,7 @@ func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
 		b.call(t, operator, http.MethodGet, path+"/keys", ""),
 		b.call(t, operator, http.MethodPut, path+"/keys", `{"jwksUri":"https://agent.example.com/jwks.json"}`),
 		b.call(t, operator, http.MethodDelete, path+"/keys", ""),
-		b.callInternal(t, http.MethodGet, "/internal"+strings.TrimPrefix(path, "/api"), ""),
+		b.callInternal(t, http.MethodGet, lookup(uuid.New()), ""),
 		b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"o@example.com","owner":"x"}`),
 	} {
 		got.requireError(apperr.ServiceUnavailable)

@@ -12,27 +12,22 @@ import (
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
-const sqlAgentAndKeys = `-- name: agent_get_with_keys
+const sqlAgentsWithKeys = `-- name: agents_get_with_keys
 SELECT ` + columns + `, k.jwks, k.jwks_uri
-FROM registry.agents LEFT JOIN registry.agent_keys k USING (agent_id) WHERE agent_id = $1`
+FROM registry.agents LEFT JOIN registry.agent_keys k USING (agent_id) WHERE agent_id = ANY ($1)`
 
-// AgentAndKeys reads one agent and its keys.
-func (s *Store) AgentAndKeys(ctx context.Context, id uuid.UUID) (agent.Agent, *agent.Keys, error) {
-	rows, err := s.db.Query(ctx, sqlAgentAndKeys, id)
+// Agents reads agents and their keys.
+func (s *Store) Agents(ctx context.Context, ids []uuid.UUID) ([]agent.WithKeys, error) {
+	rows, err := s.db.Query(ctx, sqlAgentsWithKeys, ids)
 	if err != nil {
-		return agent.Agent{}, nil, pgdb.Fault(err)
+		return nil, pgdb.Fault(err)
 	}
-	var stored storedKeys
-	found, err := pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (agent.Agent, error) {
-		return scanWith(row, &stored.jwks, &stored.uri)
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (agent.WithKeys, error) {
+		var stored storedKeys
+		found, err := scanWith(row, &stored.jwks, &stored.uri)
+		return agent.WithKeys{Agent: found, Keys: stored.keys()}, err
 	})
-	if errors.Is(err, pgx.ErrNoRows) {
-		return agent.Agent{}, nil, agent.ErrNotFound
-	}
-	if err != nil {
-		return agent.Agent{}, nil, pgdb.Fault(err)
-	}
-	return found, stored.keys(), nil
+	return found, pgdb.Fault(err)
 }
 
 const sqlKeys = `-- name: agent_keys_get

@@ -33,12 +33,32 @@ func remove(current agent.Agent, _ *agent.Keys) (agent.Revision, *agent.Keys, er
 	return agent.Revision{Agent: current, Messages: []outbox.Message{message()}}, nil, nil
 }
 
+func (b *bundle) agentAndKeys(t *testing.T, id uuid.UUID) (agent.Agent, *agent.Keys) {
+	t.Helper()
+	found, err := b.store.Agents(t.Context(), []uuid.UUID{id})
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	return found[0].Agent, found[0].Keys
+}
+
+func TestAgentsAreReadEachWithItsOwnKeys(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	with, without, other := b.add(t, newAgent(t0)), b.add(t, newAgent(t0)), b.add(t, newAgent(t0))
+	with, err := b.store.ReviseKeys(t.Context(), with.ID, set(agent.Keys{URI: keysURI}))
+	require.NoError(t, err)
+	_, err = b.store.ReviseKeys(t.Context(), other.ID, set(agent.Keys{URI: keysURI + "/other"}))
+	require.NoError(t, err)
+	found, err := b.store.Agents(t.Context(), []uuid.UUID{without.ID, uuid.New(), with.ID, with.ID})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []agent.WithKeys{{Agent: with, Keys: &agent.Keys{URI: keysURI}}, {Agent: without}}, found)
+}
+
 func TestKeysAreReadAsTheyWereStored(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	first, other := b.add(t, newAgent(t0)), b.add(t, newAgent(t0))
-	found, keys, err := b.store.AgentAndKeys(t.Context(), first.ID)
-	require.NoError(t, err)
+	found, keys := b.agentAndKeys(t, first.ID)
 	require.Equal(t, first, found)
 	require.Nil(t, keys)
 
@@ -49,12 +69,11 @@ func TestKeysAreReadAsTheyWereStored(t *testing.T) {
 	} {
 		changed, err := b.store.ReviseKeys(t.Context(), first.ID, set(want))
 		require.NoError(t, err)
-		found, keys, err := b.store.AgentAndKeys(t.Context(), first.ID)
-		require.NoError(t, err)
+		found, keys := b.agentAndKeys(t, first.ID)
 		require.Equal(t, changed, found)
 		require.Equal(t, &want, keys)
 	}
-	_, err = b.store.ReviseKeys(t.Context(), other.ID, set(agent.Keys{URI: keysURI}))
+	_, err := b.store.ReviseKeys(t.Context(), other.ID, set(agent.Keys{URI: keysURI}))
 	require.NoError(t, err)
 
 	_, err = b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, keys *agent.Keys) (agent.Revision, *agent.Keys, error) {
@@ -63,8 +82,7 @@ func TestKeysAreReadAsTheyWereStored(t *testing.T) {
 		return remove(current, keys)
 	})
 	require.NoError(t, err)
-	found, keys, err = b.store.AgentAndKeys(t.Context(), first.ID)
-	require.NoError(t, err)
+	found, keys = b.agentAndKeys(t, first.ID)
 	require.Equal(t, int64(5), found.Revision)
 	require.Nil(t, keys)
 	require.Equal(t, 1, b.count(t, "SELECT count(*) FROM registry.agent_keys"), "the other agent's stay")
@@ -79,8 +97,7 @@ func TestAChangeOfKeysThatIsRefusedStoresNothing(t *testing.T) {
 		return agent.Revision{Agent: current}, &agent.Keys{URI: keysURI}, agent.ErrPreconditionFailed
 	})
 	require.ErrorIs(t, err, agent.ErrPreconditionFailed)
-	found, keys, err := b.store.AgentAndKeys(t.Context(), first.ID)
-	require.NoError(t, err)
+	found, keys := b.agentAndKeys(t, first.ID)
 	require.Equal(t, first, found)
 	require.Nil(t, keys)
 }
@@ -88,8 +105,9 @@ func TestAChangeOfKeysThatIsRefusedStoresNothing(t *testing.T) {
 func TestKeysOfAnAgentThatIsNotThere(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	_, _, err := b.store.AgentAndKeys(t.Context(), uuid.New())
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	found, err := b.store.Agents(t.Context(), []uuid.UUID{uuid.New()})
+	require.NoError(t, err)
+	require.Empty(t, found)
 	_, err = b.store.ReviseKeys(t.Context(), uuid.New(), set(agent.Keys{URI: keysURI}))
 	require.ErrorIs(t, err, agent.ErrNotFound)
 }
@@ -102,8 +120,7 @@ func TestAChangeOfTheAgentLeavesItsKeys(t *testing.T) {
 	require.NoError(t, err)
 	_, err = b.store.Revise(t.Context(), first.ID, decommission)
 	require.NoError(t, err)
-	found, keys, err := b.store.AgentAndKeys(t.Context(), first.ID)
-	require.NoError(t, err)
+	found, keys := b.agentAndKeys(t, first.ID)
 	require.Equal(t, agent.Decommissioned, found.Status)
 	require.Equal(t, &agent.Keys{URI: keysURI}, keys)
 }

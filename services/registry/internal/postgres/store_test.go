@@ -362,7 +362,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"get":       func(ctx context.Context) error { _, err := store.Agent(ctx, uuid.New()); return err },
 		"register":  func(ctx context.Context) error { _, err := store.Register(ctx, entryOf(newAgent(t0))); return err },
 		"bootstrap": func(ctx context.Context) error { _, err := store.Bootstrap(ctx, entryOf(newAgent(t0))); return err },
-		"with keys": func(ctx context.Context) error { _, _, err := store.AgentAndKeys(ctx, uuid.New()); return err },
+		"with keys": func(ctx context.Context) error { _, err := store.Agents(ctx, []uuid.UUID{uuid.New()}); return err },
 		"set keys": func(ctx context.Context) error {
 			_, err := store.ReviseKeys(ctx, uuid.New(), set(agent.Keys{}))
 			return err

@@ -4,7 +4,6 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
@@ -16,6 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/jwk"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/together"
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
@@ -24,12 +24,15 @@ const (
 	lifetime    = 30 * time.Second
 	capacity    = 50_000
 	callTimeout = 4 * time.Second
-	cacheName   = "agent"
+	// underWay is how many calls are under way at a time; who asks meanwhile goes
+	// together in the next one.
+	underWay  = 4
+	cacheName = "agent"
 )
 
 // Client is the registry's internal API; *registryapi.Client is one.
 type Client interface {
-	Agent(ctx context.Context, id uuid.UUID) (registryapi.Agent, error)
+	Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]registryapi.Agent, error)
 }
 
 // Config is what Agents needs.
@@ -47,6 +50,7 @@ type Agents struct {
 	clock     func() time.Time
 	cache     *otter.Cache[uuid.UUID, remembered]
 	flights   singleflight.Group
+	trips     *together.Trips[uuid.UUID, answer]
 	hit, miss prometheus.Counter
 }
 
@@ -68,7 +72,7 @@ func (r remembered) answer() (issue.Agent, error) {
 
 // New makes Agents.
 func New(cfg Config) *Agents {
-	return &Agents{
+	a := &Agents{
 		client: cfg.Client,
 		epochs: cfg.Epochs,
 		clock:  cfg.Clock,
@@ -79,6 +83,8 @@ func New(cfg Config) *Agents {
 		hit:  cfg.CacheRequests.WithLabelValues(cacheName, "hit"),
 		miss: cfg.CacheRequests.WithLabelValues(cacheName, "miss"),
 	}
+	a.trips = together.New(together.Config{UnderWay: underWay, Most: registryapi.MaxAgents, Timeout: callTimeout}, a.carry)
+	return a
 }
 
 // Known answers from memory.
@@ -93,7 +99,8 @@ func (a *Agents) Known(id uuid.UUID) (issue.Agent, bool, error) {
 	return agent, true, err
 }
 
-// Agent asks the registry, once for all who ask at the same time, and remembers the answer.
+// Agent asks the registry, once for all who ask at the same time, together with those
+// who ask about other agents, and remembers the answer.
 func (a *Agents) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
 	epoch := a.epochs.Of(id)
 	// The epoch is part of the key: who asks after a change must not be given an
@@ -118,18 +125,35 @@ func (a *Agents) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
 
 func (a *Agents) ask(ctx context.Context, id uuid.UUID, epoch uint64) (remembered, error) {
 	entry := remembered{at: a.clock(), epoch: epoch}
-	agent, err := a.client.Agent(ctx, id)
-	var refused *apperr.Error
-	switch {
-	case err == nil:
-		entry.agent = fromWire(agent)
-	case errors.As(err, &refused) && refused.Code == apperr.AgentNotFound:
-		entry.unknown = true
-	default:
-		return remembered{}, err
+	answer, err := a.trips.Ask(ctx, id)
+	if err != nil {
+		return remembered{}, apperr.Unavailable(err)
+	}
+	if answer.err != nil {
+		return remembered{}, answer.err
+	}
+	if entry.unknown = !answer.found; answer.found {
+		entry.agent = fromWire(answer.agent)
 	}
 	a.cache.Set(id, entry)
 	return entry, nil
+}
+
+// answer is the registry's about one agent.
+type answer struct {
+	agent registryapi.Agent
+	found bool
+	err   error
+}
+
+func (a *Agents) carry(ctx context.Context, ids []uuid.UUID) []answer {
+	answers := make([]answer, len(ids))
+	agents, err := a.client.Agents(ctx, ids)
+	for i, id := range ids {
+		answers[i].agent, answers[i].found = agents[id]
+		answers[i].err = err
+	}
+	return answers
 }
 
 func fromWire(agent registryapi.Agent) issue.Agent {

@@ -32,9 +32,19 @@ type bundle struct {
 	answer    func(id uuid.UUID) (registryapi.Agent, error)
 }
 
-func (b *bundle) Agent(_ context.Context, id uuid.UUID) (registryapi.Agent, error) {
+func (b *bundle) Agents(_ context.Context, ids []uuid.UUID) (map[uuid.UUID]registryapi.Agent, error) {
 	b.calls.Add(1)
-	return b.answer(id)
+	found := map[uuid.UUID]registryapi.Agent{}
+	for _, id := range ids {
+		agent, err := b.answer(id)
+		switch {
+		case err == nil:
+			found[id] = agent
+		case apperr.From(err).Code != apperr.AgentNotFound:
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 func setup() *bundle {
@@ -144,4 +154,37 @@ func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
 		group.Wait()
 	})
 	require.EqualValues(t, 1, b.calls.Load())
+}
+
+func TestAgentsAreLookedUpTogetherWhileCallsAreUnderWay(t *testing.T) {
+	t.Parallel()
+	b := setup() // outside of the bubble, as the cache has a goroutine that never ends
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+			<-leave
+			if id[0] == 0xff {
+				return registryapi.Agent{}, apperr.New(apperr.AgentNotFound, "none")
+			}
+			return registryapi.Agent{AgentID: id, Status: registryapi.StatusActive}, nil
+		}
+		var all sync.WaitGroup
+		for n := range 90 {
+			all.Go(func() {
+				id := uuid.UUID{1: byte(n), 2: 1}
+				want := error(nil)
+				if n%3 == 0 {
+					id[0], want = 0xff, issue.ErrUnknownAgent
+				}
+				agent, err := b.agents.Agent(t.Context(), id)
+				if !errors.Is(err, want) || err == nil && agent.ID != id {
+					t.Errorf("%v: %v, %v", id, agent.ID, err)
+				}
+			})
+			synctest.Wait()
+		}
+		close(leave)
+		all.Wait()
+		require.EqualValues(t, 5, b.calls.Load(), "four that were under way, and all others")
+	})
 }
