@@ -253,7 +253,7 @@ func floods(t table, r *Results) {
 	}
 	fmt.Fprint(t.b, "\n**A flood of wrong secrets** by one process on one core, half of them for agents that exist\n")
 	t.head("", "good tokens/s quiet", "flooded", "left", "refused", "p99 ms quiet", "flooded", "never seen, refused", "slowest ms quiet", "flooded",
-		"attempts/s", "attacker's cores", "busy", "its answers")
+		"attempts/s", "attacker's cores", "busy", "its answers", "token's peak MiB")
 	for _, f := range r.Floods {
 		var answers []string
 		for _, status := range slices.Sorted(maps.Keys(f.Answers)) {
@@ -263,6 +263,7 @@ func floods(t table, r *Results) {
 		t.row(f.Name, fmt.Sprintf("%.0f", f.QuietPerSecond), fmt.Sprintf("%.0f", f.FloodPerSecond), fmt.Sprintf("%.2f", f.Left),
 			fmt.Sprint(f.Refused), fmt.Sprintf("%.1f", f.QuietP99ms), fmt.Sprintf("%.1f", f.FloodP99ms),
 			fmt.Sprintf("%d of %d", f.ColdRefused, f.ColdAsked), fmt.Sprintf("%.0f", f.ColdQuietMs), fmt.Sprintf("%.0f", f.ColdFloodMs),
-			fmt.Sprintf("%.0f", f.AttackPerSecond), fmt.Sprintf("%.2f", f.AttackCPU), percent(f.AttackBusy), strings.Join(answers, ", "))
+			fmt.Sprintf("%.0f", f.AttackPerSecond), fmt.Sprintf("%.2f", f.AttackCPU), percent(f.AttackBusy), strings.Join(answers, ", "),
+			fmt.Sprintf("%.0f", mib(f.Peak)))
 	}
 }

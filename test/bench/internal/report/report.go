@@ -211,6 +211,8 @@ type Flood struct {
 	ColdQuietMs float64 `json:"coldQuietMs"`
 	ColdFloodMs float64 `json:"coldFloodMs"`
 
+	Peak int64 `json:"peakBytes"` // of the token service's resident memory, from its start
+
 	AttackPerSecond float64          `json:"attackPerSecond"`
 	AttackCPU       float64          `json:"attackCpu"`  // cores that the attacker used
 	AttackBusy      float64          `json:"attackBusy"` // share of the time in which it ran or waited for a core
