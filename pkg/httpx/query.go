@@ -170,6 +170,20 @@ func (q *Query) number(name string, least, most, absent int) int {
 	return n
 }
 
+// Size is a parameter that is a whole number from 0 up; nil if absent or wrong.
+func (q *Query) Size(name string) *int64 {
+	value, ok := q.get(name)
+	if !ok {
+		return nil
+	}
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n < 0 || strconv.FormatInt(n, 10) != value {
+		q.Fail(name, "must be a whole number from 0")
+		return nil
+	}
+	return &n
+}
+
 // Fail records an error that the caller found, such as a range that is empty.
 func (q *Query) Fail(field, reason string) { q.fields.Add(field, reason) }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/audit/internal/intake"
+	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -69,7 +70,11 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	reader := trail.NewReader(store, window, time.Now)
-	httpapi.Register(s.server.Public(), s.guard, reader)
+	httpapi.Register(s.server.Public(), httpapi.Config{
+		Guard:  s.guard,
+		Reader: reader,
+		Log:    merkle.New(merkle.Config{Store: postgres.NewLog(r.DB), Signer: key.signer, Window: window, Clock: time.Now}),
+	})
 	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store), reader)
 	return nil
 }

@@ -108,6 +108,10 @@ func TestEveryPublicRouteReachesItsService(t *testing.T) {
 		"/api/v1/audit/" + agent + "/proof":                       Audit,
 		"/api/v1/audit/checkpoint":                                Audit,
 		"/api/v1/audit/consistency":                               Audit,
+		"/api/v1/audit/tile/0/000":                                Audit,
+		"/api/v1/audit/tile/0/x001/x234/567.p/8":                  Audit,
+		"/api/v1/audit/tile/entries/x001/234":                     Audit,
+		"/api/v1/audit/tile/entries/x001%2F234":                   Audit,
 		"/api/v1/agents/" + agent + "%2Fcredentials":              Registry, // an encoded slash stays in its segment
 		"/api/v1/agents/%00":                                      Registry,
 		"/api/v1/agents/..":                                       Registry,

@@ -53,6 +53,11 @@ func routingTable(issuerPath string) []route {
 		{"/api/v1/audit/consistency", Audit},
 		{"/api/v1/audit/*", Audit},
 		{"/api/v1/audit/*/proof", Audit},
+		// The number of a tile takes up to three segments below a thousand million, and a partial tile one more.
+		{"/api/v1/audit/tile/*/*", Audit},
+		{"/api/v1/audit/tile/*/*/*", Audit},
+		{"/api/v1/audit/tile/*/*/*/*", Audit},
+		{"/api/v1/audit/tile/*/*/*/*/*", Audit},
 	}
 	routes := make([]route, 0, len(table))
 	for _, entry := range table {

@@ -30,17 +30,33 @@ type Reader interface {
 	Get(ctx context.Context, id uuid.UUID) (trail.Event, error)
 }
 
+// Config is what the routes work with; every field is required.
+type Config struct {
+	Guard  Guard
+	Reader Reader
+	Log    Log
+}
+
 type api struct {
 	guard  Guard
 	reader Reader
+	log    Log
 }
 
-// Register adds the public routes to router.
-func Register(router gin.IRouter, guard Guard, reader Reader) {
-	a := &api{guard: guard, reader: reader}
-	routes := router.Group("/api/v1/audit", guard.Authenticate())
+// Register adds the public routes to router. Hashes are for everybody, so that
+// witnesses and verifiers need no account: a leaf cannot be guessed from its hash,
+// as every event has an id with 74 random bits.
+func Register(router gin.IRouter, cfg Config) {
+	a := &api{guard: cfg.Guard, reader: cfg.Reader, log: cfg.Log}
+	hashes := router.Group("/api/v1/audit")
+	hashes.GET("/checkpoint", httpx.Handle(a.checkpoint))
+	hashes.GET("/consistency", httpx.Handle(a.consistency))
+	hashes.GET("/tile/:level/*index", httpx.Handle(a.hashes))
+	routes := router.Group("/api/v1/audit", cfg.Guard.Authenticate())
 	routes.GET("", httpx.Handle(a.list))
 	routes.GET("/:eventId", httpx.Handle(a.get))
+	routes.GET("/:eventId/proof", httpx.Handle(a.prove))
+	routes.GET("/tile/entries/*index", httpx.Handle(a.entries))
 }
 
 // event is an audit event as clients see it.

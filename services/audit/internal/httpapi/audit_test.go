@@ -92,16 +92,17 @@ type bundle struct {
 	gate   *gate
 	shelf  *shelf
 	ledger *ledger
+	log    *oracle
 }
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
-	b := &bundle{gate: &gate{}, shelf: &shelf{}, ledger: &ledger{}}
+	b := &bundle{gate: &gate{}, shelf: &shelf{}, ledger: &ledger{}, log: &oracle{}}
 	server, err := httpx.NewServer(httpx.Config{InternalAPIToken: config.Secret("internal-token-of-a-test")},
 		httpx.Options{Service: "audit", Telemetry: telemetry.Discard("audit"), OpenAPI: api.Spec})
 	require.NoError(t, err)
 	reader := trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now })
-	httpapi.Register(server.Public(), b.gate, reader)
+	httpapi.Register(server.Public(), httpapi.Config{Guard: b.gate, Reader: reader, Log: b.log})
 	httpapi.RegisterExport(server.Public(), b.gate, export.New(b.ledger), reader)
 	b.server = server
 	return b
@@ -166,7 +167,7 @@ func TestGetRefuses(t *testing.T) {
 	}{
 		"an id that is no UUID":                  {"x", nil, 400, "VALIDATION_ERROR"},
 		"a UUID in upper case":                   {strings.ToUpper(old.ID.String()), nil, 400, "VALIDATION_ERROR"},
-		"a route of another kind":                {"checkpoint", nil, 400, "VALIDATION_ERROR"},
+		"half of a route of another kind":        {"tile", nil, 400, "VALIDATION_ERROR"},
 		"an unknown event":                       {uuid.NewString(), nil, 404, "AUDIT_EVENT_NOT_FOUND"},
 		"an event outside the retention window":  {old.ID.String(), func(b *bundle) { b.shelf.events = []trail.Event{old} }, 404, "AUDIT_EVENT_NOT_FOUND"},
 		"a malformed id before the policy":       {"x", func(b *bundle) { b.gate.denied = forbidden }, 400, "VALIDATION_ERROR"},

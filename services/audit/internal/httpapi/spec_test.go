@@ -44,6 +44,11 @@ func requireSpec(t *testing.T, method, target string, response *httptest.Respons
 	}
 	router, err := specRouter()
 	require.NoError(t, err)
+	// OpenAPI 3.0 knows no parameter of several segments: for it, the slashes in the
+	// place of a tile are escaped.
+	if tile := tileTarget.FindStringSubmatch(target); tile != nil {
+		target = tile[1] + strings.ReplaceAll(tile[2], "/", "%2F")
+	}
 	request := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
 	route, params, err := router.FindRoute(request)
 	require.NoError(t, err)
@@ -56,6 +61,8 @@ func requireSpec(t *testing.T, method, target string, response *httptest.Respons
 	})
 	require.NoError(t, err)
 }
+
+var tileTarget = regexp.MustCompile(`^(/api/v1/audit/tile/[^/]+/)(.+)$`)
 
 type nopCloser struct{ *bytes.Reader }
 
@@ -82,7 +89,7 @@ func TestEveryRouteIsInTheDocumentAndTheOtherWayRound(t *testing.T) {
 	}
 	b := setup(t)
 	routes := []string{}
-	parameter := regexp.MustCompile(`:(\w+)`)
+	parameter := regexp.MustCompile(`[:*](\w+)`)
 	for _, route := range b.server.Public().Routes() {
 		if route.Method == http.MethodHead { // implied by GET (RFC 9110 section 9.3.2)
 			continue

@@ -6,7 +6,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -40,19 +39,13 @@ func (s *Store) Ready(ctx context.Context) error {
 	return pgdb.Fault(s.db.QueryRow(ctx, sqlReady).Scan(&recorded))
 }
 
-const sqlGet = `-- name: event_get
-SELECT payload::text FROM audit.events WHERE event_id = $1`
-
 // Get returns one event, or trail.ErrNotFound.
 func (s *Store) Get(ctx context.Context, id uuid.UUID) (trail.Event, error) {
-	var payload []byte
-	switch err := s.db.QueryRow(ctx, sqlGet, id).Scan(&payload); {
-	case errors.Is(err, pgx.ErrNoRows):
-		return trail.Event{}, trail.ErrNotFound
-	case err != nil:
-		return trail.Event{}, pgdb.Fault(err)
+	leaf, err := NewLog(s.db).LeafOf(ctx, id)
+	if err != nil {
+		return trail.Event{}, err
 	}
-	return stored(payload)
+	return stored(leaf.Payload)
 }
 
 func scan(row pgx.CollectableRow) (trail.Event, error) {
