@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/replica"
@@ -27,10 +28,12 @@ const name = "audit"
 
 // Service is one replica.
 type Service struct {
-	replica *replica.Replica
-	server  *httpx.Server
-	guard   *guard.Guard
-	intake  *intake.Intake
+	replica      *replica.Replica
+	server       *httpx.Server
+	guard        *guard.Guard
+	intake       *intake.Intake
+	sequencer    *postgres.Sequencer
+	retentionURL config.Secret
 }
 
 // New wires a replica. It connects to nothing yet: everything the service depends
@@ -59,10 +62,11 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	store, window := postgres.New(r.DB), trail.NewWindow(cfg.RetentionDays)
-	sequencer := postgres.NewSequencer(postgres.Sequencing{
+	s.retentionURL = cfg.RetentionURL
+	s.sequencer = postgres.NewSequencer(postgres.Sequencing{
 		DB: r.DB, Signer: key.signer, PublicKey: key.public, Window: window, Clock: time.Now,
 	})
-	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: sequencer, Telemetry: r.Telemetry, Clock: time.Now})
+	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: s.sequencer, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
 	}
@@ -111,5 +115,5 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	return s.replica.Run(ctx, s.server, s.guard.Run, s.intake.Run)
+	return s.replica.Run(ctx, s.server, s.guard.Run, s.intake.Run, s.keepDays)
 }

@@ -1,11 +1,11 @@
 package audit
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
@@ -24,6 +24,8 @@ type Config struct {
 	TokenURL      config.URL `env:"TOKEN_INTERNAL_URL" required:"true" desc:"base URL of the token service's internal port: signing keys and revocations"`
 	RetentionDays int        `env:"AUDIT_RETENTION_DAYS" default:"90" desc:"days an audit event is shown and kept, 1 to 36500"`
 
+	RetentionURL config.Secret `env:"AUDIT_RETENTION_DATABASE_URL" desc:"Postgres URL of audit_owner; with it the service removes the days before the retention window, without it audit retention has to be run"`
+
 	LogKey config.Secret `env:"AUDIT_LOG_KEY" required:"true" desc:"secret key that signs the checkpoints of the audit log (PRIVATE+KEY+origin+...), the same for all replicas; agentidp audit keygen makes one"`
 }
 
@@ -31,13 +33,21 @@ type Config struct {
 // is no key. An error never carries the key.
 func (c Config) Validate() error {
 	var failures []error
-	if c.RetentionDays < 1 || c.RetentionDays > maxRetentionDays {
-		failures = append(failures, fmt.Errorf("AUDIT_RETENTION_DAYS must be 1 to %d", maxRetentionDays))
+	failures = append(failures, checkRetention(c.RetentionDays))
+	if _, err := pgxpool.ParseConfig(c.RetentionURL.Reveal()); err != nil && c.RetentionURL != "" {
+		failures = append(failures, errors.New("AUDIT_RETENTION_DATABASE_URL is not a valid Postgres URL"))
 	}
 	if _, err := readLogKey(c.LogKey); err != nil && c.LogKey != "" {
 		failures = append(failures, err)
 	}
 	return errors.Join(failures...)
+}
+
+func checkRetention(days int) error {
+	if days < 1 || days > maxRetentionDays {
+		return fmt.Errorf("AUDIT_RETENTION_DAYS must be 1 to %d", maxRetentionDays)
+	}
+	return nil
 }
 
 // logKey signs for the audit log; the name of the signer is the log's origin.
@@ -66,9 +76,4 @@ var errLogKey = errors.New("AUDIT_LOG_KEY is not a secret key of an audit log (P
 func LoadConfig(opts ...config.Option) (cfg Config, err error) {
 	err = replica.Load(name, &cfg, opts...)
 	return cfg, err
-}
-
-// Migrate brings the schema up to date, as the role that owns it (MIGRATE_DATABASE_URL).
-func Migrate(ctx context.Context, opts ...config.Option) error {
-	return replica.Migrate(ctx, name, opts...)
 }

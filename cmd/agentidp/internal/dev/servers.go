@@ -12,6 +12,7 @@ import (
 	"github.com/sentryagent/agentidp/migrations"
 	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/audit"
 )
 
 const (
@@ -224,7 +225,10 @@ func (s *servers) migrate(ctx context.Context) error {
 				if err := migrations.Apply(ctx, name, s.layout.services[name].migrateURL.Reveal(), logger); err != nil {
 					return fmt.Errorf("migrate %s: %w", name, err)
 				}
-				return nil
+				if name != "audit" {
+					return nil
+				}
+				return audit.Adopt(ctx, s.layout.services[name].migrateURL, s.layout.logKey(s.keys), logger)
 			})
 		}
 		return "migrated", group.Wait()

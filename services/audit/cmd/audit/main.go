@@ -1,5 +1,6 @@
-// Command audit runs the audit service (serve, the default) or brings its schema
-// up to date (migrate). Its settings come from the environment.
+// Command audit runs the audit service (serve, the default), brings its schema up to
+// date (migrate), or removes the days before the retention window (retention). Its
+// settings come from the environment.
 package main
 
 import (
@@ -28,7 +29,9 @@ func run(ctx context.Context, command string) error {
 		return audit.Serve(ctx)
 	case "migrate":
 		return audit.Migrate(ctx)
+	case "retention":
+		return audit.Retain(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve or migrate", command)
+		return fmt.Errorf("unknown command %q: serve, migrate or retention", command)
 	}
 }

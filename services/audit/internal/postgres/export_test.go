@@ -4,6 +4,8 @@ package postgres
 const (
 	CountUpTo = countUpTo
 	PlansSQL  = sqlPlans
+	KnownSQL  = sqlKnown
+	LeafSQL   = sqlLeaf
 )
 
 // Listing is the statement of a list and its arguments.

@@ -61,6 +61,11 @@ func open(t *testing.T, db *pgdb.DB) *log {
 	return &log{Store: postgres.New(db), Sequencer: postgres.NewSequencer(sequencing(db, key)), key: key}
 }
 
+// with is another replica of the log that has the key.
+func (l *log) with(key testkit.LogKey) *log {
+	return &log{Store: l.Store, Sequencer: postgres.NewSequencer(sequencing(l.DB, key)), key: key}
+}
+
 func sequencing(db *pgdb.DB, key testkit.LogKey) postgres.Sequencing {
 	return postgres.Sequencing{
 		DB: db, Signer: key.Signer, PublicKey: key.Public,

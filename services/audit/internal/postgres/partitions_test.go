@@ -1,0 +1,299 @@
+package postgres_test
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// at is the delivery of an event of another time.
+func at(t *testing.T, moment time.Time) trail.Delivery {
+	t.Helper()
+	return published(t, 1, func(fields map[string]any) { fields["timestamp"] = moment })
+}
+
+func partitionOf(moment time.Time) string { return moment.UTC().Format("audit.events_y2006m01d02") }
+
+func partitions(t *testing.T, db *pgdb.DB) []string {
+	t.Helper()
+	rows, err := db.Query(t.Context(), "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'audit.events'::regclass ORDER BY 1")
+	require.NoError(t, err)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	return names
+}
+
+func TestAnEventLandsInThePartitionOfItsOwnDay(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	store := open(t, db)
+	midnight := trail.Day(now)
+	batch := []trail.Delivery{
+		at(t, now),
+		at(t, now.AddDate(0, 0, -3)), // days late
+		at(t, now.AddDate(0, 0, -89)),
+		at(t, midnight),
+		at(t, midnight.Add(-time.Microsecond)),
+		at(t, now.Add(20*time.Hour)), // of a publisher whose clock is ahead
+	}
+	record(t, store, batch...)
+	for _, d := range batch {
+		var where string
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT tableoid::regclass::text FROM audit.events WHERE event_id = $1", d.Event.ID).Scan(&where))
+		require.Equal(t, partitionOf(d.Event.Timestamp), where)
+		got, err := store.Get(t.Context(), d.Event.ID)
+		require.NoError(t, err)
+		require.Equal(t, d.Event, got, "found although the time in the id is another")
+	}
+	requireLog(t, db, store.key, int64(len(batch)))
+
+	verdicts, err := store.Record(t.Context(), batch) // redelivered, long after the stream forgot their ids
+	require.NoError(t, err)
+	for _, verdict := range verdicts {
+		require.Equal(t, trail.Duplicate, verdict)
+	}
+}
+
+func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	store := open(t, db)
+	tooOld, tooNew := at(t, now.AddDate(0, 0, -91)), at(t, now.Add(25*time.Hour))
+	tooOld.Origin.Sequence, tooNew.Origin.Sequence = 1, 2
+	verdicts, err := store.Record(t.Context(), []trail.Delivery{tooOld, at(t, now), tooNew})
+	require.NoError(t, err)
+	require.Equal(t, []trail.Verdict{trail.Dead, trail.Stored, trail.Dead}, verdicts)
+	found := letters(t, db)
+	require.Len(t, found, 2)
+	require.Contains(t, found[0].Reason, "before the retention window of 90 days")
+	require.Contains(t, found[1].Reason, "in the future")
+	require.Equal(t, tooOld.Payload, found[0].Payload)
+	require.Equal(t, []string{partitionOf(now)}, partitions(t, db))
+}
+
+func TestTheComingDaysArePrepared(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	key := testkit.AuditLogKey(t)
+	var replicas sync.WaitGroup
+	for range 4 {
+		replicas.Go(func() { assert.NoError(t, postgres.NewSequencer(sequencing(db, key)).PrepareAhead(t.Context())) })
+	}
+	replicas.Wait()
+	var want []string
+	for i := range 8 {
+		want = append(want, partitionOf(now.AddDate(0, 0, i)))
+	}
+	require.Equal(t, want, partitions(t, db))
+}
+
+func TestNoPartitionIsMadeForADayThatNobodyNeeds(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	for _, day := range []string{"1999-12-31", "9999-01-01", "-infinity", now.AddDate(0, 0, 40).Format(time.DateOnly)} {
+		_, err := db.Exec(t.Context(), "SELECT audit.ensure_partition($1::text::date)", day)
+		require.ErrorContains(t, err, "SQLSTATE 22008", day)
+	}
+	require.Empty(t, partitions(t, db))
+}
+
+func TestQueriesReadTheDaysThatTheyAskForOnly(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	store := open(t, db)
+	for i := range 10 {
+		record(t, store, at(t, now.AddDate(0, 0, -i)))
+	}
+	from, to := trail.Day(now).AddDate(0, 0, -4), trail.Day(now).AddDate(0, 0, -2).Add(-time.Microsecond)
+	within := []string{partitionOf(now.AddDate(0, 0, -3)), partitionOf(now.AddDate(0, 0, -4))}
+	tests := map[string]struct {
+		sql  string
+		args []any
+		want []string
+	}{
+		"a list": {
+			"SELECT payload FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2 ORDER BY timestamp DESC, event_id DESC LIMIT 21",
+			[]any{from, to}, within,
+		},
+		"a list of one action":    {"SELECT payload FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2 AND action = 'x'", []any{from, to}, within},
+		"a count":                 {"SELECT count(*) FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2", []any{from, to}, within},
+		"the search for known":    {postgres.KnownSQL, []any{trail.Day(now), trail.Day(now).AddDate(0, 0, 1), []string{published(t, 1, nil).Event.ID.String()}}, []string{partitionOf(now)}},
+		"one event by its id":     {postgres.LeafSQL, []any{published(t, 1, nil).Event.ID, now.Add(-time.Minute), now.Add(time.Minute)}, []string{partitionOf(now)}},
+		"no day that there is":    {"SELECT payload FROM audit.events WHERE timestamp >= $1", []any{now.AddDate(0, 0, 9)}, nil},
+		"a walk on from a cursor": {"SELECT payload FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2 AND (timestamp, event_id) < ($2, gen_random_uuid())", []any{from, to}, within},
+	}
+	for name, test := range tests {
+		for _, plans := range []string{"force_custom_plan", "force_generic_plan"} {
+			plan := explain(t, db, plans, test.sql, test.args...)
+			var scanned []string
+			for i := range 10 {
+				if partition := partitionOf(now.AddDate(0, 0, -i)); strings.Contains(plan, strings.TrimPrefix(partition, "audit.")) {
+					scanned = append(scanned, partition)
+				}
+			}
+			require.ElementsMatch(t, test.want, scanned, "%s, %s:\n%s", name, plans, plan)
+		}
+	}
+}
+
+// explain is the plan of a statement as it was run: what a generic plan left out when it began to run is not in it.
+func explain(t *testing.T, db *pgdb.DB, plans, sql string, args ...any) string {
+	t.Helper()
+	var plan []string
+	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
+		if _, err := tx.Exec(t.Context(), "SET LOCAL plan_cache_mode = "+plans); err != nil {
+			return err
+		}
+		rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, COSTS OFF)\n"+strings.ReplaceAll(sql, "-- name:", "--"), args...)
+		if err != nil {
+			return err
+		}
+		plan, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	}))
+	return strings.Join(plan, "\n")
+}
+
+// retention works as the owner and takes it that so many days have passed.
+func retention(t *testing.T, database testkit.Database, later int) postgres.Retention {
+	t.Helper()
+	return postgres.Retention{
+		DB: testkit.Open(t, database.OwnerURL), Window: trail.NewWindow(90), Clock: func() time.Time { return now.AddDate(0, 0, later) },
+	}
+}
+
+func TestRetentionDropsWholeDaysAndTheLogKeepsProving(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	oldest := trail.NewWindow(90).Oldest(now)
+	var days []trail.Delivery
+	for i := range 4 { // two events on each of four days, by turns
+		days = append(days, at(t, oldest.AddDate(0, 0, i)), at(t, oldest.AddDate(0, 0, 3-i)))
+	}
+	record(t, store, days...)
+	log := asked(db, store.key)
+	kept := days[6] // of the last day, at noon
+	before, err := log.Prove(t.Context(), kept.Event.ID)
+	require.NoError(t, err)
+
+	dropped, err := retention(t, database, 2).Drop(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []postgres.Dropped{{Day: oldest, Events: 2}, {Day: oldest.AddDate(0, 0, 1), Events: 2}}, dropped)
+	again, err := retention(t, database, 2).Drop(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, again, "what is gone is not dropped twice")
+
+	require.Equal(t, 4, count(t, db))
+	require.Equal(t, []string{partitionOf(oldest.AddDate(0, 0, 2)), partitionOf(oldest.AddDate(0, 0, 3))}, partitions(t, db))
+	rows, err := db.Query(t.Context(), "SELECT day::text, events, first_leaf, last_leaf FROM audit.dropped_partitions ORDER BY day")
+	require.NoError(t, err)
+	notes, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+		Day                 string
+		Events, First, Last int64
+	}])
+	require.NoError(t, err)
+	require.EqualValues(t, fmt.Sprint([]any{
+		fmt.Sprintf("{%s 2 0 7}", oldest.Format(time.DateOnly)), fmt.Sprintf("{%s 2 2 5}", oldest.AddDate(0, 0, 1).Format(time.DateOnly)),
+	}), fmt.Sprint(notes))
+
+	after, err := log.Prove(t.Context(), kept.Event.ID)
+	require.NoError(t, err)
+	require.Equal(t, before, after, "the hashes of what is gone are there")
+	requireProof(t, store.key, after)
+
+	late := at(t, oldest)
+	verdicts, err := open(t, db).with(store.key).Record(t.Context(), []trail.Delivery{late})
+	require.NoError(t, err)
+	require.Equal(t, []trail.Verdict{trail.Dead}, verdicts)
+	require.Contains(t, letters(t, db)[0].Reason, "retention has removed the day")
+	record(t, store, at(t, now))
+	var head int64
+	require.NoError(t, db.QueryRow(t.Context(), "SELECT size FROM audit.tree").Scan(&head))
+	require.EqualValues(t, 9, head)
+	answer, err := log.Consistency(t.Context(), before.TreeSize, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, auditlog.Consistency{From: 8, To: 9, Hashes: answer.Hashes}, answer)
+}
+
+func TestProcessesThatRetainAtOnceDropADayOnce(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	for i := range 5 {
+		record(t, store, at(t, now.AddDate(0, 0, -i)))
+	}
+	var processes sync.WaitGroup
+	for range 4 {
+		r := retention(t, database, 200)
+		processes.Go(func() {
+			_, err := r.Drop(t.Context())
+			assert.NoError(t, err)
+		})
+	}
+	processes.Wait()
+	require.Empty(t, partitions(t, db))
+	var days, events int
+	require.NoError(t, db.QueryRow(t.Context(), "SELECT count(*), sum(events) FROM audit.dropped_partitions").Scan(&days, &events))
+	require.Equal(t, 5, days)
+	require.Equal(t, 5, events)
+}
+
+func TestRetentionGoesOnWhileEventsAreStoredAndRead(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	for i := range 8 {
+		record(t, store, at(t, now.AddDate(0, 0, -80-i)))
+	}
+	done := make(chan struct{})
+	var load sync.WaitGroup
+	stored := 0
+	load.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			batch := events(t, uint64(stored), 5)
+			if _, err := store.Record(t.Context(), batch); !assert.NoError(t, err) {
+				return
+			}
+			stored += len(batch)
+		}
+	})
+	load.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			if _, err := store.Get(t.Context(), published(t, 1, nil).Event.ID); !assert.ErrorIs(t, err, trail.ErrNotFound) {
+				return
+			}
+		}
+	})
+	dropped, err := retention(t, database, 60).Drop(t.Context())
+	close(done)
+	load.Wait()
+	require.NoError(t, err)
+	require.Len(t, dropped, 8)
+	require.Equal(t, stored, count(t, db))
+}
