@@ -1,7 +1,9 @@
 package postgres_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -18,63 +20,127 @@ func connect(t *testing.T, url string) *pgx.Conn {
 	return conn
 }
 
+// requireRefused runs a statement that must be refused for lack of the right to it.
+func requireRefused(t *testing.T, conn *pgx.Conn, statement, who string) {
+	t.Helper()
+	_, err := conn.Exec(t.Context(), statement)
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused, "%s by %s", statement, who)
+	require.Equal(t, "42501", refused.Code, "%s by %s: %s", statement, who, refused.Message)
+}
+
 func TestNoRoleChangesAnEvent(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
 	db := testkit.Open(t, database.AppURL)
-	record(t, open(t, db), published(t, 1, nil))
-	statements := map[string]string{
-		"update":                    "UPDATE audit.events SET outcome = 'failure'",
-		"update of no row":          "UPDATE audit.events SET outcome = 'failure' WHERE false",
-		"delete":                    "DELETE FROM audit.events",
-		"truncate":                  "TRUNCATE audit.events",
-		"truncate of all, cascaded": "TRUNCATE audit.events CASCADE",
-		"upsert": `INSERT INTO audit.events SELECT * FROM audit.events
-			ON CONFLICT (event_id, timestamp) DO UPDATE SET outcome = 'failure'`,
-		"merge": `MERGE INTO audit.events e USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE`,
+	store := open(t, db)
+	record(t, store, published(t, 1, nil))
+	partition := partitionOf(now)
+	statements := []string{
+		"UPDATE audit.events SET outcome = 'failure'",
+		"UPDATE audit.events SET outcome = 'failure' WHERE false",
+		"UPDATE audit.events SET timestamp = timestamp + interval '1 day'",
+		"DELETE FROM audit.events",
+		"TRUNCATE audit.events",
+		"TRUNCATE audit.events CASCADE",
+		`INSERT INTO audit.events SELECT * FROM audit.events ON CONFLICT (event_id, timestamp) DO UPDATE SET outcome = 'failure'`,
+		`MERGE INTO audit.events e USING (SELECT 1) s ON true WHEN MATCHED THEN DELETE`,
+		"UPDATE " + partition + " SET outcome = 'failure'",
+		"DELETE FROM " + partition,
+		"TRUNCATE " + partition,
+		"DELETE FROM audit.tiles",
+		"TRUNCATE audit.tiles",
+		"UPDATE audit.tiles SET data = sha256('other')",
+		"DELETE FROM audit.tree",
+		"TRUNCATE audit.tree",
+		"UPDATE audit.tree SET size = 0, frontier = ''",
+		"UPDATE audit.tree SET root = sha256('other')",
+		"DELETE FROM audit.dropped_partitions",
+		"TRUNCATE audit.dropped_partitions",
+		"UPDATE audit.dropped_partitions SET events = 0",
 	}
 	roles := map[string]string{"the service's role": database.AppURL, "the owner": database.OwnerURL, "the superuser": database.AdminURL}
 	for role, url := range roles {
 		conn := connect(t, url)
-		for name, statement := range statements {
-			_, err := conn.Exec(t.Context(), statement)
-			var refused *pgconn.PgError
-			require.ErrorAs(t, err, &refused, "%s by %s", name, role)
-			require.Equal(t, "42501", refused.Code, "%s by %s: %s", name, role, refused.Message)
+		for _, statement := range statements {
+			requireRefused(t, conn, statement, role)
 		}
 	}
-	require.Equal(t, 1, count(t, db))
+	requireLog(t, db, store.key, 1)
 }
 
-func TestTheTriggerHoldsInASessionThatPlaysAReplica(t *testing.T) {
+func TestTheTriggersHoldInASessionThatPlaysAReplica(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
 	record(t, open(t, testkit.Open(t, database.AppURL)), published(t, 1, nil))
 	admin := connect(t, database.AdminURL)
 	_, err := admin.Exec(t.Context(), "SET session_replication_role = replica")
 	require.NoError(t, err)
-	_, err = admin.Exec(t.Context(), "DELETE FROM audit.events")
-	require.ErrorContains(t, err, "audit events are immutable")
+	for _, statement := range []string{
+		"DELETE FROM audit.events", "DELETE FROM " + partitionOf(now), "DELETE FROM audit.tiles", "UPDATE audit.tree SET size = 0",
+	} {
+		requireRefused(t, admin, statement, "the superuser as a replica")
+	}
 }
 
 func TestTheServicesRoleHasNoMoreThanItNeeds(t *testing.T) {
 	t.Parallel()
-	conn := connect(t, testkit.Postgres(t, "audit").AppURL)
-	for _, statement := range []string{
-		"UPDATE audit.dead_letters SET reason = ''",
-		"DELETE FROM audit.dead_letters",
-		"TRUNCATE audit.dead_letters",
-		"ALTER TABLE audit.events DISABLE TRIGGER ALL",
-		"DROP TRIGGER events_immutable ON audit.events",
-		"DROP TABLE audit.events",
-		"CREATE TABLE audit.mine (x int)",
-		"CREATE TABLE public.mine (x int)",
-		"SET session_replication_role = replica",
-		"SELECT * FROM audit.goose_db_version",
-	} {
-		_, err := conn.Exec(t.Context(), statement)
-		var refused *pgconn.PgError
-		require.ErrorAs(t, err, &refused, statement)
-		require.Equal(t, "42501", refused.Code, "%s: %s", statement, refused.Message)
+	database := testkit.Postgres(t, "audit")
+	record(t, open(t, testkit.Open(t, database.AppURL)), published(t, 1, nil))
+	conn := connect(t, database.AppURL)
+	for statement := range strings.Lines(`
+		UPDATE audit.dead_letters SET reason = ''
+		DELETE FROM audit.dead_letters
+		TRUNCATE audit.dead_letters
+		ALTER TABLE audit.events DISABLE TRIGGER ALL
+		ALTER TABLE audit.events DISABLE TRIGGER events_immutable
+		ALTER TABLE $today DISABLE TRIGGER events_immutable
+		ALTER TABLE $today ENABLE REPLICA TRIGGER events_immutable
+		ALTER TABLE audit.tiles DISABLE TRIGGER ALL
+		DROP TRIGGER events_immutable ON audit.events
+		DROP TRIGGER events_immutable ON $today
+		DROP TABLE audit.events
+		DROP TABLE $today
+		DROP TABLE audit.tiles
+		DROP TABLE audit.tree
+		DROP SCHEMA audit CASCADE
+		DROP FUNCTION audit.refuse_change() CASCADE
+		ALTER TABLE audit.events DETACH PARTITION $today
+		ALTER TABLE audit.events RENAME TO other
+		ALTER TABLE audit.events ALTER COLUMN payload TYPE text
+		ALTER TABLE audit.events OWNER TO audit_app
+		CREATE RULE r AS ON INSERT TO audit.events DO INSTEAD NOTHING
+		CREATE TRIGGER t BEFORE INSERT ON audit.events FOR EACH ROW EXECUTE FUNCTION audit.refuse_change()
+		CREATE OR REPLACE FUNCTION audit.refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'
+		INSERT INTO $today SELECT * FROM audit.events
+		SELECT * FROM $today
+		INSERT INTO audit.tree DEFAULT VALUES
+		INSERT INTO audit.dropped_partitions VALUES ('2020-01-01', 0)
+		CREATE TABLE audit.mine (x int)
+		CREATE TABLE public.mine (x int)
+		SET session_replication_role = replica
+		SET ROLE audit_owner
+		GRANT audit_owner TO audit_app
+		SELECT * FROM audit.goose_db_version`) {
+		if statement = strings.TrimSpace(statement); statement != "" {
+			requireRefused(t, conn, strings.ReplaceAll(statement, "$today", partitionOf(now)), "the service's role")
+		}
 	}
+}
+
+func TestADayIsMadeByTheServicesRoleAndBelongsToTheOwner(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	conn := connect(t, database.AppURL)
+	tomorrow := now.AddDate(0, 0, 1)
+	for _, made := range []bool{true, false} {
+		var is bool
+		require.NoError(t, conn.QueryRow(t.Context(), "SELECT audit.ensure_partition($1::text::date)", tomorrow.Format(time.DateOnly)).Scan(&is))
+		require.Equal(t, made, is)
+	}
+	var owner string
+	require.NoError(t, conn.QueryRow(t.Context(), "SELECT relowner::regrole::text FROM pg_class WHERE oid = $1::text::regclass", partitionOf(tomorrow)).Scan(&owner))
+	require.Equal(t, "audit_owner", owner)
+	other := connect(t, testkit.Database{AdminURL: database.AdminURL}.For("registry").AppURL)
+	requireRefused(t, other, "SELECT audit.ensure_partition('2026-01-01')", "another service's role")
 }

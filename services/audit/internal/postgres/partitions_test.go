@@ -136,7 +136,7 @@ func TestQueriesReadTheDaysThatTheyAskForOnly(t *testing.T) {
 	}
 	for name, test := range tests {
 		for _, plans := range []string{"force_custom_plan", "force_generic_plan"} {
-			plan := explain(t, db, plans, test.sql, test.args...)
+			plan := planOf(t, db, plans, test.sql, test.args...)
 			var scanned []string
 			for i := range 10 {
 				if partition := partitionOf(now.AddDate(0, 0, -i)); strings.Contains(plan, strings.TrimPrefix(partition, "audit.")) {
@@ -148,8 +148,8 @@ func TestQueriesReadTheDaysThatTheyAskForOnly(t *testing.T) {
 	}
 }
 
-// explain is the plan of a statement as it was run: what a generic plan left out when it began to run is not in it.
-func explain(t *testing.T, db *pgdb.DB, plans, sql string, args ...any) string {
+// planOf is the plan of a statement as it was run: what a generic plan left out when it began to run is not in it.
+func planOf(t *testing.T, db *pgdb.DB, plans, sql string, args ...any) string {
 	t.Helper()
 	var plan []string
 	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
