@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -220,6 +221,12 @@ func TestPoisonEndsAsDeadLettersAndBlocksNothing(t *testing.T) {
 	poison := [][]byte{
 		nil, []byte("no JSON"), []byte("\x00\xff"), []byte(`{"schemaVersion":2}`), []byte(`[]`),
 		slices.Repeat([]byte("x"), 900_000),
+		edited(t, `"schemaVersion":1`, `"schemaVersion":2`),
+		edited(t, `"metadata":{}`, `"metadata":{},"metadata":{}`),
+		edited(t, `"metadata":{}`, `"metadata":{"n":12345678901234567890}`),
+		edited(t, `"userAgent":""`, `"userAgent":"`+strings.Repeat("x", 70_000)+`"`),
+		edited(t, `"timestamp":"`, `"timestamp":"1970-01-01T00:00:00Z","was":"`),
+		edited(t, `"timestamp":"`, `"timestamp":"9999-12-31T00:00:00Z","was":"`),
 	}
 	var ids []uuid.UUID
 	for _, payload := range poison {
@@ -235,6 +242,56 @@ func TestPoisonEndsAsDeadLettersAndBlocksNothing(t *testing.T) {
 	var kept []byte
 	require.NoError(t, b.db.QueryRow(t.Context(), "SELECT payload FROM audit.dead_letters WHERE stream_sequence = 5").Scan(&kept))
 	require.Equal(t, poison[2], kept, "the bytes as received")
+}
+
+// edited is the payload of a new event, changed.
+func edited(t *testing.T, from, to string) []byte {
+	t.Helper()
+	_, payload := newEvent(t)
+	changed := strings.Replace(string(payload), from, to, 1)
+	require.NotEqual(t, string(payload), changed)
+	return []byte(changed)
+}
+
+func TestAnotherEventUnderAnIDThatIsTakenIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	id, payload := newEvent(t)
+	forged := []byte(strings.Replace(string(payload), "token.issued", "token.revoked", 1))
+	start(t, b.conn, b.store)
+	publish(t, b.conn, payload)
+	b.requireStored(t, []uuid.UUID{id})
+	publish(t, b.conn, forged)
+	b.requireDrained(t)
+	require.Eventually(t, func() bool { return b.count(t, "dead_letters") == 1 }, patience, 20*time.Millisecond)
+	event, err := b.read.Get(t.Context(), id)
+	require.NoError(t, err)
+	require.Equal(t, payload, event.Payload, "the first one stays")
+}
+
+func TestEventsInAnyOrderAndAnyNumberOfTimesAreStoredOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	start(t, b.conn, b.store)
+	var ids []uuid.UUID
+	var payloads [][]byte
+	for i := range 20 { // of the last ten days
+		id := uuid.Must(uuid.NewV7())
+		at := time.Now().Add(-time.Duration(i) * 12 * time.Hour)
+		message, err := auditevent.New(id, at, "token", auditevent.TokenIssued, nil, auditevent.Origin{}, nil).Message()
+		require.NoError(t, err)
+		ids, payloads = append(ids, id), append(payloads, message.Payload)
+	}
+	for round := range 3 { // without an id of the message, so that the stream notices nothing
+		for i := range payloads {
+			publish(t, b.conn, payloads[(i*7+round)%len(payloads)])
+		}
+	}
+	sortIDs(ids)
+	b.requireStored(t, ids)
+	b.requireDrained(t)
+	b.requireStored(t, ids)
+	require.Zero(t, b.count(t, "dead_letters"))
 }
 
 // outage is a recorder that fails until it is over. Where it is late, it fails
