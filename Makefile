@@ -9,7 +9,7 @@ PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
 BIN      := .bin
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help dev test fault bench build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+.PHONY: help dev test fault bench bench-audit build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -32,6 +32,10 @@ fault: setup ## Kill and freeze everything under load and balance the books (DUR
 bench: setup ## Measure speed against this machine's signing rate (ARGS="-quick", ARGS="-only token-rs256 -conns 32")
 	@go build -o $(BIN)/bench ./test/bench
 	@exec $(BIN)/bench $(ARGS)
+
+bench-audit: setup ## Measure the audit service over ten million events (ARGS="-events 1000000 -days 30")
+	@go build -o $(BIN)/bench-audit ./test/benchaudit
+	@exec $(BIN)/bench-audit $(ARGS)
 
 build: ## Build the five programs into .bin
 	@go build -o $(BIN)/ ./cmd/agentidp $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))

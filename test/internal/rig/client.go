@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/mod/sumdb/note"
 	"io"
 	"net/http"
 	"net/url"
@@ -135,3 +137,9 @@ func (r *Rig) Get(ctx context.Context, address, token string) ([]byte, error) {
 	}
 	return send(request)
 }
+
+// LogSigner signs as the audit service of the rig does.
+func (r *Rig) LogSigner() (note.Signer, error) { return note.NewSigner(r.logKey) }
+
+// JetStream is the rig's own connection to NATS.
+func (r *Rig) JetStream() jetstream.JetStream { return r.stream }

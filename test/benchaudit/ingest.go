@@ -1,0 +1,305 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/mod/sumdb/note"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/test/internal/load"
+)
+
+const (
+	// unacked bounds what is published and not acknowledged, behind what waits in the stream.
+	unacked, behind = 1000, 20_000
+	lagRate         = 2000 // events per second
+	lagTick         = 5 * time.Millisecond
+	settleWithin    = 2 * time.Minute
+	// sampleEvery is how often the size of the tree is looked at.
+	sampleEvery = 5 * time.Millisecond
+)
+
+// publisher publishes events as services do, and remembers when.
+type publisher struct {
+	stream jetstream.JetStream
+	make   *generator
+	acks   []jetstream.PubAckFuture
+	sent   map[uuid.UUID]time.Time
+	count  atomic.Int64
+}
+
+func (b *bench) publisher(part uint64) *publisher {
+	return &publisher{stream: b.rig.JetStream(), make: newGenerator(b.seed, part), sent: map[uuid.UUID]time.Time{}}
+}
+
+// publish sends one event, and waits for the acknowledgement of one before.
+func (p *publisher) publish(ctx context.Context) error {
+	now := time.Now()
+	e := p.make.make(now)
+	message := &nats.Msg{Subject: "audit.token." + e.action, Data: e.payload, Header: nats.Header{jetstream.MsgIDHeader: {e.id.String()}}}
+	ack, err := p.stream.PublishMsgAsync(message)
+	if err != nil {
+		return fmt.Errorf("publish: %w", err)
+	}
+	p.sent[e.id] = now
+	p.count.Add(1)
+	if p.acks = append(p.acks, ack); len(p.acks) > unacked {
+		return p.settle(ctx, 1)
+	}
+	return nil
+}
+
+// settle waits for the first n acknowledgements.
+func (p *publisher) settle(ctx context.Context, n int) error {
+	for _, ack := range p.acks[:n] {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return fmt.Errorf("publish: %w", err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	p.acks = p.acks[n:]
+	return nil
+}
+
+func (b *bench) size(ctx context.Context) (size int64, err error) {
+	return size, b.rig.DB().QueryRow(ctx, "SELECT size FROM audit.tree").Scan(&size)
+}
+
+// ingest publishes as fast as events are stored, and measures how fast that is.
+func (b *bench) ingest(ctx context.Context) error {
+	begin, err := b.size(ctx)
+	if err != nil {
+		return err
+	}
+	publishing, stop := context.WithCancel(ctx)
+	defer stop()
+	p := b.publisher(3 << 32)
+	var stored atomic.Int64
+	ended := make(chan error, 1)
+	go func() {
+		for publishing.Err() == nil {
+			if p.count.Load()-stored.Load() > behind {
+				pause(publishing, time.Millisecond)
+				continue
+			}
+			if err := p.publish(ctx); err != nil {
+				ended <- err
+				return
+			}
+		}
+		ended <- p.settle(ctx, len(p.acks))
+	}()
+	look := func(until time.Duration) (int64, error) {
+		for begun := time.Now(); time.Since(begun) < until && ctx.Err() == nil; pause(ctx, 20*sampleEvery) {
+			size, err := b.size(ctx)
+			if err != nil {
+				return 0, err
+			}
+			stored.Store(size - begin)
+		}
+		return b.size(ctx)
+	}
+	first, err := look(2 * time.Second)
+	if err != nil {
+		return err
+	}
+	cpu, err := b.rig.CPU()
+	if err != nil {
+		return err
+	}
+	measured := time.Now()
+	last, err := look(time.Duration(10 * b.seconds * float64(time.Second)))
+	took := time.Since(measured).Seconds()
+	stop()
+	if err := firstOf(err, <-ended); err != nil {
+		return err
+	}
+	b.results.IngestPerSecond = float64(last-first) / took
+	if b.results.IngestCPUms, err = b.cpuSince(cpu, last-first); err != nil {
+		return err
+	}
+	b.log("   %.0f per second", b.results.IngestPerSecond)
+	return b.balance(ctx, begin, p)
+}
+
+// cpuSince is the processor time of each process since before, in ms per event.
+func (b *bench) cpuSince(before map[string]time.Duration, events int64) (map[string]float64, error) {
+	after, err := b.rig.CPU()
+	per := make(map[string]float64, len(after))
+	for name, cpu := range after {
+		per[name] = milliseconds(cpu-before[name]) / float64(max(events, 1))
+	}
+	return per, err
+}
+
+// balance waits until all is stored, and looks whether it was stored once.
+func (b *bench) balance(ctx context.Context, begin int64, p *publisher) error {
+	if _, err := b.rig.Settle(ctx, settleWithin); err != nil {
+		return err
+	}
+	var rows, ids int64
+	if err := b.rig.DB().QueryRow(ctx, "SELECT count(*), count(DISTINCT event_id) FROM audit.events WHERE leaf_index >= $1", begin).Scan(&rows, &ids); err != nil {
+		return err
+	}
+	if rows != p.count.Load() || ids != rows {
+		return fmt.Errorf("%d events were published, %d are stored, %d different ones", p.count.Load(), rows, ids)
+	}
+	return nil
+}
+
+// lag publishes at a steady rate and measures how long each event takes until the
+// head of the log covers it.
+func (b *bench) lag(ctx context.Context) error {
+	begin, err := b.size(ctx)
+	if err != nil {
+		return err
+	}
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	type seen struct {
+		size int64
+		at   time.Time
+	}
+	var sizes []seen
+	watched := make(chan error, 1)
+	go func() {
+		for {
+			size, err := b.size(watching)
+			if watching.Err() != nil {
+				watched <- nil
+				return
+			}
+			if err != nil {
+				watched <- err
+				return
+			}
+			if sizes = append(sizes, seen{size, time.Now()}); len(sizes) > 1 && sizes[len(sizes)-2].size == size {
+				sizes = sizes[:len(sizes)-1]
+			}
+			pause(watching, sampleEvery)
+		}
+	}()
+	p := b.publisher(4 << 32)
+	tick := time.NewTicker(lagTick)
+	defer tick.Stop()
+	started := time.Now()
+	for length := time.Duration(10 * b.seconds * float64(time.Second)); time.Since(started) < length; {
+		due := int64(time.Since(started).Seconds() * lagRate)
+		for p.count.Load() < due {
+			if err := p.publish(ctx); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	b.results.LagRate = float64(p.count.Load()) / time.Since(started).Seconds()
+	if err := firstOf(p.settle(ctx, len(p.acks)), b.balance(ctx, begin, p)); err != nil {
+		return err
+	}
+	pause(ctx, 10*sampleEvery)
+	stop()
+	if err := <-watched; err != nil {
+		return err
+	}
+	rows, err := b.rig.DB().Query(ctx, "SELECT leaf_index, event_id FROM audit.events WHERE leaf_index >= $1 ORDER BY leaf_index", begin)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var lags load.Latencies
+	for n := 0; rows.Next(); {
+		var leaf int64
+		var id [16]byte
+		if err := rows.Scan(&leaf, &id); err != nil {
+			return err
+		}
+		for n < len(sizes) && sizes[n].size <= leaf {
+			n++
+		}
+		if n == len(sizes) {
+			return fmt.Errorf("leaf %d was never seen", leaf)
+		}
+		lags = append(lags, sizes[n].at.Sub(p.sent[id]))
+	}
+	slices.Sort(lags)
+	b.results.LagP50ms, b.results.LagP99ms = milliseconds(lags.Percentile(50)), milliseconds(lags.Percentile(99))
+	b.log("   p50 %.0f ms, p99 %.0f ms", b.results.LagP50ms, b.results.LagP99ms)
+	return rows.Err()
+}
+
+// verify computes the root from an export of the last events, and from the hashes
+// before them, and holds it against the checkpoint's signature.
+func (b *bench) verify(ctx context.Context) error {
+	size, err := b.size(ctx)
+	if err != nil {
+		return err
+	}
+	address := fmt.Sprintf("http://%s/api/v1/audit/export?cursor=%d", b.rig.Public("audit"), max(size-50_000, 0))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+b.token)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	key, err := note.NewVerifier(b.rig.LogPublicKey)
+	if err != nil {
+		return err
+	}
+	lines := bufio.NewScanner(response.Body)
+	lines.Buffer(nil, 1<<20)
+	lines.Scan()
+	var header auditlog.ExportHeader
+	if err := json.Unmarshal(lines.Bytes(), &header); err != nil {
+		return fmt.Errorf("read the export: %w", err)
+	}
+	head, _, err := auditlog.Open([]byte(header.Checkpoint), key)
+	if err != nil {
+		return err
+	}
+	frontier, err := auditlog.NewFrontier(header.First, header.Before)
+	if err != nil {
+		return err
+	}
+	for frontier.Size() < header.TreeSize && lines.Scan() {
+		var line auditlog.ExportLine
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return fmt.Errorf("read the export: %w", err)
+		}
+		frontier.Add(auditlog.HashLeaf(line.Event))
+	}
+	if frontier.Root() != head.Root || frontier.Size() != head.Size {
+		return fmt.Errorf("the export does not give the root that was signed")
+	}
+	b.results.Leaves = head.Size
+	return lines.Err()
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/test/internal/load"
+)
+
+const (
+	connections = 8
+	// variants are how many different requests a measurement of lists sends in turn.
+	variants   = 64
+	warmup     = time.Second
+	exportMost = 15 * time.Second
+)
+
+// request is a GET as bytes.
+func (b *bench) request(path string, query url.Values) []byte {
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n", path, b.rig.Public("audit"), b.token)
+}
+
+// ok is an answer 200.
+func ok(status int, body []byte) error {
+	if status != http.StatusOK {
+		return fmt.Errorf("status %d: %s", status, body[:min(len(body), 500)])
+	}
+	return nil
+}
+
+// measure puts a load of requests on the audit service.
+func (b *bench) measure(ctx context.Context, requests [][]byte) (latency, error) {
+	running, err := load.Start(ctx, load.Plan{
+		Address: b.rig.Public("audit"), Connections: connections, Requests: requests, Check: ok, Patience: 5 * time.Minute,
+	})
+	if err != nil {
+		return latency{}, err
+	}
+	pause(ctx, warmup)
+	running.Measure()
+	pause(ctx, time.Duration(b.seconds*float64(time.Second)))
+	running.Pause()
+	result, err := running.Stop()
+	return latency{
+		Answered: result.Answered, PerSecond: result.PerSecond(),
+		P50ms: milliseconds(result.Latencies.Percentile(50)), P99ms: milliseconds(result.Latencies.Percentile(99)),
+		MaxMs: milliseconds(result.Latencies.Percentile(100)),
+	}, err
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// lists measures every combination of an agent, an action and a day, each on its
+// first page and far behind. Agents are of every size, and some have no event.
+func (b *bench) lists(ctx context.Context) error {
+	random := newGenerator(b.seed, 2<<32).random
+	for mask := range 8 {
+		for _, deep := range []bool{false, true} {
+			c := list{Agent: mask&1 != 0, Action: mask&2 != 0, Day: mask&4 != 0, Deep: deep}
+			requests := make([][]byte, variants)
+			for i := range requests {
+				requests[i] = b.request("/api/v1/audit", b.listQuery(c, random))
+			}
+			var err error
+			if c.latency, err = b.measure(ctx, requests); err != nil {
+				return fmt.Errorf("%s: %w", c.name(), err)
+			}
+			b.log("   %s: %.0f per second, p50 %.1f ms, p99 %.1f ms", c.name(), c.PerSecond, c.P50ms, c.P99ms)
+			b.results.Lists = append(b.results.Lists, c)
+		}
+	}
+	return nil
+}
+
+func (b *bench) listQuery(c list, random *rand.Rand) url.Values {
+	query := url.Values{}
+	at := b.filled.first.Add(time.Duration(random.Int64N(int64(b.days))) * day)
+	if c.Agent {
+		query.Set("agentId", agentID(b.seed, random.IntN(agents+10)).String())
+	}
+	if c.Action {
+		actions := []string{"token.issued", "token.introspected", "auth.failed", "agent.updated", "credential.rotated", "agent.decommissioned"}
+		query.Set("action", actions[random.IntN(len(actions))])
+	}
+	if c.Day {
+		query.Set("fromDate", at.Format(time.DateOnly))
+		query.Set("toDate", at.Format(time.DateOnly))
+	}
+	if c.Deep {
+		if !c.Day { // behind half of the trail and more
+			at = b.filled.first.Add(time.Duration(random.Int64N(int64(b.days)*int64(day)/2 + 1)))
+		}
+		after := httpx.Position{Time: at.Add(time.Duration(random.Int64N(int64(day)))).Truncate(time.Microsecond), ID: uuid.Max}
+		query.Set("cursor", httpx.NewList([]int{0}, 1, httpx.Page{Number: 1000, Limit: 20}, &after).NextCursor)
+	}
+	return query
+}
+
+// proofs measures one event, and its proof.
+func (b *bench) proofs(ctx context.Context) error {
+	for _, path := range []string{"", "/proof"} {
+		if _, err := b.rig.Get(ctx, "http://"+b.rig.Public("audit")+"/api/v1/audit/"+b.filled.ids[0].String()+path, b.token); err != nil {
+			return err
+		}
+		var requests [][]byte
+		for _, id := range b.filled.ids {
+			requests = append(requests, b.request("/api/v1/audit/"+id.String()+path, nil))
+		}
+		found, err := b.measure(ctx, requests)
+		if err != nil {
+			return err
+		}
+		b.log("   %.0f per second, p50 %.1f ms, p99 %.1f ms", found.PerSecond, found.P50ms, found.P99ms)
+		if path == "" {
+			b.results.Get = &found
+		} else {
+			b.results.Proof = &found
+		}
+	}
+	return nil
+}
+
+// exports measures how fast exports are written, and what memory that takes.
+func (b *bench) exports(ctx context.Context) error {
+	agent := url.Values{"agentId": {agentID(b.seed, agents/2).String()}}
+	for _, x := range []struct {
+		name  string
+		query url.Values
+	}{
+		{"all", nil},
+		{"all, with proofs", url.Values{"proofs": {"true"}}},
+		{"all, OCSF", url.Values{"format": {"ocsf"}}},
+		{"one agent", agent},
+	} {
+		before, err := b.rig.Memory()
+		if err != nil {
+			return err
+		}
+		found, err := b.export(ctx, x.query)
+		if err != nil {
+			return err
+		}
+		after, err := b.rig.Memory()
+		if err != nil {
+			return err
+		}
+		found.Name, found.MemoryBefore, found.MemoryAfter = x.name, before["audit"].RSS, after["audit"].RSS
+		b.log("   %s: %d lines in %.1f s, audit had %d MiB and then %d", x.name, found.Lines, found.Seconds, found.MemoryBefore>>20, found.MemoryAfter>>20)
+		b.results.Exports = append(b.results.Exports, found)
+	}
+	return nil
+}
+
+// export reads an export to its end, or for exportMost.
+func (b *bench) export(ctx context.Context, query url.Values) (exported, error) {
+	reading, cancel := context.WithTimeout(ctx, exportMost)
+	defer cancel()
+	address := "http://" + b.rig.Public("audit") + "/api/v1/audit/export?" + query.Encode()
+	request, err := http.NewRequestWithContext(reading, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return exported{}, err
+	}
+	request.Header.Set("Authorization", "Bearer "+b.token)
+	begin := time.Now()
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return exported{}, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return exported{}, fmt.Errorf("export: %s", response.Status)
+	}
+	var found exported
+	buffer := make([]byte, 64<<10)
+	body := bufio.NewReader(response.Body)
+	for {
+		n, err := body.Read(buffer)
+		found.Bytes += int64(n)
+		found.Lines += int64(bytes.Count(buffer[:n], []byte{'\n'}))
+		if err == io.EOF { //nolint:errorlint // as io.Reader says
+			found.Whole = true
+			break
+		}
+		if err != nil {
+			if reading.Err() == nil || ctx.Err() != nil {
+				return found, fmt.Errorf("export: %w", err)
+			}
+			break // long enough
+		}
+	}
+	found.Seconds = time.Since(begin).Seconds()
+	return found, nil
+}
