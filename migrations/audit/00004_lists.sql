@@ -12,13 +12,15 @@ CREATE INDEX events_actor        ON audit.events (actor_id, timestamp DESC, even
 CREATE INDEX events_action       ON audit.events (action, timestamp DESC, event_id DESC, outcome);
 
 -- How far each of those who read the log from its beginning to its end has come:
--- the leaf that they take next.
+-- the leaf that it takes next, and which replica does so for the time being.
 CREATE TABLE audit.cursors (
     name       text        PRIMARY KEY,
     next_leaf  bigint      NOT NULL CHECK (next_leaf >= 0),
-    updated_at timestamptz NOT NULL DEFAULT now()
+    holder     uuid,
+    held_until timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 10);
-GRANT SELECT, INSERT, UPDATE ON audit.cursors TO audit_app;
+INSERT INTO audit.cursors (name, next_leaf) SELECT 'onward', size FROM audit.tree;
+GRANT SELECT, UPDATE ON audit.cursors TO audit_app;
 
 -- +goose Down
 DROP TABLE audit.cursors;

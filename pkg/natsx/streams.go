@@ -14,15 +14,19 @@ const (
 	AuditSubjects     = "audit.>"
 	LifecycleStream   = "LIFECYCLE"
 	LifecycleSubjects = "lifecycle.>"
+	OnwardStream      = "AUDIT_LOG"
+	OnwardSubjects    = "auditlog.>"
 )
 
 const (
 	// duplicateWindow is how long a Nats-Msg-Id is remembered: a relay that was killed after it
 	// published is followed by another one well within it.
 	duplicateWindow = 2 * time.Minute
-	declareTimeout  = 5 * time.Second
-	firstRetry      = 200 * time.Millisecond
-	lastRetry       = 5 * time.Second
+	// onwardFor is how long a stored event stays in the stream for forwarders, at most.
+	onwardFor      = 7 * 24 * time.Hour
+	declareTimeout = 5 * time.Second
+	firstRetry     = 200 * time.Millisecond
+	lastRetry      = 5 * time.Second
 )
 
 // DeclareAudit makes or updates the AUDIT stream and tries again until it succeeded or ctx ended,
@@ -55,6 +59,23 @@ func (c *Conn) DeclareLifecycle(ctx context.Context) error {
 		Storage:           jetstream.FileStorage,
 		Duplicates:        duplicateWindow,
 		Replicas:          c.replicas,
+	})
+}
+
+// DeclareOnward is DeclareAudit for the stream AUDIT_LOG, which carries what the audit service has stored to whoever
+// collects it. The oldest messages give way to new ones: at maxBytes (≥ 1), or after seven days.
+func (c *Conn) DeclareOnward(ctx context.Context, maxBytes int64) error {
+	return c.declare(ctx, jetstream.StreamConfig{
+		Name:        OnwardStream,
+		Description: "Stored audit events in the order of the log, for those who forward them.",
+		Subjects:    []string{OnwardSubjects},
+		Retention:   jetstream.LimitsPolicy,
+		Discard:     jetstream.DiscardOld,
+		MaxBytes:    maxBytes,
+		MaxAge:      onwardFor,
+		Storage:     jetstream.FileStorage,
+		Duplicates:  duplicateWindow,
+		Replicas:    c.replicas,
 	})
 }
 

@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
@@ -20,6 +22,7 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/audit/internal/intake"
 	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
+	"github.com/sentryagent/agentidp/services/audit/internal/onward"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -33,6 +36,7 @@ type Service struct {
 	guard        *guard.Guard
 	intake       *intake.Intake
 	sequencer    *postgres.Sequencer
+	onward       *onward.Publisher // nil: nothing is published onward
 	retentionURL config.Secret
 }
 
@@ -69,6 +73,11 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: s.sequencer, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
+	}
+	if cfg.OnwardBytes > 0 {
+		s.onward = onward.New(onward.Config{
+			Log: store, Conn: r.NATS, MaxBytes: int64(cfg.OnwardBytes), Holder: uuid.New(), Logger: r.Telemetry.Log,
+		})
 	}
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
@@ -115,5 +124,9 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	return s.replica.Run(ctx, s.server, s.guard.Run, s.intake.Run, s.keepDays)
+	workers := []func(context.Context) error{s.guard.Run, s.intake.Run, s.keepDays}
+	if s.onward != nil {
+		workers = append(workers, s.onward.Run)
+	}
+	return s.replica.Run(ctx, s.server, workers...)
 }

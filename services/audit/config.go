@@ -25,6 +25,7 @@ type Config struct {
 	RetentionDays int        `env:"AUDIT_RETENTION_DAYS" default:"90" desc:"days an audit event is shown and kept, 1 to 36500"`
 
 	RetentionURL config.Secret `env:"AUDIT_RETENTION_DATABASE_URL" desc:"Postgres URL of audit_owner; with it the service removes the days before the retention window, without it audit retention has to be run"`
+	OnwardBytes  int           `env:"AUDIT_STREAM_MAX_BYTES" default:"268435456" desc:"bytes of stored events that the stream AUDIT_LOG keeps for forwarders, at most 7 days of them; 0 publishes none"`
 
 	LogKey config.Secret `env:"AUDIT_LOG_KEY" required:"true" desc:"secret key that signs the checkpoints of the audit log (PRIVATE+KEY+origin+...), the same for all replicas; agentidp audit keygen makes one"`
 }
@@ -36,6 +37,9 @@ func (c Config) Validate() error {
 	failures = append(failures, checkRetention(c.RetentionDays))
 	if _, err := pgxpool.ParseConfig(c.RetentionURL.Reveal()); err != nil && c.RetentionURL != "" {
 		failures = append(failures, errors.New("AUDIT_RETENTION_DATABASE_URL is not a valid Postgres URL"))
+	}
+	if c.OnwardBytes < 0 {
+		failures = append(failures, errors.New("AUDIT_STREAM_MAX_BYTES must not be negative"))
 	}
 	if _, err := readLogKey(c.LogKey); err != nil && c.LogKey != "" {
 		failures = append(failures, err)

@@ -62,7 +62,7 @@ func (g *generator) make(at time.Time) event {
 	case n < 253:
 		e.action, e.service, metadata = "credential.rotated", "credentials", `{}`
 	}
-	binary.BigEndian.PutUint64(e.id[:8], uint64(at.UnixMilli())<<16|0x7000|g.random.Uint64()&0xfff) //nolint:gosec // after 1970
+	binary.BigEndian.PutUint64(e.id[:8], uint64(at.UnixMilli())<<16|0x7000|g.random.Uint64()&0xfff)
 	binary.BigEndian.PutUint64(e.id[8:], 1<<63|g.random.Uint64()>>2)
 	e.payload = e.appendPayload(make([]byte, 0, 512), metadata, g.random.Uint32(), g.random.Uint64())
 	return e
@@ -77,7 +77,7 @@ func (e event) appendPayload(dst []byte, metadata string, address uint32, reques
 	}
 	add(`{"action":"`, e.action, `","actorId":"`, e.agent, `","agentId":"`, e.agent, `","eventId":"`, e.id.String(), `","ipAddress":"10`)
 	for shift := 16; shift >= 0; shift -= 8 {
-		dst = strconv.AppendUint(append(dst, '.'), uint64(byte(address>>shift)), 10)
+		dst = strconv.AppendUint(append(dst, '.'), uint64(address>>shift&0xff), 10)
 	}
 	add(`","metadata":`, metadata, `,"outcome":"`, e.outcome, `","requestId":"6f1c1c1e-6a53-4a5e-9d2e-`)
 	dst = hex.AppendEncode(dst, binary.BigEndian.AppendUint64(nil, request)[2:])

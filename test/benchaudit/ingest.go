@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/mod/sumdb/note"
@@ -160,45 +161,47 @@ func (b *bench) balance(ctx context.Context, begin int64, p *publisher) error {
 	return nil
 }
 
-// lag publishes at a steady rate and measures how long each event takes until the
-// head of the log covers it.
-func (b *bench) lag(ctx context.Context) error {
-	begin, err := b.size(ctx)
-	if err != nil {
-		return err
-	}
-	watching, stop := context.WithCancel(ctx)
-	defer stop()
-	type seen struct {
-		size int64
-		at   time.Time
-	}
-	var sizes []seen
-	watched := make(chan error, 1)
+// sighting is when the head of the log was first seen to have a size.
+type sighting struct {
+	size int64
+	at   time.Time
+}
+
+// watch looks at the head of the log until stop, which answers what was seen.
+func (b *bench) watch(ctx context.Context) (stop func() ([]sighting, error)) {
+	ctx, cancel := context.WithCancel(ctx)
+	var seen []sighting
+	ended := make(chan error, 1)
 	go func() {
 		for {
-			size, err := b.size(watching)
-			if watching.Err() != nil {
-				watched <- nil
-				return
-			}
+			size, err := b.size(ctx)
 			if err != nil {
-				watched <- err
+				if ctx.Err() != nil {
+					err = nil
+				}
+				ended <- err
 				return
 			}
-			if sizes = append(sizes, seen{size, time.Now()}); len(sizes) > 1 && sizes[len(sizes)-2].size == size {
-				sizes = sizes[:len(sizes)-1]
+			if len(seen) == 0 || seen[len(seen)-1].size != size {
+				seen = append(seen, sighting{size, time.Now()})
 			}
-			pause(watching, sampleEvery)
+			pause(ctx, sampleEvery)
 		}
 	}()
-	p := b.publisher(4 << 32)
+	return func() ([]sighting, error) {
+		cancel()
+		err := <-ended
+		return seen, err
+	}
+}
+
+// steadily publishes lagRate events per second for as long as ingest takes.
+func (b *bench) steadily(ctx context.Context, p *publisher) error {
 	tick := time.NewTicker(lagTick)
 	defer tick.Stop()
 	started := time.Now()
 	for length := time.Duration(10 * b.seconds * float64(time.Second)); time.Since(started) < length; {
-		due := int64(time.Since(started).Seconds() * lagRate)
-		for p.count.Load() < due {
+		for due := int64(time.Since(started).Seconds() * lagRate); p.count.Load() < due; {
 			if err := p.publish(ctx); err != nil {
 				return err
 			}
@@ -210,38 +213,55 @@ func (b *bench) lag(ctx context.Context) error {
 		}
 	}
 	b.results.LagRate = float64(p.count.Load()) / time.Since(started).Seconds()
-	if err := firstOf(p.settle(ctx, len(p.acks)), b.balance(ctx, begin, p)); err != nil {
-		return err
-	}
-	pause(ctx, 10*sampleEvery)
-	stop()
-	if err := <-watched; err != nil {
-		return err
-	}
-	rows, err := b.rig.DB().Query(ctx, "SELECT leaf_index, event_id FROM audit.events WHERE leaf_index >= $1 ORDER BY leaf_index", begin)
+	return p.settle(ctx, len(p.acks))
+}
+
+// lag publishes at a steady rate and measures how long each event takes until the
+// head of the log covers it.
+func (b *bench) lag(ctx context.Context) error {
+	begin, err := b.size(ctx)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var lags load.Latencies
-	for n := 0; rows.Next(); {
-		var leaf int64
-		var id [16]byte
-		if err := rows.Scan(&leaf, &id); err != nil {
-			return err
-		}
-		for n < len(sizes) && sizes[n].size <= leaf {
-			n++
-		}
-		if n == len(sizes) {
-			return fmt.Errorf("leaf %d was never seen", leaf)
-		}
-		lags = append(lags, sizes[n].at.Sub(p.sent[id]))
+	stop := b.watch(ctx)
+	p := b.publisher(4 << 32)
+	err = firstOf(b.steadily(ctx, p), b.balance(ctx, begin, p))
+	pause(ctx, 10*sampleEvery) // until the last size was seen
+	seen, watchErr := stop()
+	if err := firstOf(err, watchErr); err != nil {
+		return err
 	}
-	slices.Sort(lags)
+	lags, err := b.lags(ctx, begin, p.sent, seen)
+	if err != nil {
+		return err
+	}
 	b.results.LagP50ms, b.results.LagP99ms = milliseconds(lags.Percentile(50)), milliseconds(lags.Percentile(99))
 	b.log("   p50 %.0f ms, p99 %.0f ms", b.results.LagP50ms, b.results.LagP99ms)
-	return rows.Err()
+	return nil
+}
+
+// lags are the times from sending an event until its leaf was seen, sorted.
+func (b *bench) lags(ctx context.Context, begin int64, sent map[uuid.UUID]time.Time, seen []sighting) (load.Latencies, error) {
+	rows, err := b.rig.DB().Query(ctx, "SELECT leaf_index, event_id FROM audit.events WHERE leaf_index >= $1 ORDER BY leaf_index", begin)
+	if err != nil {
+		return nil, err
+	}
+	var lags load.Latencies
+	var leaf int64
+	var id [16]byte
+	n := 0
+	_, err = pgx.ForEachRow(rows, []any{&leaf, &id}, func() error {
+		for n < len(seen) && seen[n].size <= leaf {
+			n++
+		}
+		if n == len(seen) {
+			return fmt.Errorf("leaf %d was never seen", leaf)
+		}
+		lags = append(lags, seen[n].at.Sub(sent[id]))
+		return nil
+	})
+	slices.Sort(lags)
+	return lags, err
 }
 
 // verify computes the root from an export of the last events, and from the hashes

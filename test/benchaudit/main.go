@@ -95,7 +95,7 @@ func run(ctx context.Context, args []string) error {
 	if err == nil {
 		err = b.all(ctx)
 	}
-	if stopErr := b.rig.Stop(); err == nil { //nolint:contextcheck // what runs is stopped also when ctx has ended
+	if stopErr := b.rig.Stop(); err == nil {
 		err = stopErr
 	}
 	if err != nil {

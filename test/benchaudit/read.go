@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -199,7 +200,7 @@ func (b *bench) export(ctx context.Context, query url.Values) (exported, error) 
 		n, err := body.Read(buffer)
 		found.Bytes += int64(n)
 		found.Lines += int64(bytes.Count(buffer[:n], []byte{'\n'}))
-		if err == io.EOF { //nolint:errorlint // as io.Reader says
+		if errors.Is(err, io.EOF) {
 			found.Whole = true
 			break
 		}

@@ -1,0 +1,181 @@
+// Package onward publishes stored events, in the order of the log, on a stream for
+// those who forward them to other systems. It is a copy for their convenience: the
+// stream is bounded, and whoever needs every event takes an export. One replica does
+// it at a time. It must hold up nothing, and knows no SQL.
+package onward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+)
+
+// Headers of a message, besides Nats-Msg-Id, which is the event's id.
+const (
+	HeaderLeafIndex = "Audit-Leaf-Index"
+	HeaderLeafHash  = "Audit-Leaf-Hash" // base64
+)
+
+const (
+	pageEvents = 500
+	// publishFor bounds one page, well within the lease: a replica that another one
+	// has followed does not go on.
+	publishFor = 5 * time.Second
+	lease      = 15 * time.Second
+	// look is how often a replica looks for new events, or for its turn.
+	look      = 200 * time.Millisecond
+	lastRetry = 5 * time.Second
+)
+
+// Log is where the events are, and how far they were published.
+type Log interface {
+	// Lease makes holder the one who publishes for a while, and says which leaf is
+	// next; ok is false while another one is.
+	Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (next int64, ok bool, err error)
+	// Advance sets which leaf is next, if it was from until now and holder still
+	// publishes.
+	Advance(ctx context.Context, holder uuid.UUID, from, next int64) (ok bool, err error)
+	Head(ctx context.Context) (export.Head, error)
+	Rows(ctx context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error)
+}
+
+// Config is what a Publisher works with; every field is required.
+type Config struct {
+	Log      Log
+	Conn     *natsx.Conn
+	MaxBytes int64 // of the stream
+	Holder   uuid.UUID
+	Logger   *slog.Logger
+}
+
+// Publisher is the part of one replica.
+type Publisher struct{ Config }
+
+// New returns a Publisher.
+func New(cfg Config) *Publisher { return &Publisher{Config: cfg} }
+
+// Run publishes until ctx ends and then returns nil. It needs neither NATS nor
+// Postgres to be there, and goes on after an outage where it was.
+func (p *Publisher) Run(ctx context.Context) error {
+	declared := false
+	for wait := look; ctx.Err() == nil; pause(ctx, wait) {
+		if !declared {
+			if p.Conn.DeclareOnward(ctx, p.MaxBytes) != nil {
+				return nil //nolint:nilerr // only when ctx has ended
+			}
+			declared = true
+		}
+		more, err := p.turn(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			p.Logger.WarnContext(ctx, "stored audit events cannot be published onward, will try again", slog.Any("error", err))
+			wait = min(2*wait, lastRetry)
+			// Where the server lost the stream, nobody else makes it again.
+			declared = !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders)
+		case more:
+			wait = 0
+		default:
+			wait = look
+		}
+	}
+	return nil
+}
+
+// turn publishes the next page, and says whether more is waiting.
+func (p *Publisher) turn(ctx context.Context) (more bool, err error) {
+	next, ok, err := p.Log.Lease(ctx, p.Holder, lease)
+	if err != nil || !ok {
+		return false, err
+	}
+	head, err := p.Log.Head(ctx)
+	if err != nil || next >= head.Size {
+		return false, err
+	}
+	end := min(next+pageEvents, head.Size)
+	rows, err := p.Log.Rows(ctx, nil, next, end, pageEvents)
+	if err != nil {
+		return false, err
+	}
+	if len(rows) == pageEvents {
+		end = rows[len(rows)-1].Index + 1
+	}
+	publishing, cancel := context.WithTimeout(ctx, publishFor)
+	defer cancel()
+	if err := p.publish(publishing, rows); err != nil {
+		return false, err
+	}
+	ok, err = p.Log.Advance(ctx, p.Holder, next, end)
+	return ok && end < head.Size, err
+}
+
+// publish sends events and waits until all are stored. What was sent before a
+// failure comes again, and is recognised by its id.
+func (p *Publisher) publish(ctx context.Context, rows []export.Row) error {
+	acks := make([]jetstream.PubAckFuture, 0, len(rows))
+	for _, row := range rows {
+		message, err := onward(row)
+		if err != nil {
+			// Somebody changed what is stored. An export shows it; here it must not keep back the rest.
+			p.Logger.ErrorContext(ctx, "stored audit event is none", slog.Int64("leaf_index", row.Index), slog.Any("error", err))
+			continue
+		}
+		ack, err := p.Conn.JS().PublishMsgAsync(message)
+		if err != nil {
+			return fmt.Errorf("publish leaf %d: %w", row.Index, err)
+		}
+		acks = append(acks, ack)
+	}
+	for _, ack := range acks {
+		select {
+		case <-ack.Ok():
+		case err := <-ack.Err():
+			return fmt.Errorf("publish: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("publish: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// onward is the message of an event: its leaf, byte for byte.
+func onward(row export.Row) (*nats.Msg, error) {
+	event, err := trail.Decode(row.Payload)
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := auditlog.Leaf(row.Payload)
+	if err != nil {
+		return nil, err
+	}
+	return &nats.Msg{
+		Subject: "auditlog." + event.Service + "." + event.Action,
+		Header: nats.Header{
+			jetstream.MsgIDHeader: {event.ID.String()},
+			HeaderLeafIndex:       {strconv.FormatInt(row.Index, 10)},
+			HeaderLeafHash:        {auditlog.HashLeaf(leaf).String()},
+		},
+		Data: leaf,
+	}, nil
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
