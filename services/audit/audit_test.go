@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -87,15 +88,23 @@ type bundle struct {
 
 func setup(t *testing.T) *bundle {
 	t.Helper()
+	return setupWith(t, testkit.Postgres(t, "audit"), nil)
+}
+
+// setupWith is setup on a database, with more settings.
+func setupWith(t *testing.T, database testkit.Database, more map[string]string) *bundle {
+	t.Helper()
 	b := &bundle{tokens: startTokenService(t), key: testkit.AuditLogKey(t)}
 	nats := testkit.NATSServer(t)
 	b.conn = testkit.ConnectNATS(t, nats.URL())
-	cfg, err := audit.LoadConfig(environment(map[string]string{
+	settings := map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
-		"DATABASE_URL": testkit.Postgres(t, "audit").AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(),
+		"DATABASE_URL": database.AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(),
 		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": b.tokens.URL,
 		"AUDIT_LOG_KEY": b.key.Secret,
-	})...)
+	}
+	maps.Copy(settings, more)
+	cfg, err := audit.LoadConfig(environment(settings)...)
 	require.NoError(t, err)
 	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
 	require.NoError(t, err)
@@ -235,9 +244,10 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 90, cfg.RetentionDays)
 	for name, values := range map[string][]string{
-		"AUDIT_RETENTION_DAYS": {"0", "-1", "36501", "many"},
-		"TOKEN_INTERNAL_URL":   {"token:9090", "http://", "ftp://token"},
-		"AUDIT_LOG_KEY":        {"no-such-form", testkit.AuditLogKey(t).Public},
+		"AUDIT_RETENTION_DAYS":         {"0", "-1", "36501", "many"},
+		"TOKEN_INTERNAL_URL":           {"token:9090", "http://", "ftp://token"},
+		"AUDIT_RETENTION_DATABASE_URL": {"postgres://user:hunter2@host:port/db"},
+		"AUDIT_LOG_KEY":                {"no-such-form", testkit.AuditLogKey(t).Public},
 	} {
 		for _, value := range values {
 			wrong := map[string]string{name: value}
@@ -248,7 +258,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 			}
 			_, err := audit.LoadConfig(environment(wrong)...)
 			require.ErrorContains(t, err, name, fmt.Sprint(value))
-			if name == "AUDIT_LOG_KEY" {
+			if name == "AUDIT_LOG_KEY" || name == "AUDIT_RETENTION_DATABASE_URL" {
 				require.NotContains(t, err.Error(), value)
 			}
 		}
