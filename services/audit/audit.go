@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
@@ -25,6 +26,7 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/onward"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
+	"github.com/sentryagent/agentidp/services/audit/internal/witness"
 )
 
 const name = "audit"
@@ -37,6 +39,7 @@ type Service struct {
 	intake       *intake.Intake
 	sequencer    *postgres.Sequencer
 	onward       *onward.Publisher // nil: nothing is published onward
+	witnesses    *witness.Client
 	retentionURL config.Secret
 }
 
@@ -82,14 +85,39 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
+	log := merkle.New(merkle.Config{Store: postgres.NewLog(r.DB), Signer: key.signer, Window: window, Clock: time.Now})
+	if err := s.witness(cfg, key, log); err != nil {
+		return fmt.Errorf("witnesses: %w", err)
+	}
 	reader := trail.NewReader(store, window, time.Now)
 	httpapi.Register(s.server.Public(), httpapi.Config{
 		Guard:  s.guard,
 		Reader: reader,
-		Log:    merkle.New(merkle.Config{Store: postgres.NewLog(r.DB), Signer: key.signer, Window: window, Clock: time.Now}),
+		Log:    log,
 	})
 	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store), reader)
 	return nil
+}
+
+// witness has the log's checkpoints shown to the witnesses that are set.
+func (s *Service) witness(cfg Config, key logKey, log *merkle.Log) (err error) {
+	peers, err := readWitnesses(cfg.Witnesses)
+	if err != nil {
+		return err
+	}
+	verifier, err := note.NewVerifier(key.public)
+	if err != nil {
+		return err
+	}
+	store := postgres.NewWitnesses(s.replica.DB)
+	if len(peers) > 0 {
+		log.Cosigned = (&witness.Board{Store: store, Verifier: verifier, Clock: time.Now}).Cosigned
+	}
+	s.witnesses, err = witness.New(witness.Config{
+		Log: log, Store: store, Verifier: verifier, Peers: peers, Quorum: cfg.WitnessQuorum,
+		Telemetry: s.replica.Telemetry, Clock: time.Now,
+	})
+	return err
 }
 
 // ready is about what requests need. NATS is not among it: without it the trail
@@ -124,7 +152,7 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	workers := []func(context.Context) error{s.guard.Run, s.intake.Run, s.keepDays}
+	workers := []func(context.Context) error{s.guard.Run, s.intake.Run, s.keepDays, s.witnesses.Run}
 	if s.onward != nil {
 		workers = append(workers, s.onward.Run)
 	}

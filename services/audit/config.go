@@ -11,6 +11,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/replica"
+	"github.com/sentryagent/agentidp/services/audit/internal/witness"
 )
 
 // maxRetentionDays is a hundred years: beyond it, times leave what Postgres and
@@ -28,6 +29,9 @@ type Config struct {
 	OnwardBytes  int           `env:"AUDIT_STREAM_MAX_BYTES" default:"268435456" desc:"bytes of stored events that the stream AUDIT_LOG keeps for forwarders, at most 7 days of them; 0 publishes none"`
 
 	LogKey config.Secret `env:"AUDIT_LOG_KEY" required:"true" desc:"secret key that signs the checkpoints of the audit log (PRIVATE+KEY+origin+...), the same for all replicas; agentidp audit keygen makes one"`
+
+	Witnesses     []string `env:"AUDIT_WITNESSES" desc:"witnesses that cosign the checkpoints, comma separated: <public key>@<URL>"`
+	WitnessQuorum int      `env:"AUDIT_WITNESS_QUORUM" default:"1" desc:"how many of AUDIT_WITNESSES must have signed a checkpoint before it is given out with their signatures"`
 }
 
 // Validate refuses a retention window that shows nothing or has no end, and what
@@ -44,7 +48,30 @@ func (c Config) Validate() error {
 	if _, err := readLogKey(c.LogKey); err != nil && c.LogKey != "" {
 		failures = append(failures, err)
 	}
+	peers, err := readWitnesses(c.Witnesses)
+	if err != nil {
+		failures = append(failures, err)
+	}
+	if c.WitnessQuorum < 1 || len(peers) > 0 && c.WitnessQuorum > len(peers) {
+		failures = append(failures, errors.New("AUDIT_WITNESS_QUORUM must be 1 to the number of AUDIT_WITNESSES"))
+	}
 	return errors.Join(failures...)
+}
+
+func readWitnesses(texts []string) ([]witness.Peer, error) {
+	peers, names := []witness.Peer{}, map[string]bool{}
+	for _, text := range texts {
+		peer, err := witness.ParsePeer(text)
+		if err != nil {
+			return nil, fmt.Errorf("AUDIT_WITNESSES: %w", err)
+		}
+		if names[peer.Key] {
+			return nil, fmt.Errorf("AUDIT_WITNESSES names %s twice", peer.Verifier.Name())
+		}
+		names[peer.Key] = true
+		peers = append(peers, peer)
+	}
+	return peers, nil
 }
 
 func checkRetention(days int) error {

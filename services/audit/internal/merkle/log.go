@@ -48,12 +48,18 @@ type Store interface {
 	Leaves(ctx context.Context, first int64, n int) ([]Leaf, error)
 }
 
-// Config is what a Log works with; every field is required.
+// Cosigned finds the newest checkpoint that witnesses have signed, for a log of so
+// many leaves; ok is false where there is none to be preferred to the head.
+type Cosigned func(ctx context.Context, newest int64) (c auditlog.Checkpoint, signed []byte, ok bool, err error)
+
+// Config is what a Log works with; every field but Cosigned is required.
 type Config struct {
 	Store  Store
 	Signer note.Signer // signs the checkpoint of a log without leaves
 	Window trail.Window
 	Clock  func() time.Time
+
+	Cosigned Cosigned // nil where no witnesses sign
 }
 
 // Log answers questions about the log of a store.
@@ -64,10 +70,33 @@ type Log struct {
 // New returns a Log.
 func New(cfg Config) *Log { return &Log{Config: cfg} }
 
-// Checkpoint is the signed note of the newest head.
-func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
+// Newest is the signed note of the newest head, as the log alone signed it.
+func (l *Log) Newest(ctx context.Context) ([]byte, error) {
 	head, err := l.head(ctx)
 	return head.Signed, err
+}
+
+// Checkpoint is the signed note to give out: the newest that witnesses have signed,
+// or else of the newest head.
+func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
+	head, err := l.head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	head, err = l.prefer(ctx, head, 0)
+	return head.Signed, err
+}
+
+// prefer gives the head that witnesses have signed, if it has more than least leaves.
+func (l *Log) prefer(ctx context.Context, head Head, least int64) (Head, error) {
+	if l.Cosigned == nil {
+		return head, nil
+	}
+	c, signed, ok, err := l.Cosigned(ctx, head.Size)
+	if err != nil || !ok || c.Size <= least {
+		return head, err
+	}
+	return Head{Size: c.Size, Root: c.Root, Signed: signed}, nil
 }
 
 func (l *Log) head(ctx context.Context) (Head, error) {
@@ -98,6 +127,9 @@ func (l *Log) Prove(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, err
 	}
 	if stored.Index >= head.Size {
 		return auditlog.Proof{}, fmt.Errorf("event %s is stored as leaf %d of a log of %d", eventID, stored.Index, head.Size)
+	}
+	if head, err = l.prefer(ctx, head, stored.Index); err != nil {
+		return auditlog.Proof{}, err
 	}
 	hashes, err := tlog.ProveRecord(head.Size, stored.Index, l.hashes(ctx))
 	if err != nil {

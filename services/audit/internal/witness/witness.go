@@ -32,9 +32,6 @@ const (
 
 	firstPause = time.Second
 	lastPause  = time.Minute
-	// stale is how far the cosigned checkpoint may be behind the log before the
-	// newest one is served without cosignatures.
-	stale = time.Minute
 )
 
 // Log is what witnesses are shown.
@@ -259,20 +256,4 @@ func (c *Client) publish(ctx context.Context, head auditlog.Checkpoint, signed [
 		return nil
 	}
 	return c.Store.Publish(ctx, head.Size, note)
-}
-
-// Cosigned is the newest checkpoint with cosignatures, nil where there is none that
-// is fresh enough: the log of newest leaves has grown past it, and for too long.
-func (c *Client) Cosigned(ctx context.Context, newest int64) (*Cosigned, error) {
-	if len(c.Peers) == 0 {
-		return nil, nil
-	}
-	cosigned, err := c.Store.Cosigned(ctx)
-	if err != nil || len(cosigned.Signed) == 0 {
-		return nil, err
-	}
-	if cosigned.Size > newest || cosigned.Size < newest && c.Clock().Sub(cosigned.At) > stale {
-		return nil, nil
-	}
-	return &cosigned, nil
 }
