@@ -199,7 +199,7 @@ func TestTheAuditDocumentPrintsWhatItSays(t *testing.T) {
 	bin := t.TempDir()
 	self, err := os.Executable()
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(bin, "agentidp"), []byte("#!/bin/sh\n"+asProgram+"=1 exec '"+self+"' \"$@\" 2>/dev/null\n"), 0o755)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "agentidp"), []byte("#!/bin/sh\n"+asProgram+"=1 exec '"+self+"' \"$@\" 2>/dev/null\n"), 0o755))
 	command := exec.Command("bash", "-euo", "pipefail", "-c", script.String())
 	command.Dir = dir
 	command.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))

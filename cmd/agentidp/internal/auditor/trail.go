@@ -144,7 +144,11 @@ func (t *Trail) header(l *line) error {
 	if t.part.open { // a program that resumes writes all parts into one file
 		t.cutOff()
 	}
-	c, trusted := t.Head([]byte(*l.Checkpoint))
+	var c auditlog.Checkpoint
+	trusted := false
+	if *l.Checkpoint != "" || l.TreeSize != 0 { // a log without leaves may have signed nothing yet
+		c, trusted = t.Head([]byte(*l.Checkpoint))
+	}
 	if !trusted {
 		c.Size = l.TreeSize
 	}
@@ -190,18 +194,20 @@ func (t *Trail) meet() {
 	if t.tree == nil {
 		return
 	}
-	for _, a := range t.anchors {
+	told := map[tlog.Hash]bool{t.tree.Root(): true}
+	for _, a := range slices.Backward(t.anchors) { // the one kept from before is the first: the log may sign the same now
 		if a.met || a.Size != t.tree.Size() {
 			continue
 		}
 		a.met = true
-		switch root := t.tree.Root(); {
-		case root == a.Root:
+		switch {
+		case told[a.Root]:
 		case a.before:
 			t.report.found(Forked, "the first %d leaves are not those of the checkpoint kept from before", a.Size)
 		default:
 			t.report.found(Broken, "the hashes of the %d leaves do not make the root that was signed%s", a.Size, t.since(a.Size))
 		}
+		told[a.Root] = true
 	}
 }
 
@@ -311,6 +317,9 @@ func (t *Trail) Report() *Report {
 	}
 	t.rows.settle(t.report)
 	t.absent()
+	if t.signed == nil && len(t.report.Findings) == 0 {
+		t.report.found(Unproven, "there is no checkpoint")
+	}
 	t.unmet()
 	if t.kept != nil && !t.kept.met && !t.connected {
 		t.compareKept()

@@ -299,6 +299,8 @@ func TestWhatIsNoExportIsAnError(t *testing.T) {
 	t.Parallel()
 	a := newAudit(t, 3)
 	whole := string(a.export(0))
+	report := check(t, a, []byte(`{"checkpoint":"","treeSize":0,"first":0,"before":[],"filtered":false}`+"\n"+`{"cursor":"0","complete":true,"dropped":[]}`+"\n"))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(report), "an empty log that signed nothing")
 	for name, text := range map[string]string{
 		"no JSON":                   "nonsense\n",
 		"a leaf without a head":     whole[strings.Index(whole, "\n")+1:],

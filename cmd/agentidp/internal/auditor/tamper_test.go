@@ -1,0 +1,291 @@
+package auditor_test
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/oauth2"
+
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/witness"
+	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/natsx"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/pkg/tokenapi"
+	auditservice "github.com/sentryagent/agentidp/services/audit"
+)
+
+const patience = time.Minute
+
+// running is the real audit service, and a superuser's connection to its database.
+type running struct {
+	t      *testing.T
+	key    testkit.LogKey
+	admin  *pgx.Conn
+	conn   *natsx.Conn
+	base   string
+	client *auditor.Client
+	size   int64
+	sent   int
+	dir    string // of the auditor
+}
+
+func run(t *testing.T, settings map[string]string) *running {
+	t.Helper()
+	r := &running{t: t, key: testkit.AuditLogKey(t), dir: t.TempDir()}
+	database, nats := testkit.Postgres(t, "audit"), testkit.NATSServer(t)
+	r.conn = testkit.ConnectNATS(t, nats.URL())
+	var err error
+	r.admin, err = pgx.Connect(t.Context(), database.AdminURL)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = r.admin.Close(context.Background()) })
+	tokens, token := tokenService(t)
+	values := map[string]string{
+		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": "internal-token-of-a-test", "DRAIN_DELAY": "0s",
+		"DATABASE_URL": database.AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(), "RATE_LIMIT_PER_MINUTE": "0",
+		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": tokens, "AUDIT_LOG_KEY": r.key.Secret,
+	}
+	maps.Copy(values, settings)
+	cfg, err := auditservice.LoadConfig(config.Environ(func(string) (string, bool) { return "", false }), config.Values(values))
+	require.NoError(t, err)
+	service, err := auditservice.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
+	require.NoError(t, err)
+	require.NoError(t, service.Listen())
+	public, _ := service.Addresses()
+	r.base = "http://" + public
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- service.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+	})
+	source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: token})
+	r.client, err = auditor.NewClient(r.base, oauth2.NewClient(context.Background(), source))
+	require.NoError(t, err)
+	return r
+}
+
+const issuer = "https://idp.example.com"
+
+// tokenService stands for the token service, and gives a token that may read the trail.
+func tokenService(t *testing.T) (url, token string) {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	require.NoError(t, err)
+	set, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "RS256", Public: key.Public()}})
+	require.NoError(t, err)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /internal/v1"+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
+	mux.HandleFunc("POST /internal/v1"+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(tokenapi.CheckResponse{})
+	})
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	agent, now := uuid.NewString(), time.Now()
+	claims := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
+		"iss": issuer, "aud": issuer, "sub": agent, "client_id": agent, "jti": uuid.Must(uuid.NewV7()).String(),
+		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "scope": "audit:read", "owner": "test",
+	})
+	claims.Header["typ"], claims.Header["kid"] = "at+jwt", "k1"
+	token, err = claims.SignedString(key)
+	require.NoError(t, err)
+	return server.URL, token
+}
+
+// publish has so many events stored, ten a day from three days ago on, and waits until they are leaves.
+func (r *running) publish(events int) {
+	r.t.Helper()
+	for range events {
+		agent := uuid.New()
+		at := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, min(r.sent/10, 3)-3)
+		event := auditevent.New(uuid.Must(uuid.NewV7()), at, "registry", auditevent.AgentCreated, &agent,
+			auditevent.Origin{IPAddress: "203.0.113.7"}, map[string]any{"n": r.sent, "text": "<\u2028>"})
+		message, err := event.Message()
+		require.NoError(r.t, err)
+		require.Eventually(r.t, func() bool { // the service declares the stream when it can
+			_, err := r.conn.JS().Publish(r.t.Context(), message.Subject, message.Payload)
+			return err == nil
+		}, patience, 20*time.Millisecond)
+		r.sent++
+	}
+	require.Eventually(r.t, func() bool { return r.treeSize() == r.size+int64(events) }, patience, 20*time.Millisecond)
+	r.size += int64(events)
+}
+
+func (r *running) treeSize() (size int64) {
+	r.t.Helper()
+	require.NoError(r.t, r.admin.QueryRow(r.t.Context(), "SELECT size FROM audit.tree").Scan(&size))
+	return size
+}
+
+// do is what a superuser does.
+func (r *running) do(statements ...string) {
+	r.t.Helper()
+	for _, statement := range statements {
+		_, err := r.admin.Exec(r.t.Context(), statement)
+		require.NoError(r.t, err, statement)
+	}
+}
+
+const tables = "events tiles tree dropped_partitions"
+
+// backUp copies the tables, restore brings the copy back, as from an old backup.
+func (r *running) backUp(name string) {
+	r.t.Helper()
+	r.do("CREATE SCHEMA " + name)
+	for table := range strings.FieldsSeq(tables) {
+		r.do(fmt.Sprintf("CREATE TABLE %s.%s AS TABLE audit.%s", name, table, table))
+	}
+}
+
+func (r *running) restore(name string) {
+	r.t.Helper()
+	for table := range strings.FieldsSeq(tables) {
+		r.do(fmt.Sprintf("DELETE FROM audit.%s", table), fmt.Sprintf("INSERT INTO audit.%s SELECT * FROM %s.%s", table, name, table))
+	}
+	r.size = r.treeSize()
+}
+
+// verify is what an auditor does every day.
+func (r *running) verify(witnesses ...note.Verifier) *auditor.Report {
+	r.t.Helper()
+	state := filepath.Join(r.dir, "checkpoint")
+	trail := auditor.NewTrail(r.key.Verifier, witnesses...)
+	kept, ok, err := auditor.LoadCheckpoint(state, r.key.Verifier)
+	require.NoError(r.t, err)
+	if ok {
+		trail.Keep(kept)
+	}
+	known, err := auditor.OpenHashes(filepath.Join(r.dir, "hashes"))
+	require.NoError(r.t, err)
+	defer func() { require.NoError(r.t, known.Close()) }()
+	trail.Compare(known)
+	require.NoError(r.t, auditor.Online(r.t.Context(), r.client, trail, 0, false))
+	report := trail.Report()
+	if believed := trail.Believed(); believed != nil && !report.Tampered() {
+		require.NoError(r.t, known.Save(report.TreeSize))
+		require.NoError(r.t, auditor.SaveCheckpoint(state, believed))
+	}
+	return report
+}
+
+func TestASuperuserOfTheDatabaseIsFoundOut(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	r.publish(40)
+	report := r.verify()
+	require.True(t, report.Proven(), "%v", report.Findings)
+	require.EqualValues(t, 40, report.Events)
+
+	for table := range strings.FieldsSeq(tables) {
+		r.do("ALTER TABLE audit." + table + " DISABLE TRIGGER ALL")
+	}
+	r.backUp("good")
+	const change = `UPDATE audit.events SET payload = replace(payload::text, '203.0.113.7', '198.51.100.1')::json WHERE leaf_index = 7`
+	const copyRow = `INSERT INTO audit.events (event_id, timestamp, leaf_index, action, outcome, service, payload)
+		SELECT '0199aa10-7000-73a1-82c4-9d1c5e0b7a41', timestamp, %d, action, outcome, service,
+		replace(payload::text, event_id::text, '0199aa10-7000-73a1-82c4-9d1c5e0b7a41')::json FROM audit.events WHERE leaf_index = 7`
+	type found = map[auditor.Kind][]int64
+	for _, test := range []struct {
+		name string
+		do   func()
+		want found
+	}{
+		{"a field is changed", func() { r.do(change) }, found{auditor.Changed: {7}}},
+		{"a field is changed, and its hash with it", func() {
+			r.do(change)
+			r.rehash(7)
+		}, found{auditor.Broken: {-1}, auditor.Changed: {7}}},
+		{"a row is deleted", func() { r.do("DELETE FROM audit.events WHERE leaf_index = 7") }, found{auditor.Missing: {7}}},
+		{"two rows change places", func() {
+			r.do("UPDATE audit.events SET leaf_index = 27 - leaf_index WHERE leaf_index IN (7, 20)")
+		}, found{auditor.Moved: {7, 20}}},
+		{"a row is added behind the last", func() { r.do(fmt.Sprintf(copyRow, 40)) }, found{auditor.Added: {40}}},
+		{"a row is added beside another", func() { r.do(fmt.Sprintf(copyRow, 9)) }, found{auditor.Added: {9}}},
+		{"a day is deleted, and retention blamed", func() {
+			r.do("DELETE FROM audit.events WHERE leaf_index BETWEEN 10 AND 19",
+				"INSERT INTO audit.dropped_partitions SELECT (now() AT TIME ZONE 'UTC')::date - 2, 10, 10, 19")
+		}, found{auditor.Missing: {10}}},
+	} {
+		test.do()
+		report := r.verify()
+		require.Equal(t, test.want, kinds(report), "%s: %v", test.name, report.Findings)
+		r.restore("good")
+	}
+	require.True(t, r.verify().Proven(), "all is as it was")
+
+	r.publish(20)
+	require.True(t, r.verify().Proven())
+	r.restore("good")
+	require.Equal(t, found{auditor.Rollback: {-1}}, kinds(r.verify()), "an old backup")
+	r.publish(30)
+	report = r.verify()
+	require.Contains(t, kinds(report), auditor.Forked, "an old backup that was gone on with")
+	require.Contains(t, kinds(report)[auditor.Changed], int64(40), "from here on it is another past")
+	require.NotContains(t, kinds(report)[auditor.Changed], int64(39))
+}
+
+// rehash puts the hash that a row has now into the log.
+func (r *running) rehash(index int64) {
+	r.t.Helper()
+	var payload string
+	require.NoError(r.t, r.admin.QueryRow(r.t.Context(), "SELECT payload::text FROM audit.events WHERE leaf_index = $1", index).Scan(&payload))
+	leaf, err := auditlog.Leaf([]byte(payload))
+	require.NoError(r.t, err)
+	hash := auditlog.HashLeaf(leaf)
+	_, err = r.admin.Exec(r.t.Context(), "UPDATE audit.tiles SET data = overlay(data PLACING $1 FROM $2) WHERE level = 0 AND index = 0", hash[:], index*tlog.HashSize+1)
+	require.NoError(r.t, err)
+}
+
+func TestAWitnessSeesWhatTheServiceSigns(t *testing.T) {
+	t.Parallel()
+	secret, public, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
+	require.NoError(t, err)
+	cosigner, err := auditlog.NewCosigner(secret, time.Now)
+	require.NoError(t, err)
+	verifier, err := auditlog.NewCosignatureVerifier(public)
+	require.NoError(t, err)
+	key := testkit.AuditLogKey(t)
+	w, err := witness.New(t.TempDir(), cosigner, []note.Verifier{key.Verifier}, slog.New(slog.DiscardHandler))
+	require.NoError(t, err)
+	server := httptest.NewServer(w)
+	t.Cleanup(server.Close)
+
+	r := run(t, map[string]string{"AUDIT_LOG_KEY": key.Secret, "AUDIT_WITNESSES": public + "@" + server.URL})
+	r.key = key
+	for _, events := range []int{5, 300} {
+		r.publish(events)
+		var seen []auditor.Witnessed
+		require.Eventually(t, func() bool {
+			report := r.verify(verifier)
+			require.False(t, report.Tampered(), "%v", report.Findings)
+			seen = report.Witnesses
+			return report.Proven() && seen[0].TreeSize == r.size
+		}, patience, 50*time.Millisecond)
+		require.Equal(t, "witness.example", seen[0].Name)
+	}
+}
