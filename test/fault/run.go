@@ -22,6 +22,7 @@ type run struct {
 	duration time.Duration
 	ledger   ledger
 	tap      tap
+	observer observer
 
 	outMu sync.Mutex
 	out   io.Writer
@@ -72,6 +73,7 @@ func (r *run) everything(ctx context.Context) error {
 	defer stop()
 	var working sync.WaitGroup
 	working.Go(func() { r.load(loaded) })
+	working.Go(func() { r.observe(loaded) })
 	strikeErr := r.strike(ctx, r.begin, schedule)
 	working.Wait()
 	if strikeErr != nil {
@@ -133,8 +135,15 @@ func (r *run) books(ctx context.Context, before []event) ([]finding, error) {
 		found = append(found, agree(shown, stored, differs)...)
 	}
 	dead, err := r.deadLetters(ctx)
-	r.say("%d events, %d of them seen on their way; %d findings", len(stored), len(r.tap.byID), len(found)+len(dead))
-	return append(found, dead...), err
+	if found = append(found, dead...); err != nil {
+		return found, err
+	}
+	began := time.Now()
+	unproven, err := r.proven(ctx, stored, bearer)
+	found = append(found, unproven...)
+	r.say("%d events, %d of them seen on their way, all proofs asked for in %.1fs; %d checkpoints seen; %d findings",
+		len(stored), len(r.tap.byID), time.Since(began).Seconds(), len(r.observer.seen), len(found))
+	return found, err
 }
 
 // unchanged holds what is stored against what was published.
