@@ -136,3 +136,15 @@ func TestWhatAClientKnowsOfAnAttempt(t *testing.T) {
 		})
 	}
 }
+
+func TestEveryPoisonIsADeadLetterOnce(t *testing.T) {
+	t.Parallel()
+	const sure, unsure = "poison-00000000-0000-4000-8000-000000000001", "poison-00000000-0000-4000-8000-000000000002"
+	p := poisoner{acknowledged: map[string]bool{sure: true, unsure: false}}
+	one, two := letter{payload: []byte(sure)}, letter{payload: []byte(`{"marker":"` + unsure + `"}`)}
+	require.Empty(t, p.buried([]letter{one}))
+	require.Empty(t, p.buried([]letter{one, two}))
+	require.Contains(t, p.buried(nil)[0].what, "0 times")
+	require.Contains(t, p.buried([]letter{one, one})[0].what, "2 times")
+	require.Contains(t, p.buried([]letter{one, {subject: "audit.token.token.issued", reason: "no reason"}})[0].what, "no reason")
+}

@@ -20,7 +20,8 @@ const (
 	// idleConnections per replica: more than workers ask at once.
 	idleConnections = operators + fleets
 	// firstWorker is its stream of random numbers; the schedule has another one.
-	firstWorker = 2
+	firstWorker  = 3
+	poisonStream = 2
 )
 
 // load runs all workers until ctx ends, and returns when the last of them has its last answer.

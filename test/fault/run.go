@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -23,6 +25,7 @@ type run struct {
 	ledger   ledger
 	tap      tap
 	observer observer
+	poisoner poisoner
 
 	outMu sync.Mutex
 	out   io.Writer
@@ -74,6 +77,7 @@ func (r *run) everything(ctx context.Context) error {
 	var working sync.WaitGroup
 	working.Go(func() { r.load(loaded) })
 	working.Go(func() { r.observe(loaded) })
+	working.Go(func() { r.poison(loaded) })
 	strikeErr := r.strike(ctx, r.begin, schedule)
 	working.Wait()
 	if strikeErr != nil {
@@ -167,20 +171,20 @@ func (r *run) unchanged(stored []event) []finding {
 }
 
 func (r *run) deadLetters(ctx context.Context) ([]finding, error) {
-	var found []finding
-	rows, err := r.rig.DB().Query(ctx, "SELECT subject, reason FROM audit.dead_letters")
+	rows, err := r.rig.DB().Query(ctx, "SELECT subject, reason, payload FROM audit.dead_letters")
 	if err != nil {
 		return nil, fmt.Errorf("read the dead letters: %w", err)
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var subject, reason string
-		if err := rows.Scan(&subject, &reason); err != nil {
-			return found, fmt.Errorf("read the dead letters: %w", err)
-		}
-		found = append(found, finding{what: "a dead letter of " + subject + ": " + reason})
+	letters, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (l letter, err error) {
+		err = row.Scan(&l.subject, &l.reason, &l.payload)
+		return l, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the dead letters: %w", err)
 	}
-	return found, rows.Err()
+	r.say("%d messages that are no events, and %d that were repeated; %d dead letters",
+		len(r.poisoner.acknowledged), r.poisoner.repeated, len(letters))
+	return r.poisoner.buried(letters), nil
 }
 
 const (

@@ -18,11 +18,18 @@ const retryFor = 10 * time.Second
 func (r *run) strike(ctx context.Context, begin time.Time, schedule []fault) error {
 	var group sync.WaitGroup
 	failures := make([]error, len(schedule))
+	// On a busy machine a server may come back later than planned: the next fault of that target waits for it.
+	busy := map[string]*sync.Mutex{}
+	for _, f := range schedule {
+		busy[f.target] = &sync.Mutex{}
+	}
 	for i, f := range schedule {
 		group.Go(func() {
 			if !until(ctx, begin.Add(f.at)) {
 				return
 			}
+			busy[f.target].Lock()
+			defer busy[f.target].Unlock()
 			if err := r.one(ctx, f); err != nil {
 				failures[i] = fmt.Errorf("%s: %w", f, err)
 				r.say("  FAILED %v", failures[i])

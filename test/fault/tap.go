@@ -16,6 +16,7 @@ type sighting struct {
 	payload     []byte
 	first, last time.Time
 	times       int
+	event       bool // and not poison
 }
 
 // tap listens to what is published, beside the stream that keeps it. It may miss what is published in the moment after
@@ -42,10 +43,11 @@ func (t *tap) heard(m *nats.Msg) {
 		return
 	}
 	var event struct {
+		ID      string `json:"eventId"`
 		Request string `json:"requestId"`
 	}
 	_ = json.Unmarshal(m.Data, &event) // what is no event has no request
-	t.byID[id] = &sighting{subject: m.Subject, payload: m.Data, first: now, last: now, times: 1}
+	t.byID[id] = &sighting{subject: m.Subject, payload: m.Data, first: now, last: now, times: 1, event: event.ID == id}
 	t.byRequest[event.Request] = append(t.byRequest[event.Request], id)
 }
 
@@ -58,6 +60,18 @@ func (t *tap) seen(request string) []*sighting {
 		all = append(all, t.byID[id])
 	}
 	return all
+}
+
+// any event that was seen, nil if none was.
+func (t *tap) any() *sighting {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, seen := range t.byID {
+		if seen.event {
+			return seen
+		}
+	}
+	return nil
 }
 
 // payload of an event as it was published; nil where it was not seen.

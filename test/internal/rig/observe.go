@@ -22,6 +22,12 @@ func (r *Rig) Stream(ctx context.Context, name string) (jetstream.Stream, error)
 	return r.stream.Stream(ctx, name)
 }
 
+// Publish brings a message into the stream of its subject. After an error nobody knows whether it is there.
+func (r *Rig) Publish(ctx context.Context, subject string, payload []byte, id string) error {
+	_, err := r.stream.Publish(ctx, subject, payload, jetstream.WithMsgID(id))
+	return err
+}
+
 // Watch hears what is published under a subject from now on, except while NATS is away and the moment after.
 func (r *Rig) Watch(subject string, heard func(*nats.Msg)) error {
 	subscription, err := r.broker.Subscribe(subject, heard)
