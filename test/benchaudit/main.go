@@ -40,7 +40,7 @@ func parseOptions(args []string) (options, error) {
 	var o options
 	flags := flag.NewFlagSet("bench-audit", flag.ContinueOnError)
 	flags.IntVar(&o.events, "events", 10_000_000, "events to fill the trail with")
-	flags.IntVar(&o.days, "days", 90, "days they are spread over, the last of them yesterday; 1 to 90")
+	flags.IntVar(&o.days, "days", 90, "days they are spread over, the last of them today; 1 to 90")
 	flags.Uint64Var(&o.seed, "seed", 1, "of the events: the same seed makes the same ones, but for their days")
 	flags.Float64Var(&o.seconds, "seconds", 2, "length of one measurement of lists; ingest takes ten times as long")
 	flags.StringVar(&o.out, "out", "", "directory for the results (default bench/results in the source tree)")

@@ -14,7 +14,7 @@ import (
 
 // countUpTo is how many events are counted one by one. Of more, the number is
 // estimated: to count them would take longer with every day.
-const countUpTo = 2000
+const countUpTo = 1000
 
 const (
 	// A plan for the days that the arguments happen to mean would be made anew for
