@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
@@ -243,7 +244,15 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	cfg, err := audit.LoadConfig(environment(good)...)
 	require.NoError(t, err)
 	require.Equal(t, 90, cfg.RetentionDays)
+	_, public, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
+	require.NoError(t, err)
+	peer := public + "@https://witness.example"
+	good["AUDIT_WITNESSES"] = peer
+	_, err = audit.LoadConfig(environment(good)...)
+	require.NoError(t, err)
 	for name, values := range map[string][]string{
+		"AUDIT_WITNESSES":              {"witness.example", public, peer + "," + peer},
+		"AUDIT_WITNESS_QUORUM":         {"0", "2", "most"},
 		"AUDIT_RETENTION_DAYS":         {"0", "-1", "36501", "many"},
 		"TOKEN_INTERNAL_URL":           {"token:9090", "http://", "ftp://token"},
 		"AUDIT_RETENTION_DATABASE_URL": {"postgres://user:hunter2@host:port/db"},

@@ -289,3 +289,66 @@ func TestAWitnessSeesWhatTheServiceSigns(t *testing.T) {
 		require.Equal(t, "witness.example", seen[0].Name)
 	}
 }
+
+// overHTTP reads tiles as a client of the Go checksum database does: whole tiles where there are some, and
+// each hash held against the signed root before it is used.
+type overHTTP struct {
+	t    *testing.T
+	base string
+	read int
+}
+
+func (o *overHTTP) Height() int { return auditlog.TileHeight }
+
+func (o *overHTTP) SaveTiles([]tlog.Tile, [][]byte) {}
+
+func (o *overHTTP) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(tiles))
+	for i, tile := range tiles {
+		answer, err := http.Get(o.base + "/api/v1/audit/" + auditlog.TilePath(tile))
+		require.NoError(o.t, err)
+		data[i], err = io.ReadAll(answer.Body)
+		require.NoError(o.t, err)
+		_ = answer.Body.Close()
+		require.Equal(o.t, http.StatusOK, answer.StatusCode, auditlog.TilePath(tile))
+		o.read++
+	}
+	return data, nil
+}
+
+func TestAStrangersClientReadsTheTilesAsTheyAre(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil)
+	r.publish(5)
+	signed, err := r.client.Checkpoint(t.Context())
+	require.NoError(t, err)
+	before, _, err := auditlog.Open(signed, r.key.Verifier)
+	require.NoError(t, err)
+	r.publish(600)
+	signed, err = r.client.Checkpoint(t.Context())
+	require.NoError(t, err)
+	head, _, err := auditlog.Open(signed, r.key.Verifier)
+	require.NoError(t, err)
+	require.EqualValues(t, 605, head.Size)
+
+	tiles := &overHTTP{t: t, base: r.base}
+	reader := tlog.TileHashReader(tlog.Tree{N: head.Size, Hash: head.Root}, tiles)
+	ours, err := tlog.ProveTree(head.Size, before.Size, reader)
+	require.NoError(t, err)
+	require.NoError(t, tlog.CheckTree(ours, head.Size, head.Root, before.Size, before.Root))
+	theirs, err := r.client.Consistency(t.Context(), before.Size, head.Size)
+	require.NoError(t, err)
+	require.EqualValues(t, ours, theirs.Hashes, "the proof that is served is the one that the tiles give")
+
+	for _, index := range []int64{0, 4, 255, 256, 604} {
+		var id string
+		require.NoError(t, r.admin.QueryRow(t.Context(), "SELECT event_id::text FROM audit.events WHERE leaf_index = $1", index).Scan(&id))
+		proof, err := r.client.Proof(t.Context(), id)
+		require.NoError(t, err)
+		path, err := tlog.ProveRecord(head.Size, index, reader)
+		require.NoError(t, err)
+		require.EqualValues(t, path, proof.Hashes)
+		require.NoError(t, tlog.CheckRecord(path, head.Size, head.Root, index, auditlog.HashLeaf([]byte(proof.Leaf))))
+	}
+	require.Positive(t, tiles.read)
+}
