@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	// pageEvents is how many events are held at a time.
+	// pageEvents is how many events are held at a time, and one to see whether there are more.
 	pageEvents = 512
 	// A filtered export looks at so many leaves per statement: few where many of
 	// them match, more where few do. One statement stays a matter of milliseconds.
@@ -173,13 +173,11 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 		span = x.window
 	}
 	end := min(x.next+span, x.head.Size)
-	rows, err := x.log.Rows(ctx, x.request.Filter, x.next, end, pageEvents)
+	rows, err := x.log.Rows(ctx, x.request.Filter, x.next, end, pageEvents+1)
 	if err != nil {
 		return nil, 0, err
 	}
-	if len(rows) == pageEvents && rows[len(rows)-1].Index < end-1 {
-		end = rows[len(rows)-1].Index + 1
-	}
+	rows, end = fit(rows, end)
 	if x.request.Filter != nil {
 		x.adapt(len(rows))
 		lines, err = x.only(ctx, rows)
@@ -187,6 +185,22 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 		lines, err = x.all(ctx, rows, end)
 	}
 	return lines, end, err
+}
+
+// fit ends a page before its last leaf if it has more rows than one: of the rows
+// with that index there may be more, and they belong to one page.
+func fit(rows []Row, end int64) ([]Row, int64) {
+	if len(rows) <= pageEvents {
+		return rows, end
+	}
+	last := rows[len(rows)-1].Index
+	if rows[0].Index == last {
+		return rows, last + 1
+	}
+	for rows[len(rows)-1].Index == last {
+		rows = rows[:len(rows)-1]
+	}
+	return rows, last
 }
 
 // adapt looks at more leaves next time where few matched, and at fewer where many did.

@@ -191,7 +191,7 @@ func TestAnExportGivesTheRootOfItsCheckpointWhereverItBegins(t *testing.T) {
 		require.Equal(t, c.Root, frontier.Root())
 		require.Equal(t, auditlog.ExportTrailer{Cursor: "1300", Complete: true, Dropped: []auditlog.DroppedDay{}}, x.trailer)
 	}
-	require.Equal(t, 512, s.most, "rows are read page by page")
+	require.Equal(t, 513, s.most, "rows are read page by page")
 }
 
 func TestAnExportCannotBeginPastTheEnd(t *testing.T) {
@@ -318,4 +318,17 @@ func TestAClientThatIsGoneEndsAnExport(t *testing.T) {
 	_, err = x.Write(t.Context(), &output{fail: gone})
 	require.ErrorIs(t, err, gone)
 	require.Equal(t, 1, s.asked)
+}
+
+func TestARowThatIsAddedIsShownWhereverAPageEnds(t *testing.T) {
+	t.Parallel()
+	for _, index := range []int{0, 510, 511, 512, 599} {
+		s := newShelf(t, 600)
+		forged := export.Row{Index: int64(index), Payload: []byte(`{"eventId":"forged"}`)}
+		s.rows = append(s.rows[:index+1:index+1], append([]export.Row{forged}, s.rows[index+1:]...)...)
+		x := write(t, s, export.Request{Format: export.FormatLog})
+		require.Len(t, x.lines, 601)
+		require.EqualValues(t, index, x.lines[index+1].LeafIndex)
+		require.JSONEq(t, string(forged.Payload), string(x.lines[index+1].Event))
+	}
 }
