@@ -3,6 +3,7 @@ package httpx
 import (
 	"errors"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -23,7 +24,9 @@ type doorway struct {
 	crowded func() bool
 	arrived chan arrival
 	failed  chan error
-	closed  chan struct{} // closed when the listener is, after the last arrival
+	leaving chan struct{} // closed when the listener is to be
+	closed  chan struct{} // closed when it is, after the last arrival
+	once    sync.Once
 }
 
 type arrival struct {
@@ -34,7 +37,7 @@ type arrival struct {
 func newDoorway(l net.Listener, crowded func() bool) *doorway {
 	d := &doorway{
 		Listener: l, crowded: crowded,
-		arrived: make(chan arrival, doorwayRoom), failed: make(chan error), closed: make(chan struct{}),
+		arrived: make(chan arrival, doorwayRoom), failed: make(chan error), leaving: make(chan struct{}), closed: make(chan struct{}),
 	}
 	go d.admit()
 	return d
@@ -50,13 +53,22 @@ func (d *doorway) admit() {
 			return
 		case err != nil:
 			// The next try is when somebody has heard of it, and waited as long as he thinks right.
-			d.failed <- err
+			select {
+			case d.failed <- err:
+			case <-d.leaving: // and nobody hears any more
+			}
 		case d.crowded():
 			d.arrived <- arrival{conn: conn, due: time.Now().Add(doorwayDelay)}
 		default:
 			d.arrived <- arrival{conn: conn}
 		}
 	}
+}
+
+// Close implements net.Listener.
+func (d *doorway) Close() error {
+	d.once.Do(func() { close(d.leaving) })
+	return d.Listener.Close()
 }
 
 // Accept implements net.Listener, for one caller at a time. After Close it answers those that arrived before, at once.

@@ -78,12 +78,25 @@ func TestWhoArrivedBeforeTheDoorwayClosedIsServed(t *testing.T) {
 	require.EqualValues(t, 2, asked.Load(), "once for each connection")
 }
 
+func TestAClosedDoorwayDoesNotWaitForSomebodyToHearOfAFailure(t *testing.T) {
+	t.Parallel()
+	f := faulty{errs: make(chan error, 1)}
+	f.errs <- errors.New("no descriptors")
+	close(f.errs)
+	d := newDoorway(f, func() bool { return true })
+	require.NoError(t, d.Close())
+	require.NoError(t, d.Close())
+	<-d.closed
+}
+
 // faulty is a listener that fails a few times, and is closed then.
 type faulty struct {
 	net.Listener
 
 	errs chan error
 }
+
+func (f faulty) Close() error { return nil }
 
 func (f faulty) Accept() (net.Conn, error) {
 	if err, ok := <-f.errs; ok {
