@@ -5,6 +5,9 @@ package together
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -34,7 +37,8 @@ type passenger[Q, A any] struct {
 	ctx      context.Context //nolint:containedctx // of who waits for this one among the many of a trip
 	question Q
 	answer   A
-	done     chan struct{} // closed once answer is there
+	err      error
+	done     chan struct{} // closed once answer or err is there
 }
 
 // New makes Trips; carry has one answer for each question, in their order.
@@ -42,8 +46,11 @@ func New[Q, A any](cfg Config, carry func(ctx context.Context, questions []Q) []
 	return &Trips[Q, A]{cfg: cfg, carry: carry}
 }
 
-// Ask answers the question. The error is that of ctx, and then the question may still be under way. Who does not wait
-// any more when a trip begins is not carried.
+// ErrLost is the error of a question that a trip has not brought back, because carry panicked or had no answer for it.
+var ErrLost = errors.New("together: the question was lost on its way")
+
+// Ask answers the question. The error is that of ctx, and then the question may still be under way; or ErrLost. Who does
+// not wait any more when a trip begins is not carried.
 func (t *Trips[Q, A]) Ask(ctx context.Context, question Q) (A, error) {
 	t.mu.Lock()
 	if t.underWay < t.cfg.UnderWay && len(t.waiting) == 0 {
@@ -58,7 +65,7 @@ func (t *Trips[Q, A]) Ask(ctx context.Context, question Q) (A, error) {
 	t.mu.Unlock()
 	select {
 	case <-p.done:
-		return p.answer, nil
+		return p.answer, p.err
 	case <-ctx.Done():
 		var none A
 		return none, ctx.Err()
@@ -104,8 +111,21 @@ func (t *Trips[Q, A]) travel(batch []*passenger[Q, A]) {
 	for i, p := range batch {
 		questions[i] = p.question
 	}
-	for i, answer := range t.carry(ctx, questions) {
-		batch[i].answer = answer
-		close(batch[i].done)
+	answered := 0
+	defer func() {
+		// A panic here would end the process, as nobody's request is on this stack: its passengers are told instead.
+		err := ErrLost
+		if panicked := recover(); panicked != nil {
+			err = fmt.Errorf("%w: panic: %v\n%s", ErrLost, panicked, debug.Stack())
+		}
+		for _, p := range batch[answered:] {
+			p.err = err
+			close(p.done)
+		}
+	}()
+	for _, answer := range t.carry(ctx, questions) {
+		batch[answered].answer = answer
+		close(batch[answered].done)
+		answered++
 	}
 }

@@ -153,3 +153,44 @@ func TestATripOfOneEndsWithItsContextAndASharedOneWithItsTimeout(t *testing.T) {
 		require.Equal(t, config.Timeout, time.Since(began))
 	})
 }
+
+func TestWhatATripLosesIsAnError(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]func(questions []string) []string{
+		"a panic":     func([]string) []string { panic("the ferry sank") },
+		"few answers": func(questions []string) []string { return questions[:1] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				leave := make(chan struct{})
+				trips := together.New(config, func(_ context.Context, questions []string) []string {
+					<-leave
+					if len(questions) == 1 {
+						return questions
+					}
+					return lose(questions)
+				})
+				errs := make(chan error, 10)
+				for range cap(errs) {
+					go func() {
+						_, err := trips.Ask(t.Context(), "q")
+						errs <- err
+					}()
+					synctest.Wait()
+				}
+				close(leave)
+				lost := 0
+				for range cap(errs) {
+					if err := <-errs; err != nil {
+						require.ErrorIs(t, err, together.ErrLost)
+						lost++
+					}
+				}
+				require.GreaterOrEqual(t, lost, config.Most-1, "nobody waits for ever")
+				_, err := trips.Ask(t.Context(), "after it")
+				require.NoError(t, err, "and trips go on")
+			})
+		})
+	}
+}
