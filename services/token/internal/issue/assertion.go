@@ -78,7 +78,7 @@ func (s *Assertions) prove(ctx context.Context, claimed assertion.Assertion, cli
 		if err := own.queue(ctx); err != nil {
 			return Agent{}, nil, err
 		}
-		agent, refusal, err = s.fromRegistry(ctx, claimed, wrong)
+		agent, refusal, err = s.fromRegistry(ctx, claimed, wrong, own)
 	}
 	if refusal != nil || err != nil {
 		return Agent{}, refusal, err
@@ -110,7 +110,7 @@ func (s *Assertions) fromMemory(ctx context.Context, claimed assertion.Assertion
 }
 
 // fromRegistry verifies with what the registry says.
-func (s *Assertions) fromRegistry(ctx context.Context, claimed assertion.Assertion, wrong error) (agent Agent, refusal, err error) {
+func (s *Assertions) fromRegistry(ctx context.Context, claimed assertion.Assertion, wrong error, own *turn) (agent Agent, refusal, err error) {
 	id, _ := parseClientID(claimed.ClientID)
 	agent, err = s.Agents.Agent(ctx, id)
 	unknown := errors.Is(err, ErrUnknownAgent)
@@ -118,6 +118,9 @@ func (s *Assertions) fromRegistry(ctx context.Context, claimed assertion.Asserti
 		return Agent{}, nil, err
 	}
 	agent = agent.orNobody(!unknown)
+	if agent.Keys.URI != "" {
+		own.end() // its server may take seconds, and could keep everybody waiting
+	}
 	refusal, err = s.verify(ctx, claimed, agent, wrong)
 	if unknown {
 		refusal = ErrUnknownAgent

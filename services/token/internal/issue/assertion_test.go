@@ -58,10 +58,12 @@ type signing struct {
 	fetchErr  error
 	used      map[string]time.Time
 	usedErr   error
+	holding   bool // whether a set was fetched while the attempt kept others waiting
 }
 
 func (s *signing) Keys(_ context.Context, _ uuid.UUID, uri string, _ func([]jwk.Key) bool) ([]jwk.Key, error) {
 	s.fetched = append(s.fetched, uri)
+	s.holding = s.holding || s.entered > len(s.left)
 	if uri == deadURI {
 		return nil, errAway
 	}
@@ -160,6 +162,18 @@ func TestAnAssertionGetsATokenOnce(t *testing.T) {
 func (w *world) publish(uri string, key crypto.Signer) {
 	w.agent.Keys = issue.ClientKeys{URI: uri}
 	w.signing.published = setOf(key)
+}
+
+func TestNobodyWaitsForTheServerOfAClientsKeys(t *testing.T) {
+	t.Parallel()
+	w := newSigningWorld()
+	w.publish(keysURI, ownKey)
+	_, _, err := w.issuer().Issue(t.Context(), w.sign(t, ownKey))
+	require.NoError(t, err)
+	require.Equal(t, []string{keysURI}, w.signing.fetched)
+	require.Equal(t, 1, w.entered)
+	require.False(t, w.signing.holding)
+	require.Len(t, w.left, 1, "once")
 }
 
 func TestEveryAssertionThatProvesNothingIsTheSameRefusal(t *testing.T) {

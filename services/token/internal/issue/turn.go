@@ -48,9 +48,11 @@ func (t *turn) retryAfter() time.Duration {
 	return crowdRetry
 }
 
-// end lets others have their turn. It comes after a failure was counted.
+// end lets others have their turn, the first time it is called: after a failure was
+// counted, or before something is waited for that takes as long as a stranger likes.
 func (t *turn) end() {
 	if t.entry.Leave != nil {
 		t.entry.Leave()
+		t.entry.Leave = nil
 	}
 }
