@@ -84,7 +84,7 @@ func TestTheReportShowsAndJudgesEverything(t *testing.T) {
 		reached[one.Name] = one.Reached
 	}
 	require.Equal(t, map[string]bool{
-		"lists, p99 of the slowest kind": false, "proofs, p99": true, "events stored per second": true,
+		"lists, p99 of the slowest kind": false, "proofs, p99, one connection": true, "events stored per second": true,
 		"lag at 0 events per second, p99": false, "memory of audit after the export of all": true,
 	}, reached)
 	text := r.markdown()

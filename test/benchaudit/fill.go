@@ -17,8 +17,6 @@ import (
 
 const (
 	day = 24 * time.Hour
-	// fillers work side by side, each on a day.
-	fillers = 2
 	// copyRows is how many rows the machine's own rate of COPY is measured with.
 	copyRows  = 200_000
 	copyChunk = 1 << 20
@@ -73,27 +71,23 @@ func (b *bench) fill(ctx context.Context) error {
 	}
 	base := tree.Size() // what the service has logged of its own beginning
 	begin := time.Now()
-	hashes := make([]chan []tlog.Hash, b.days)
-	for i := range hashes {
-		hashes[i] = make(chan []tlog.Hash, 1)
-	}
-	ids := make([][]uuid.UUID, b.days)
+	hashes := make(chan []tlog.Hash, b.days)
 	group, filling := errgroup.WithContext(ctx)
-	group.SetLimit(fillers + 1)
 	group.Go(func() error { return b.grow(filling, tree, hashes) })
-	for n := range b.days {
-		group.Go(func() error {
+	// One day after the other: who makes a partition holds the right to make the next.
+	group.Go(func() error {
+		for n := range b.days {
 			made, some, err := b.fillDay(filling, f.first.Add(time.Duration(n)*day), base+int64(n)*perDay, perDay)
-			hashes[n] <- made
-			ids[n] = some
-			return err
-		})
-	}
+			if err != nil {
+				return err
+			}
+			hashes <- made
+			f.ids = append(f.ids, some...)
+		}
+		return nil
+	})
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("fill the trail: %w", err)
-	}
-	for _, some := range ids {
-		f.ids = append(f.ids, some...)
 	}
 	if _, err := b.rig.DB().Exec(ctx, "ANALYZE audit.events"); err != nil {
 		return err
@@ -187,11 +181,11 @@ func (r *rowReader) Read(p []byte) (int, error) {
 }
 
 // grow adds the leaves of one day after the other to the tree, and signs its head.
-func (b *bench) grow(ctx context.Context, tree *auditlog.Frontier, days []chan []tlog.Hash) error {
-	for _, made := range days {
+func (b *bench) grow(ctx context.Context, tree *auditlog.Frontier, days <-chan []tlog.Hash) error {
+	for range b.days {
 		var leaves []tlog.Hash
 		select {
-		case leaves = <-made:
+		case leaves = <-days:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -43,7 +43,7 @@ func ok(status int, body []byte) error {
 }
 
 // measure puts a load of requests on the audit service.
-func (b *bench) measure(ctx context.Context, requests [][]byte) (latency, error) {
+func (b *bench) measure(ctx context.Context, connections int, requests [][]byte) (latency, error) {
 	running, err := load.Start(ctx, load.Plan{
 		Address: b.rig.Public("audit"), Connections: connections, Requests: requests, Check: ok, Patience: 5 * time.Minute,
 	})
@@ -85,7 +85,7 @@ func (b *bench) lists(ctx context.Context) error {
 				requests[i] = b.request("/api/v1/audit", b.listQuery(c, random))
 			}
 			var err error
-			if c.latency, err = b.measure(ctx, requests); err != nil {
+			if c.latency, err = b.measure(ctx, connections, requests); err != nil {
 				return fmt.Errorf("%s: %w", c.name(), err)
 			}
 			b.log("   %s: %.0f per second, p50 %.1f ms, p99 %.1f ms", c.name(), c.PerSecond, c.P50ms, c.P99ms)
@@ -119,26 +119,23 @@ func (b *bench) listQuery(c list, random *rand.Rand) url.Values {
 	return query
 }
 
-// proofs measures one event, and its proof.
+// proofs measures one event, and its proof: asked for at once, and one after the other.
 func (b *bench) proofs(ctx context.Context) error {
-	for _, path := range []string{"", "/proof"} {
-		if _, err := b.rig.Get(ctx, "http://"+b.rig.Public("audit")+"/api/v1/audit/"+b.filled.ids[0].String()+path, b.token); err != nil {
-			return err
+	for _, one := range []struct {
+		path        string
+		connections int
+		into        **latency
+	}{{"", connections, &b.results.Get}, {"/proof", connections, &b.results.ProofCrowd}, {"/proof", 1, &b.results.Proof}} {
+		requests := make([][]byte, len(b.filled.ids))
+		for i, id := range b.filled.ids {
+			requests[i] = b.request("/api/v1/audit/"+id.String()+one.path, nil)
 		}
-		var requests [][]byte
-		for _, id := range b.filled.ids {
-			requests = append(requests, b.request("/api/v1/audit/"+id.String()+path, nil))
-		}
-		found, err := b.measure(ctx, requests)
+		found, err := b.measure(ctx, one.connections, requests)
 		if err != nil {
 			return err
 		}
 		b.log("   %.0f per second, p50 %.1f ms, p99 %.1f ms", found.PerSecond, found.P50ms, found.P99ms)
-		if path == "" {
-			b.results.Get = &found
-		} else {
-			b.results.Proof = &found
-		}
+		*one.into = &found
 	}
 	return nil
 }

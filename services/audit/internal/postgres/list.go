@@ -16,6 +16,9 @@ import (
 // estimated: to count them would take longer with every day.
 const countUpTo = 1000
 
+// nearbyFor is how long before its beginning a page is looked for first.
+const nearbyFor = 3 * 24 * time.Hour
+
 const (
 	// A plan for the days that the arguments happen to mean would be made anew for
 	// each list, which takes longer than the list with as many tables as there are
@@ -35,12 +38,14 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 // number of all that match: what slice says where it continues a walk, else an
 // exact one up to countUpTo, else an estimate.
 func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
-	sql, args := listing(filter, slice)
 	var events []trail.Event
-	err := s.ask(ctx, sql, args, func(rows pgx.Rows) (err error) {
-		events, err = pgx.CollectRows(rows, scan)
-		return err
-	})
+	var err error
+	if near, ok := s.nearby(filter, slice); ok {
+		events, err = s.page(ctx, near, slice)
+	}
+	if err == nil && len(events) <= slice.Limit {
+		events, err = s.page(ctx, filter, slice)
+	}
 	if err != nil {
 		return nil, trail.Total{}, pgdb.Fault(err)
 	}
@@ -50,11 +55,37 @@ func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice
 	if seen := slice.Offset + int64(len(events)); len(events) <= slice.Limit && (len(events) > 0 || slice.Offset == 0) {
 		return events, trail.Total{Events: seen}, nil // the list has come to its end
 	}
-	total, err := s.total(ctx, filter)
+	total, err := s.total(ctx, filter, events)
 	if err != nil {
 		return nil, trail.Total{}, pgdb.Fault(err)
 	}
 	return events, total, nil
+}
+
+// nearby is the filter for the last days before the page begins. Most pages are full
+// within these, and a statement costs about as much for each day it has to open as
+// for all that it reads there. It is not ok where it would be the whole filter.
+func (s *Store) nearby(filter trail.Filter, slice trail.Slice) (near trail.Filter, ok bool) {
+	until := s.clock()
+	if filter.To != nil && filter.To.Before(until) {
+		until = *filter.To
+	}
+	if slice.After != nil && slice.After.Time.Before(until) {
+		until = slice.After.Time
+	}
+	from := until.Add(-nearbyFor)
+	near = filter
+	near.From = &from
+	return near, from.After(*filter.From)
+}
+
+func (s *Store) page(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, err error) {
+	sql, args := listing(filter, slice)
+	err = s.ask(ctx, sql, args, func(rows pgx.Rows) (err error) {
+		events, err = pgx.CollectRows(rows, scan)
+		return err
+	})
+	return events, err
 }
 
 // listing is the statement of a list and its arguments.
@@ -82,16 +113,16 @@ func (s *Store) ask(ctx context.Context, sql string, args []any, read func(pgx.R
 	return s.db.SendBatch(ctx, batch).Close()
 }
 
-// total counts the newest that match, and stops where that gets dear.
-func (s *Store) total(ctx context.Context, filter trail.Filter) (trail.Total, error) {
-	where := matching(filter)
-	sql := sqlCount + where.sql() + sqlOrder + where.bind(" LIMIT %s", countUpTo+1) + ") newest"
-	var counted int64
-	var oldest *time.Time
-	err := s.ask(ctx, sql, where.args, func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&counted, &oldest}, func() error { return nil })
-		return err
-	})
+// total counts the newest that match, and stops where that gets dear. page are some
+// of the newest.
+func (s *Store) total(ctx context.Context, filter trail.Filter, page []trail.Event) (trail.Total, error) {
+	counted, oldest, err := int64(0), (*time.Time)(nil), error(nil)
+	if recent, ok := reach(filter, page); ok {
+		counted, oldest, err = s.count(ctx, recent)
+	}
+	if err == nil && counted <= countUpTo {
+		counted, oldest, err = s.count(ctx, filter)
+	}
 	if err != nil || counted <= countUpTo || oldest == nil {
 		return trail.Total{Events: counted}, err
 	}
@@ -107,6 +138,35 @@ func (s *Store) total(ctx context.Context, filter trail.Filter) (trail.Total, er
 		return trail.Total{Events: max(days.between(*filter.From, until), counted), Estimate: true}, nil
 	}
 	return trail.Total{Events: days.extrapolate(counted, *filter.From, *oldest, until), Estimate: true}, nil
+}
+
+// reach is the filter for as many days as should hold more than are counted, going
+// by how far apart the events of a page are: each day that a statement leaves out
+// makes it cheaper. It is not ok where that is the whole filter.
+func reach(filter trail.Filter, page []trail.Event) (recent trail.Filter, ok bool) {
+	if len(page) < 2 {
+		return filter, false
+	}
+	newest, last := page[0].Timestamp, page[len(page)-1].Timestamp
+	pages := float64(2*(countUpTo+len(page))) / float64(len(page))
+	if span := newest.Sub(last); span < 365*24*time.Hour {
+		from := last.Add(-time.Duration(pages * float64(span)))
+		recent, ok = filter, from.After(*filter.From)
+		recent.From = &from
+	}
+	return recent, ok
+}
+
+// count counts the newest events that match, up to one more than countUpTo, and
+// says when the oldest of them was.
+func (s *Store) count(ctx context.Context, filter trail.Filter) (counted int64, oldest *time.Time, err error) {
+	where := matching(filter)
+	sql := sqlCount + where.sql() + sqlOrder + where.bind(" LIMIT %s", countUpTo+1) + ") newest"
+	err = s.ask(ctx, sql, where.args, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&counted, &oldest}, func() error { return nil })
+		return err
+	})
+	return counted, oldest, err
 }
 
 // conditions collects what a row must meet. Only conditions that are asked for
