@@ -51,13 +51,13 @@ func ParseAddCheckpoint(body []byte) (AddCheckpoint, error) {
 	lines := strings.Split(string(head), "\n")
 	size, ok := strings.CutPrefix(lines[0], "old ")
 	old, err := strconv.ParseInt(size, 10, 64)
-	if !ok || err != nil || old < 0 || strconv.FormatInt(old, 10) != size || len(lines) > 1+maxProof {
+	if !ok || err != nil || old < 0 || old > MaxSize || strconv.FormatInt(old, 10) != size || len(lines) > 1+maxProof {
 		return AddCheckpoint{}, errAddCheckpoint
 	}
 	request := AddCheckpoint{Old: old, Checkpoint: checkpoint}
 	for _, line := range lines[1:] {
 		hash, err := tlog.ParseHash(line)
-		if err != nil {
+		if err != nil || hash.String() != line { // base64 is read past a carriage return
 			return AddCheckpoint{}, errAddCheckpoint
 		}
 		request.Proof = append(request.Proof, hash)

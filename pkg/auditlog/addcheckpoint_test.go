@@ -31,6 +31,8 @@ func TestARequestToAWitnessHasTheFormOfTheStandard(t *testing.T) {
 		"a negative size":         "old -1\n\n" + checkpoint,
 		"a size with a zero":      "old 02\n\n" + checkpoint,
 		"a size that is too much": "old 9223372036854775808\n\n" + checkpoint,
+		"a size of no log":        "old 1152921504606846977\n\n" + checkpoint,
+		"a carriage return":       "old 2\n" + hash.String() + "\r\n\n" + checkpoint,
 		"a proof that is none":    "old 2\nAAAA\n\n" + checkpoint,
 		"a proof without end":     "old 2\n" + strings.Repeat(hash.String()+"\n", 64) + "\n" + checkpoint,
 		"no checkpoint":           "old 2\n" + hash.String() + "\n",

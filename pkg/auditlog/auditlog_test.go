@@ -102,3 +102,14 @@ func FuzzLeaf(f *testing.F) {
 		require.Equal(t, string(leaf), string(again))
 	})
 }
+
+func TestACheckpointHasASizeThatCanBeComputedWith(t *testing.T) {
+	t.Parallel()
+	largest := auditlog.Checkpoint{Origin: "example.com/audit", Size: auditlog.MaxSize, Root: auditlog.HashLeaf(nil)}
+	got, err := auditlog.ParseCheckpoint(largest.String())
+	require.NoError(t, err)
+	require.Equal(t, largest, got)
+	largest.Size++
+	_, err = auditlog.ParseCheckpoint(largest.String())
+	require.ErrorIs(t, err, auditlog.ErrNotCheckpoint)
+}

@@ -23,13 +23,17 @@ func (c Checkpoint) String() string {
 	return fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, c.Root)
 }
 
+// MaxSize is how many leaves a tree may have: far more than a log will ever see, and few enough that nobody who
+// computes with a size that a stranger sent comes near the end of an int64.
+const MaxSize = 1 << 60
+
 // Reasons for which something is no checkpoint of a log.
 var (
 	ErrNotCheckpoint = errors.New("not the text of a checkpoint")
 	ErrOtherLog      = errors.New("the checkpoint is not signed by the log's key, or is of another log")
 )
 
-// ParseCheckpoint reads the text of a note. Lines after the third (extensions) are allowed and ignored.
+// ParseCheckpoint reads the text of a note. A size beyond MaxSize is none. Lines after the third (extensions) are allowed and ignored.
 func ParseCheckpoint(text string) (Checkpoint, error) {
 	lines := strings.SplitAfter(text, "\n")
 	if len(lines) < 4 || lines[len(lines)-1] != "" { // SplitAfter gives a last, empty piece after a final newline
@@ -41,7 +45,7 @@ func ParseCheckpoint(text string) (Checkpoint, error) {
 		}
 	}
 	size, err := strconv.ParseInt(lines[1], 10, 64)
-	if err != nil || size < 0 || strconv.FormatInt(size, 10) != lines[1] {
+	if err != nil || size < 0 || size > MaxSize || strconv.FormatInt(size, 10) != lines[1] {
 		return Checkpoint{}, ErrNotCheckpoint
 	}
 	root, err := tlog.ParseHash(lines[2])

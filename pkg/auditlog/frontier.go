@@ -16,9 +16,9 @@ type Frontier struct {
 	hashes []tlog.Hash
 }
 
-// NewFrontier goes on with a tree of a size (≥ 0) whose subtrees have these roots.
+// NewFrontier goes on with a tree of a size (0 to MaxSize) whose subtrees have these roots.
 func NewFrontier(size int64, hashes []tlog.Hash) (*Frontier, error) {
-	if size < 0 || len(hashes) != bits.OnesCount64(uint64(size)) {
+	if size < 0 || size > MaxSize || len(hashes) != bits.OnesCount64(uint64(size)) {
 		return nil, errors.New("a tree of this size has another number of subtrees")
 	}
 	return &Frontier{size: size, hashes: slices.Clone(hashes)}, nil

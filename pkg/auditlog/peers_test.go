@@ -82,6 +82,8 @@ func TestAFrontierHasTheRootOfTheTree(t *testing.T) {
 	}
 	_, err := auditlog.NewFrontier(3, hashes[:1])
 	require.Error(t, err, "three leaves are two subtrees")
+	_, err = auditlog.NewFrontier(1<<62, hashes[:1])
+	require.Error(t, err)
 	_, err = auditlog.NewFrontier(-1, hashes[:64])
 	require.Error(t, err)
 }

@@ -140,6 +140,8 @@ func TestAWitnessRefusesWhatDoesNotGoOn(t *testing.T) {
 	forged.Root[0] ^= 1
 	fork := w.checkpoint(60)
 	fork.Root[0] ^= 1
+	endless := w.checkpoint(60)
+	endless.Size = 1<<62 + 1
 	other := w.checkpoint(60)
 	other.Origin = "example.com/other"
 	tests := map[string]struct {
@@ -150,6 +152,7 @@ func TestAWitnessRefusesWhatDoesNotGoOn(t *testing.T) {
 		"a fork":                         {auditlog.AddCheckpoint{Old: 50, Proof: w.proof(50, 60), Checkpoint: w.sign(fork)}, http.StatusUnprocessableEntity},
 		"no proof":                       {auditlog.AddCheckpoint{Old: 50, Checkpoint: w.sign(w.checkpoint(60))}, http.StatusUnprocessableEntity},
 		"a proof of nothing":             {auditlog.AddCheckpoint{Old: 50, Proof: w.proof(50, 60), Checkpoint: w.sign(w.checkpoint(50))}, http.StatusUnprocessableEntity},
+		"a size beyond all computing":    {auditlog.AddCheckpoint{Old: 50, Proof: w.proof(50, 60), Checkpoint: w.sign(endless)}, http.StatusBadRequest},
 		"an old size past the new one":   {auditlog.AddCheckpoint{Old: 50, Checkpoint: w.sign(w.checkpoint(49))}, http.StatusBadRequest},
 		"another log":                    {auditlog.AddCheckpoint{Old: 50, Checkpoint: w.sign(other)}, http.StatusNotFound},
 		"no signature of the log": {auditlog.AddCheckpoint{Old: 50, Proof: w.proof(50, 60),
