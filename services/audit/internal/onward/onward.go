@@ -81,7 +81,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 		switch {
 		case err != nil && ctx.Err() == nil:
 			p.Logger.WarnContext(ctx, "stored audit events cannot be published onward, will try again", slog.Any("error", err))
-			wait = min(2*wait, lastRetry)
+			wait = retry(wait)
 			// Where the server lost the stream, nobody else makes it again.
 			declared = !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders)
 		case more:
@@ -91,6 +91,12 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// retry is the pause after a failure, given the pause before it, which is none
+// where a page was full: twice as long, and never less than between two looks.
+func retry(last time.Duration) time.Duration {
+	return min(max(2*last, look), lastRetry)
 }
 
 // turn publishes the next page, and says whether more is waiting.

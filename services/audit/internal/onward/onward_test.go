@@ -159,3 +159,10 @@ func TestAStreamThatIsLostIsMadeAgain(t *testing.T) {
 	s.grow(5)
 	require.Len(t, published(t, conn, 2), 2, "the leaves 2 and 4")
 }
+
+func TestAFailureIsFollowedByAPauseThatGrows(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, onward.Look, onward.Retry(0), "after a full page, which is followed by no pause")
+	require.Equal(t, 2*onward.Look, onward.Retry(onward.Look))
+	require.Equal(t, onward.LastRetry, onward.Retry(onward.LastRetry))
+}
