@@ -122,7 +122,7 @@ func (r *running) publish(events int) {
 	for range events {
 		agent := uuid.New()
 		at := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, min(r.sent/10, 3)-3)
-		event := auditevent.New(uuid.Must(uuid.NewV7()), at, "registry", auditevent.AgentCreated, &agent,
+		event := auditevent.New(uuid.New(), at, "registry", auditevent.AgentCreated, &agent,
 			auditevent.Origin{IPAddress: "203.0.113.7"}, map[string]any{"n": r.sent, "text": "<\u2028>"})
 		message, err := event.Message()
 		require.NoError(r.t, err)

@@ -84,8 +84,7 @@ SELECT leaf_index, timestamp, payload::text FROM audit.events WHERE event_id = $
 // LeafOf returns the leaf of an event, or trail.ErrNotFound. The time in the id
 // (RFC 9562 section 5.7) says in which day to look first.
 func (l *Log) LeafOf(ctx context.Context, eventID uuid.UUID) (merkle.Leaf, error) {
-	if eventID.Version() == 7 {
-		at := time.Unix(eventID.Time().UnixTime())
+	if at, has := trail.IDTime(eventID); has {
 		leaf, err := l.leaf(ctx, sqlLeaf, eventID, at.Add(-idSlack), at.Add(idSlack))
 		if !errors.Is(err, trail.ErrNotFound) {
 			return leaf, err

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -22,6 +23,12 @@ import (
 func at(t *testing.T, moment time.Time) trail.Delivery {
 	t.Helper()
 	return published(t, 1, func(fields map[string]any) { fields["timestamp"] = moment })
+}
+
+// under is the delivery of an event of a time under an id.
+func under(t *testing.T, id uuid.UUID, moment time.Time) trail.Delivery {
+	t.Helper()
+	return published(t, 1, func(fields map[string]any) { fields["eventId"], fields["timestamp"] = id, moment })
 }
 
 func partitionOf(moment time.Time) string { return moment.UTC().Format("audit.events_y2006m01d02") }
@@ -47,6 +54,8 @@ func TestAnEventLandsInThePartitionOfItsOwnDay(t *testing.T) {
 		at(t, midnight),
 		at(t, midnight.Add(-time.Microsecond)),
 		at(t, now.Add(20*time.Hour)), // of a publisher whose clock is ahead
+		under(t, idAt(now.Add(-time.Hour)), now),
+		under(t, uuid.New(), now.AddDate(0, 0, -10)),
 	}
 	record(t, store, batch...)
 	for _, d := range batch {
@@ -81,6 +90,71 @@ func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
 	require.Contains(t, found[1].Reason, "in the future")
 	require.Equal(t, tooOld.Payload, found[0].Payload)
 	require.Equal(t, []string{partitionOf(now)}, partitions(t, db))
+}
+
+func TestAnIDIsTakenOnceWhicheverDayItsEventsHave(t *testing.T) {
+	t.Parallel()
+	midnight := trail.Day(now)
+	tests := map[string]struct {
+		id     uuid.UUID
+		events []time.Time // the first one is stored
+	}{
+		"the days around the id's":    {idAt(now), []time.Time{now, now.Add(-24 * time.Hour), now.Add(24 * time.Hour), now.Add(time.Second)}},
+		"the day before first":        {idAt(now), []time.Time{now.Add(-23 * time.Hour), now, now.Add(23 * time.Hour)}},
+		"the day after first":         {idAt(now), []time.Time{now.Add(24 * time.Hour), now, now.Add(-24 * time.Hour)}},
+		"both sides of midnight":      {idAt(midnight), []time.Time{midnight, midnight.Add(-time.Microsecond)}},
+		"days ago":                    {idAt(now.AddDate(0, 0, -40)), []time.Time{now.AddDate(0, 0, -40), now.AddDate(0, 0, -39)}},
+		"an id without a time":        {uuid.New(), []time.Time{now.AddDate(0, 0, -80), now, now.AddDate(0, 0, -3)}},
+		"an id without a time, later": {uuid.New(), []time.Time{now, now.AddDate(0, 0, -80)}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var batch []trail.Delivery
+			for i, moment := range test.events {
+				d := under(t, test.id, moment)
+				d.Origin.Sequence = uint64(i) //nolint:gosec // small
+				batch = append(batch, d)
+			}
+			for way, together := range map[string]bool{"in one batch": true, "in batches of their own": false} {
+				db := testkit.DB(t, "audit")
+				store := open(t, db)
+				if together {
+					_, err := store.Record(t.Context(), batch)
+					require.NoError(t, err)
+				} else {
+					for _, d := range batch {
+						_, err := store.Record(t.Context(), []trail.Delivery{d})
+						require.NoError(t, err)
+					}
+				}
+				requireLog(t, db, store.key, 1)
+				got, err := postgres.NewLog(db).LeafOf(t.Context(), test.id)
+				require.NoError(t, err)
+				require.Equal(t, test.events[0], got.Timestamp.UTC(), way)
+				found := letters(t, db)
+				require.Len(t, found, len(batch)-1, way)
+				for _, letter := range found {
+					require.Contains(t, letter.Reason, "that of another event")
+				}
+			}
+		})
+	}
+}
+
+func TestAnEventWhoseIDLeadsToOtherDaysIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	store := open(t, db)
+	for i, drift := range []time.Duration{-24*time.Hour - time.Millisecond, 24*time.Hour + time.Millisecond, -80 * 24 * time.Hour} {
+		d := under(t, idAt(now.Add(drift)), now)
+		d.Origin.Sequence = uint64(i) //nolint:gosec // small
+		verdicts, err := store.Record(t.Context(), []trail.Delivery{d, at(t, now)})
+		require.NoError(t, err)
+		require.Equal(t, []trail.Verdict{trail.Dead, trail.Stored}, verdicts, drift)
+		require.Contains(t, letters(t, db)[i].Reason, "the time in eventId lies more than a day from timestamp")
+	}
+	requireLog(t, db, store.key, 3)
 }
 
 func TestTheComingDaysArePrepared(t *testing.T) {
@@ -129,7 +203,7 @@ func TestQueriesReadTheDaysThatTheyAskForOnly(t *testing.T) {
 		},
 		"a list of one action":    {"SELECT payload FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2 AND action = 'x'", []any{from, to}, within},
 		"a count":                 {"SELECT count(*) FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2", []any{from, to}, within},
-		"the search for known":    {postgres.KnownSQL, []any{trail.Day(now), trail.Day(now).AddDate(0, 0, 1), []string{published(t, 1, nil).Event.ID.String()}}, []string{partitionOf(now)}},
+		"the search for known":    {postgres.KnownSQL, []any{trail.Day(now).AddDate(0, 0, -1), trail.Day(now).AddDate(0, 0, 2), []string{published(t, 1, nil).Event.ID.String()}}, []string{partitionOf(now), partitionOf(now.AddDate(0, 0, -1))}},
 		"one event by its id":     {postgres.LeafSQL, []any{published(t, 1, nil).Event.ID, now.Add(-time.Minute), now.Add(time.Minute)}, []string{partitionOf(now)}},
 		"no day that there is":    {"SELECT payload FROM audit.events WHERE timestamp >= $1", []any{now.AddDate(0, 0, 9)}, nil},
 		"a walk on from a cursor": {"SELECT payload FROM audit.events WHERE timestamp >= $1 AND timestamp <= $2 AND (timestamp, event_id) < ($2, gen_random_uuid())", []any{from, to}, within},

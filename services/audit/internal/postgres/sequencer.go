@@ -67,7 +67,8 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	return verdicts, nil
 }
 
-// judge rejects what lies outside of the days that are kept.
+// judge rejects what lies outside of the days that are kept, or of those in which
+// its id would be looked for.
 func (s *Sequencer) judge(work []trail.Delivery) {
 	now := s.Clock()
 	oldest, newest := s.Window.Oldest(now), now.Add(maxAhead)
@@ -78,8 +79,17 @@ func (s *Sequencer) judge(work []trail.Delivery) {
 			d.Reject = fmt.Sprintf("its day lies before the retention window of %d days", s.Window.Days())
 		case d.Event.Timestamp.After(newest):
 			d.Reject = "timestamp lies more than a day in the future"
+		case drifts(d.Event):
+			d.Reject = "the time in eventId lies more than a day from timestamp"
 		}
 	}
+}
+
+// drifts tells whether the id of an event leads to other days than its own. Events
+// under one id could then be stored in days that are never searched together.
+func drifts(e trail.Event) bool {
+	at, has := trail.IDTime(e.ID)
+	return has && e.Timestamp.Sub(at).Abs() > trail.MaxIDDrift
 }
 
 // insert writes new events into the table, from leaf base on and in their order,

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"slices"
 	"testing"
@@ -26,7 +27,6 @@ func published(t *testing.T, sequence uint64, change func(fields map[string]any)
 	t.Helper()
 	fields := map[string]any{
 		"schemaVersion": 1,
-		"eventId":       uuid.Must(uuid.NewV7()),
 		"timestamp":     now.Add(time.Duration(sequence) * time.Second),
 		"agentId":       nil,
 		"actorId":       nil,
@@ -41,11 +41,23 @@ func published(t *testing.T, sequence uint64, change func(fields map[string]any)
 	if change != nil {
 		change(fields)
 	}
+	if fields["eventId"] == nil {
+		fields["eventId"] = idAt(fields["timestamp"].(time.Time))
+	}
 	payload, err := json.Marshal(fields)
 	require.NoError(t, err)
 	delivery := trail.Receive(origin(sequence), payload)
 	require.Empty(t, delivery.Reject)
 	return delivery
+}
+
+// idAt is an id of version 7 that was made at another time.
+func idAt(moment time.Time) uuid.UUID {
+	id := uuid.Must(uuid.NewV7())
+	var millis [8]byte
+	binary.BigEndian.PutUint64(millis[:], uint64(moment.UnixMilli())<<16)
+	copy(id[:6], millis[:6])
+	return id
 }
 
 // log is both sides of what is stored, with a key of its own.

@@ -42,14 +42,8 @@ WHERE e.timestamp >= $1 AND e.timestamp < $2 AND e.event_id = ANY ($3)`
 // and returns those that are new, and the tree to add them to. A batch without any
 // event takes nothing.
 func (s *Sequencer) take(ctx context.Context, tx pgx.Tx, entries []*entry) ([]*entry, *auditlog.Frontier, error) {
-	byDay := map[time.Time][]uuid.UUID{}
-	for _, e := range entries {
-		if e.Reject == "" {
-			at := trail.Day(e.Event.Timestamp)
-			byDay[at] = append(byDay[at], e.Event.ID)
-		}
-	}
-	if len(byDay) == 0 {
+	searches := searchesOf(entries)
+	if len(searches) == 0 {
 		return nil, nil, nil
 	}
 	var (
@@ -62,8 +56,8 @@ func (s *Sequencer) take(ctx context.Context, tx pgx.Tx, entries []*entry) ([]*e
 		tree, err = s.head(row)
 		return err
 	})
-	for from, ids := range byDay {
-		batch.Queue(sqlKnown, from, from.AddDate(0, 0, 1), ids).Query(func(rows pgx.Rows) error {
+	for span, ids := range searches {
+		batch.Queue(sqlKnown, span.from, span.to, ids).Query(func(rows pgx.Rows) error {
 			var id uuid.UUID
 			var hash []byte
 			_, err := pgx.ForEachRow(rows, []any{&id, &hash}, func() error {
@@ -77,6 +71,28 @@ func (s *Sequencer) take(ctx context.Context, tx pgx.Tx, entries []*entry) ([]*e
 		return nil, nil, err
 	}
 	return sortOut(entries, recorded), tree, nil
+}
+
+// span is the time from one moment to before another.
+type span struct{ from, to time.Time }
+
+// searchesOf says in which days an event under the id of each entry would be: the
+// three around the time in the id, or all where it has none. As a rule the ids of
+// a batch are of one day.
+func searchesOf(entries []*entry) map[span][]uuid.UUID {
+	searches := map[span][]uuid.UUID{}
+	for _, e := range entries {
+		if e.Reject != "" {
+			continue
+		}
+		where := span{to: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}
+		if at, has := trail.IDTime(e.Event.ID); has {
+			first, last := trail.Day(at).Add(-trail.MaxIDDrift), trail.Day(at).Add(trail.MaxIDDrift)
+			where = span{from: first, to: last.AddDate(0, 0, 1)}
+		}
+		searches[where] = append(searches[where], e.Event.ID)
+	}
+	return searches
 }
 
 // sortOut gives the duplicates their verdict and returns the new events, each once.

@@ -26,6 +26,10 @@ const (
 	OutcomeFailure = "failure"
 )
 
+// MaxIDDrift is how far the time in an event's id may be from the event's own. The
+// days around the former are then all where another event under this id can be.
+const MaxIDDrift = 24 * time.Hour
+
 // Resolution is the precision of an event's time, that of the database.
 const Resolution = time.Microsecond
 
@@ -119,6 +123,15 @@ func (w *wire) check() error {
 		return errors.New("metadata is not a JSON object")
 	}
 	return nil
+}
+
+// IDTime is the time in an id of version 7 (RFC 9562 section 5.7), in UTC; other
+// ids have none.
+func IDTime(id uuid.UUID) (at time.Time, has bool) {
+	if id.Version() != 7 {
+		return time.Time{}, false
+	}
+	return time.Unix(id.Time().UnixTime()).UTC(), true
 }
 
 // describe keeps the words of a JSON error and drops the value it may quote.
