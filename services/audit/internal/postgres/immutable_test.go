@@ -128,6 +128,43 @@ func TestTheServicesRoleHasNoMoreThanItNeeds(t *testing.T) {
 	}
 }
 
+func TestTheServicesRoleCannotBlockTheLog(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	record(t, store, events(t, 0, 300)...)
+	conn := connect(t, database.AppURL)
+	const hash, key = "sha256('x')", "UPDATE audit.tree SET public_key = 'mine'"
+	statements := map[string]string{
+		"a tile of leaves to come":         "INSERT INTO audit.tiles VALUES (0, 2, " + hash + ")",
+		"a tile far ahead":                 "INSERT INTO audit.tiles VALUES (0, 9223372036854775807, " + hash + ")",
+		"a tile of a level to come":        "INSERT INTO audit.tiles VALUES (2, 0, " + hash + ")",
+		"a last tile that grows":           "UPDATE audit.tiles SET data = data || " + hash + " WHERE level = 0 AND index = 1",
+		"a tile of a level above":          "UPDATE audit.tiles SET data = data || " + hash + " WHERE level = 1",
+		"a head without tiles":             "UPDATE audit.tree SET size = size + 4, frontier = frontier || " + hash,
+		"a head with a part of its tiles":  "UPDATE audit.tree SET size = 303, frontier = repeat('x', 32 * 6)::bytea; UPDATE audit.tiles SET data = data || " + hash + " WHERE level = 0 AND index = 1",
+		"a head with another's frontier":   "UPDATE audit.tree SET size = 301; UPDATE audit.tiles SET data = data || " + hash + " WHERE level = 0 AND index = 1",
+		"a head that is looked at at once": "SET CONSTRAINTS ALL IMMEDIATE; UPDATE audit.tree SET size = size + 1",
+		"a head at the end of all":         "UPDATE audit.tree SET size = 4611686018427387904",
+		"a step of too many leaves":        "UPDATE audit.tree SET size = size + 10001",
+		"another's key":                    key,
+	}
+	for name, statement := range statements {
+		requireRefused(t, conn, statement, name)
+	}
+	record(t, store, events(t, 300, 500)...)
+	requireLog(t, db, store.key, 800)
+
+	// Who may act as the owner may also say that the log has another key, and nobody else whatever its name.
+	admin := connect(t, database.AdminURL)
+	_, err := admin.Exec(t.Context(), "BEGIN; CREATE ROLE audit_other; GRANT audit_app TO audit_other; GRANT USAGE ON SCHEMA audit TO audit_other; SET LOCAL ROLE audit_other")
+	require.NoError(t, err)
+	requireRefused(t, admin, key, "another role with the rights of the service's")
+	_, err = admin.Exec(t.Context(), "ROLLBACK; BEGIN; SET LOCAL ROLE audit_owner; "+key+"; ROLLBACK")
+	require.NoError(t, err)
+}
+
 func TestADayIsMadeByTheServicesRoleAndBelongsToTheOwner(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")

@@ -113,7 +113,7 @@ func TestAnIDIsTakenOnceWhicheverDayItsEventsHave(t *testing.T) {
 			var batch []trail.Delivery
 			for i, moment := range test.events {
 				d := under(t, test.id, moment)
-				d.Origin.Sequence = uint64(i) //nolint:gosec // small
+				d.Origin.Sequence = uint64(i)
 				batch = append(batch, d)
 			}
 			for way, together := range map[string]bool{"in one batch": true, "in batches of their own": false} {
@@ -148,7 +148,7 @@ func TestAnEventWhoseIDLeadsToOtherDaysIsADeadLetter(t *testing.T) {
 	store := open(t, db)
 	for i, drift := range []time.Duration{-24*time.Hour - time.Millisecond, 24*time.Hour + time.Millisecond, -80 * 24 * time.Hour} {
 		d := under(t, idAt(now.Add(drift)), now)
-		d.Origin.Sequence = uint64(i) //nolint:gosec // small
+		d.Origin.Sequence = uint64(i)
 		verdicts, err := store.Record(t.Context(), []trail.Delivery{d, at(t, now)})
 		require.NoError(t, err)
 		require.Equal(t, []trail.Verdict{trail.Dead, trail.Stored}, verdicts, drift)

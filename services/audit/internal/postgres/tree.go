@@ -171,8 +171,9 @@ func (s *Sequencer) grow(batch *pgx.Batch, tree *auditlog.Frontier, leaves []tlo
 	for _, hash := range tree.Hashes() {
 		frontier = append(frontier, hash[:]...)
 	}
-	batch.Queue(sqlTiles, levels, indexes, data).Query(func(rows pgx.Rows) error { return fitting(rows, head.Size) })
+	// The head goes first: the database takes no tile that is ahead of it.
 	batch.Queue(sqlGrow, head.Size, frontier, head.Root[:], string(signed), s.PublicKey)
+	batch.Queue(sqlTiles, levels, indexes, data).Query(func(rows pgx.Rows) error { return fitting(rows, head.Size) })
 	return nil
 }
 
