@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
@@ -112,11 +113,13 @@ type Export struct {
 	window  int64
 	tiles   *tileCache
 	line    []byte
+	ended   bool
 }
 
 // Write writes all of it. It ends early, with complete false, when ctx ends or
 // the log cannot be read (which is the error); FormatLog says so in its last line,
-// whose cursor goes on from there. An error of out ends it at once.
+// whose cursor goes on from there. An error of out ends it at once; Ended tells the
+// two apart.
 func (x *Export) Write(ctx context.Context, out Output) (complete bool, err error) {
 	w := bufio.NewWriterSize(out, 64<<10)
 	if err := x.writeHeader(w); err != nil {
@@ -129,7 +132,7 @@ func (x *Export) Write(ctx context.Context, out Output) (complete bool, err erro
 		if lines, after, broken = x.page(ctx); broken != nil {
 			break
 		}
-		if err := x.writeLines(ctx, w, lines); err != nil {
+		if err := x.writeLines(w, lines); err != nil {
 			return false, err
 		}
 		if err := flush(w, out); err != nil {
@@ -142,15 +145,19 @@ func (x *Export) Write(ctx context.Context, out Output) (complete bool, err erro
 	}
 	complete = x.next >= x.head.Size && broken == nil
 	// What is written last is short, and wanted also when ctx has ended.
-	err = x.writeEnd(context.WithoutCancel(ctx), w, complete)
+	complete, err = x.writeEnd(context.WithoutCancel(ctx), w, complete)
 	if broken == nil {
 		broken = err
 	}
 	if err := flush(w, out); err != nil {
 		return false, err
 	}
-	return complete && broken == nil, broken
+	return complete, broken
 }
+
+// Ended tells whether the export says itself how far it goes: a trailer was written.
+// What has none must not end like a response that is whole.
+func (x *Export) Ended() bool { return x.ended }
 
 func flush(w *bufio.Writer, out Output) error {
 	if err := w.Flush(); err != nil {
@@ -164,6 +171,7 @@ type line struct {
 	index int64
 	hash  tlog.Hash
 	leaf  []byte // nil where the event is gone
+	proof []tlog.Hash
 }
 
 // page reads the next leaves and says where the page after it begins.
@@ -184,7 +192,20 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 	} else {
 		lines, err = x.all(ctx, rows, end)
 	}
+	if err == nil && x.request.Proofs {
+		err = x.prove(ctx, lines)
+	}
 	return lines, end, err
+}
+
+// prove adds its inclusion proof to each line.
+func (x *Export) prove(ctx context.Context, lines []line) (err error) {
+	for i := range lines {
+		if lines[i].proof, err = x.tiles.proof(ctx, x.head.Size, lines[i].index); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // fit ends a page before its last leaf if it has more rows than one: of the rows
@@ -277,18 +298,13 @@ func (x *Export) writeHeader(w io.Writer) error {
 	})
 }
 
-func (x *Export) writeLines(ctx context.Context, w io.Writer, lines []line) (err error) {
+// writeLines reads nothing: its errors are those of w, and what a format cannot say.
+func (x *Export) writeLines(w io.Writer, lines []line) (err error) {
 	for _, l := range lines {
 		x.line = x.line[:0]
 		switch {
 		case x.request.Format == FormatLog:
-			var proof []tlog.Hash
-			if x.request.Proofs && l.index < x.head.Size {
-				if proof, err = x.tiles.proof(ctx, x.head.Size, l.index); err != nil {
-					return err
-				}
-			}
-			x.line = auditlog.AppendExportLine(x.line, l.index, l.hash, l.leaf, proof)
+			x.line = auditlog.AppendExportLine(x.line, l.index, l.hash, l.leaf, l.proof)
 		case l.leaf == nil:
 			continue
 		default:
@@ -303,42 +319,48 @@ func (x *Export) writeLines(ctx context.Context, w io.Writer, lines []line) (err
 	return nil
 }
 
-// writeEnd writes what comes after the last leaf.
-func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) error {
+// writeEnd writes what comes after the last leaf, and says whether the export is
+// complete still. What cannot be read makes the trailer say that it is not.
+func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) (bool, error) {
 	if x.request.Format != FormatLog {
-		return nil
+		return complete, nil
 	}
+	var strayErr error
 	if complete && x.request.Filter == nil {
-		if err := x.writeStrays(ctx, w); err != nil {
-			return err
+		var strays []line
+		strays, strayErr = x.strays(ctx)
+		if err := x.writeLines(w, strays); err != nil {
+			return false, err
 		}
 	}
-	dropped, err := x.log.Dropped(ctx)
-	trailer := auditlog.ExportTrailer{Cursor: strconv.FormatInt(x.next, 10), Complete: complete && err == nil, Dropped: []auditlog.DroppedDay{}}
+	dropped, dropErr := x.log.Dropped(ctx)
+	unread := errors.Join(strayErr, dropErr)
+	trailer := auditlog.ExportTrailer{Cursor: strconv.FormatInt(x.next, 10), Complete: complete && unread == nil, Dropped: []auditlog.DroppedDay{}}
 	for _, day := range dropped {
 		if day.Events > 0 && day.FirstLeaf < x.next && day.LastLeaf >= x.request.First {
 			trailer.Dropped = append(trailer.Dropped, day)
 		}
 	}
 	if err := writeJSON(w, trailer); err != nil {
-		return err
+		return false, err
 	}
-	return err
+	x.ended = true
+	return trailer.Complete, unread
 }
 
-// writeStrays shows events that are stored and are no leaf, so that whoever
-// verifies finds them.
-func (x *Export) writeStrays(ctx context.Context, w io.Writer) error {
+// strays are events that are stored and are no leaf: whoever verifies has to find
+// them.
+func (x *Export) strays(ctx context.Context) ([]line, error) {
 	rows, err := x.log.Strays(ctx, pageEvents)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	lines := make([]line, len(rows))
 	for i, row := range rows {
 		leaf := leafOf(row.Payload)
 		lines[i] = line{index: row.Index, hash: auditlog.HashLeaf(leaf), leaf: leaf}
 	}
-	return x.writeLines(ctx, w, lines)
+	return lines, nil
 }
 
 func writeJSON(w io.Writer, value any) error {

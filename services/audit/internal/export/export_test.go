@@ -29,8 +29,10 @@ type shelf struct {
 	strays   []export.Row
 	dropped  []auditlog.DroppedDay
 	fail     func(first int64) error
-	most     int // rows that were asked for at a time
-	asked    int // statements
+	noTiles  error // of Tiles, but for the hashes of leaves
+	noEnd    error // of Strays
+	most     int   // rows that were asked for at a time
+	asked    int   // statements
 }
 
 func newShelf(t *testing.T, events int) *shelf {
@@ -100,9 +102,12 @@ func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, 
 	return found, s.failure(first)
 }
 
-func (s *shelf) Strays(context.Context, int) ([]export.Row, error) { return s.strays, nil }
+func (s *shelf) Strays(context.Context, int) ([]export.Row, error) { return s.strays, s.noEnd }
 
 func (s *shelf) Tiles(_ context.Context, level int, indexes []int64) ([][]byte, error) {
+	if level > 0 && s.noTiles != nil {
+		return nil, s.noTiles
+	}
 	tiles := make([][]byte, len(indexes))
 	for n, index := range indexes {
 		hashes := s.levels[level]
@@ -317,6 +322,7 @@ func TestAClientThatIsGoneEndsAnExport(t *testing.T) {
 	gone := errors.New("gone")
 	_, err = x.Write(t.Context(), &output{fail: gone})
 	require.ErrorIs(t, err, gone)
+	require.False(t, x.Ended())
 	require.Equal(t, 1, s.asked)
 }
 
@@ -331,4 +337,34 @@ func TestARowThatIsAddedIsShownWhereverAPageEnds(t *testing.T) {
 		require.EqualValues(t, index, x.lines[index+1].LeafIndex)
 		require.JSONEq(t, string(forged.Payload), string(x.lines[index+1].Event))
 	}
+}
+
+func TestAnExportWhoseProofsCannotBeReadEndsWithATrailer(t *testing.T) {
+	t.Parallel()
+	away := errors.New("postgres is away")
+	s := newShelf(t, 600)
+	s.noTiles = away
+	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog, Proofs: true})
+	require.NoError(t, err)
+	out := &output{}
+	complete, err := x.Write(t.Context(), out)
+	require.ErrorIs(t, err, away)
+	require.False(t, complete)
+	require.True(t, x.Ended())
+	require.Equal(t, auditlog.ExportTrailer{Cursor: "0", Dropped: []auditlog.DroppedDay{}}, read(t, out.String()).trailer)
+}
+
+func TestAnExportWhoseEndCannotBeReadIsNotComplete(t *testing.T) {
+	t.Parallel()
+	away := errors.New("postgres is away")
+	s := newShelf(t, 3)
+	s.noEnd = away
+	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog})
+	require.NoError(t, err)
+	out := &output{}
+	complete, err := x.Write(t.Context(), out)
+	require.ErrorIs(t, err, away)
+	require.False(t, complete)
+	require.True(t, x.Ended())
+	require.Equal(t, auditlog.ExportTrailer{Cursor: "3", Dropped: []auditlog.DroppedDay{}}, read(t, out.String()).trailer)
 }

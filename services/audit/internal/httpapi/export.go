@@ -73,8 +73,8 @@ func (a *exportAPI) export(c *gin.Context) error {
 	if err != nil {
 		_ = c.Error(err) // for the log; the response has begun
 	}
-	if !complete && request.Format != export.FormatLog {
-		stream.Cut() // no line of this format could say so
+	if !complete && !prepared.Ended() {
+		stream.Cut() // no line says that there is more
 	}
 	return nil
 }

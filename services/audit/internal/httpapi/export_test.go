@@ -145,6 +145,19 @@ func TestExportSaysThatItBrokeOff(t *testing.T) {
 	require.Panics(t, func() { b.do(t, http.MethodGet, "/api/v1/audit/export?format=cloudevents") }, "the connection is cut")
 }
 
+func TestExportIsCutWhereItsTrailerIsNotWritten(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.ledger.log(t, 1)
+	request := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/api/v1/audit/export", http.NoBody)
+	require.Panics(t, func() { b.server.PublicHandler().ServeHTTP(&deaf{httptest.NewRecorder()}, request) })
+}
+
+// deaf is a client to which nothing can be written.
+type deaf struct{ *httptest.ResponseRecorder }
+
+func (*deaf) Write([]byte) (int, error) { return 0, errors.New("connection reset") }
+
 func TestOnlySoManyExportsAreWrittenAtATime(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
