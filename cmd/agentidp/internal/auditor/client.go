@@ -127,9 +127,9 @@ func (c *Client) Proof(ctx context.Context, eventID string) (auditlog.Proof, err
 // Export reads an export line by line, newline left out, from leaf cursor on. Where the connection breaks it
 // asks again from the leaf behind the last whole line, which makes a further part with a first line of its own.
 func (c *Client) Export(ctx context.Context, filter url.Values, cursor int64, use func(raw []byte) error) error {
-	at := &position{cursor: strconv.FormatInt(cursor, 10), leaf: cursor - 1}
+	at := &position{place: place{next: cursor}}
 	for failures := 0; ; {
-		before := *at
+		before := at.next
 		err := c.part(ctx, filter, at, use)
 		var refused *refusedError
 		switch {
@@ -139,12 +139,12 @@ func (c *Client) Export(ctx context.Context, filter url.Values, cursor int64, us
 			return err
 		case errors.As(err, &refused) && !refused.passing():
 			return err
-		case *at != before:
+		case at.next != before:
 			failures = 0
 			continue
 		}
 		if failures++; failures >= attempts {
-			return fmt.Errorf("the export gets no further than cursor=%s: %w", at.cursor, err)
+			return fmt.Errorf("the export gets no further than cursor=%d: %w", at.next, err)
 		}
 		if err := c.pause(ctx, time.Second<<(failures-1)); err != nil {
 			return err
@@ -154,8 +154,8 @@ func (c *Client) Export(ctx context.Context, filter url.Values, cursor int64, us
 
 // position is how far an export has been read.
 type position struct {
-	cursor   string
-	leaf     int64 // of the last line
+	place
+
 	complete bool
 }
 
@@ -167,7 +167,7 @@ func (c *Client) part(ctx context.Context, filter url.Values, at *position, use 
 	defer cancel()
 	watchdog := time.AfterFunc(stalled, cancel)
 	defer watchdog.Stop()
-	query := url.Values{"cursor": {at.cursor}}
+	query := url.Values{"cursor": {strconv.FormatInt(at.next, 10)}}
 	for key, values := range filter {
 		query[key] = values
 	}
@@ -193,11 +193,9 @@ func (c *Client) part(ctx context.Context, filter url.Values, at *position, use 
 		if err := use(raw[:len(raw)-1]); err != nil {
 			return fmt.Errorf("%w: %w", errUse, err)
 		}
-		switch {
-		case l.LeafIndex != nil && *l.LeafIndex > at.leaf: // a second line of a leaf is no step back
-			at.leaf, at.cursor = *l.LeafIndex, strconv.FormatInt(*l.LeafIndex+1, 10)
-		case l.Cursor != nil:
-			at.cursor, at.complete = *l.Cursor, l.Complete
+		at.pass(l)
+		if l.Cursor != nil {
+			at.complete = l.Complete
 			return nil
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -65,6 +66,24 @@ func eachLine(r io.Reader, use func(*line) error) error {
 	return scanner.Err()
 }
 
+// place is where an export stands: the leaf to go on with, and the size of the tree that it is of.
+type place struct{ next, size int64 }
+
+// pass takes the place behind a line. A line behind the end of the tree is an event that is no leaf, and no
+// place to go on from; nor is a cursor that says more than there is.
+func (p *place) pass(l *line) {
+	switch {
+	case l.Checkpoint != nil:
+		p.next, p.size = max(p.next, min(l.First, l.TreeSize)), l.TreeSize
+	case l.LeafIndex != nil && *l.LeafIndex < p.size:
+		p.next = max(p.next, *l.LeafIndex+1) // a second line of a leaf is no step back
+	case l.Cursor != nil:
+		if cursor, err := strconv.ParseInt(*l.Cursor, 10, 64); err == nil {
+			p.next = max(p.next, min(cursor, p.size))
+		}
+	}
+}
+
 // gone tells whether the line has the hash of an event without the event.
 func (l *line) gone() bool { return len(l.Event) == 0 || string(l.Event) == "null" }
 
@@ -102,13 +121,14 @@ func (a about) day() string {
 }
 
 // Resume reads an export that was written so far, and says how many bytes of it are whole lines and with
-// which leaf to go on.
+// which leaf to go on: where its last line says so, else behind its last leaf.
 func Resume(r io.Reader) (whole, cursor int64, err error) {
 	reader := bufio.NewReaderSize(r, 1<<16)
+	var at place
 	for {
 		raw, err := reader.ReadBytes('\n')
 		if errors.Is(err, io.EOF) { // what follows the last newline was cut off
-			return whole, cursor, nil
+			return whole, at.next, nil
 		}
 		if err != nil {
 			return 0, 0, err
@@ -118,8 +138,8 @@ func Resume(r io.Reader) (whole, cursor int64, err error) {
 			return 0, 0, err
 		}
 		whole += int64(len(raw))
-		if l != nil && l.LeafIndex != nil {
-			cursor = max(cursor, *l.LeafIndex+1)
+		if l != nil {
+			at.pass(l)
 		}
 	}
 }
