@@ -26,6 +26,10 @@ const (
 	Durable = "audit"
 
 	maxBatch = 500
+	// maxPull bounds a pull, and so a batch, in bytes: 500 messages of the size that
+	// NATS takes would be more than a replica has memory for, and more than Postgres
+	// takes within recordFor.
+	maxPull = 8 << 20
 	// gatherFor is how long a batch waits for company after its first message.
 	gatherFor = 50 * time.Millisecond
 	// pullFor bounds one pull request. A pull that a restarted server forgot is
@@ -147,13 +151,13 @@ func (in *Intake) declare(ctx context.Context) (jetstream.Consumer, error) {
 
 // pump pulls and records until ctx ends (nil) or the consumer cannot be read.
 func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
-	failures := 0
+	failures, empty := 0, false
 	for ctx.Err() == nil {
-		pull, err := consumer.Fetch(maxBatch, jetstream.FetchMaxWait(pullFor))
+		pull, err := fetch(consumer, empty)
 		if err != nil {
 			return fmt.Errorf("pull: %w", err)
 		}
-		for {
+		for empty = true; ; empty = false {
 			batch := gather(ctx, pull.Messages())
 			if len(batch) == 0 {
 				break
@@ -173,6 +177,16 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 		}
 	}
 	return nil
+}
+
+// fetch pulls up to maxBatch messages and maxPull bytes. A message that is larger
+// by itself does not come with such a pull: after one that brought nothing, the
+// next is for one message of any size.
+func fetch(consumer jetstream.Consumer, empty bool) (jetstream.MessageBatch, error) {
+	if empty {
+		return consumer.Fetch(1, jetstream.FetchMaxWait(pullFor))
+	}
+	return consumer.Fetch(maxBatch, jetstream.FetchMaxBytes(maxPull), jetstream.FetchMaxWait(pullFor))
 }
 
 // gather waits for a first message and then for more, up to maxBatch and for

@@ -244,6 +244,40 @@ func TestPoisonEndsAsDeadLettersAndBlocksNothing(t *testing.T) {
 	require.Equal(t, poison[2], kept, "the bytes as received")
 }
 
+// weigher remembers the heaviest batch.
+type weigher struct {
+	trail.Recorder
+	heaviest atomic.Int64
+}
+
+func (w *weigher) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
+	bytes := int64(0)
+	for _, d := range batch {
+		bytes += int64(len(d.Payload))
+	}
+	w.heaviest.Store(max(w.heaviest.Load(), bytes))
+	return w.Recorder.Record(ctx, batch)
+}
+
+func TestAPileOfBigPoisonIsTakenInBoundedBatches(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	poison := slices.Repeat([]byte("x"), 900_000)
+	const pile = 25
+	for range pile {
+		publish(t, b.conn, poison)
+	}
+	ids := publishMany(t, b.conn, 1)
+	recorder := &weigher{Recorder: b.store}
+	start(t, b.conn, recorder)
+
+	b.requireStored(t, ids)
+	b.requireDrained(t)
+	require.Equal(t, pile, b.count(t, "dead_letters"))
+	require.LessOrEqual(t, recorder.heaviest.Load(), int64(8<<20))
+	require.Greater(t, recorder.heaviest.Load(), int64(len(poison)), "and not one by one")
+}
+
 // edited is the payload of a new event, changed.
 func edited(t *testing.T, from, to string) []byte {
 	t.Helper()

@@ -208,3 +208,41 @@ func TestMetricsAreThereBeforeTheFirstEvent(t *testing.T) {
 	_, err = New(Config{Telemetry: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler), Metrics: tel.Metrics}, Clock: time.Now})
 	require.Error(t, err, "two intakes in one registry would count each other's events")
 }
+
+// whale is a consumer whose next message is larger than a pull of many may be.
+type whale struct {
+	jetstream.Consumer
+	message jetstream.Msg
+	swam    context.CancelFunc // called when it is asked for again
+}
+
+func (w *whale) Fetch(batch int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
+	pulled := make(pull, 1)
+	switch {
+	case w.message == nil:
+		w.swam()
+	case batch == 1:
+		pulled <- w.message
+		w.message = nil
+	}
+	close(pulled)
+	return pulled, nil
+}
+
+// pull is a pull that is over.
+type pull chan jetstream.Msg
+
+func (p pull) Messages() <-chan jetstream.Msg { return p }
+func (p pull) Error() error                   { return nil }
+
+func TestAMessageThatNoPullHasRoomForIsTakenByItself(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	message := &note{data: []byte("x")}
+	in := newIntake(t, &clerk{verdicts: []trail.Verdict{trail.Dead}})
+
+	require.NoError(t, in.pump(ctx, &whale{message: message, swam: cancel}))
+
+	require.Equal(t, "term", message.settled)
+}

@@ -15,6 +15,11 @@ import (
 // whole of it is kept.
 const MaxDeadPayload = 1 << 20
 
+// MaxPayload bounds what is looked at as an event, in bytes. A byte of a leaf is at
+// most six of a payload, as in \u003c, so that only needless spaces make one larger
+// that could be a leaf.
+const MaxPayload = 6 * auditlog.MaxLeaf
+
 // Origin is where in the audit stream a message came from.
 type Origin struct {
 	Sequence    uint64
@@ -36,6 +41,10 @@ type Delivery struct {
 // twice for one, cannot be a leaf, and so is not an event either.
 func Receive(origin Origin, payload []byte) Delivery {
 	d := Delivery{Origin: origin, Payload: payload}
+	if len(payload) > MaxPayload {
+		d.Reject = fmt.Sprintf("cannot be a leaf of the log: more than %d bytes", MaxPayload)
+		return d
+	}
 	event, err := Decode(payload)
 	if err != nil {
 		d.Reject = err.Error()

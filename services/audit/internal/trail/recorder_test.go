@@ -44,6 +44,9 @@ func TestReceiveRejectsWhatCannotBeALeaf(t *testing.T) {
 		require.Contains(t, d.Reject, "cannot be a leaf of the log", name)
 		require.Contains(t, d.Reject, test.reason, name)
 	}
+	large := withMembers(`,"userAgent":"` + strings.Repeat(`\u003c`, auditlog.MaxLeaf-200) + `"`)
+	require.Empty(t, trail.Receive(trail.Origin{}, large).Reject, "its leaf is small enough")
+	require.Contains(t, trail.Receive(trail.Origin{}, withMembers(strings.Repeat(" ", trail.MaxPayload))).Reject, "more than 393210 bytes")
 	require.NotContains(t, trail.Receive(trail.Origin{}, []byte("no event")).Reject, "leaf")
 }
 
