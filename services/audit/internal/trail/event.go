@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -64,6 +66,32 @@ type wire struct {
 	Service       string          `json:"service"`
 	RequestID     string          `json:"requestId"`
 	Metadata      json.RawMessage `json:"metadata"`
+}
+
+// wireNames are the names of the fields of wire.
+var wireNames = func() (names []string) {
+	for field := range reflect.TypeFor[wire]().Fields() {
+		names = append(names, field.Tag.Get("json"))
+	}
+	return names
+}()
+
+// lookalike tells whether a JSON object has a field whose name is that of one of
+// wire's but for its case. Package json decodes it as that one, and other readers of
+// the leaf do not: what is shown would not be what is proven.
+func lookalike(payload []byte) bool {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(payload, &fields); err != nil {
+		return false // no event anyway
+	}
+	for name := range fields {
+		for _, known := range wireNames {
+			if name != known && strings.EqualFold(name, known) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // Names are open ended: an event of a newer publisher, with an action this

@@ -38,7 +38,7 @@ type Delivery struct {
 }
 
 // Receive reads a message. What two readers could read in two ways, a field named
-// twice for one, cannot be a leaf, and so is not an event either.
+// twice for one or under another case, cannot be a leaf, and so is not an event either.
 func Receive(origin Origin, payload []byte) Delivery {
 	d := Delivery{Origin: origin, Payload: payload}
 	if len(payload) > MaxPayload {
@@ -48,6 +48,10 @@ func Receive(origin Origin, payload []byte) Delivery {
 	event, err := Decode(payload)
 	if err != nil {
 		d.Reject = err.Error()
+		return d
+	}
+	if lookalike(payload) {
+		d.Reject = "a field has the name of another but for its case"
 		return d
 	}
 	leaf, err := auditlog.Leaf(payload)

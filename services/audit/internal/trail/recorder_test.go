@@ -50,6 +50,24 @@ func TestReceiveRejectsWhatCannotBeALeaf(t *testing.T) {
 	require.NotContains(t, trail.Receive(trail.Origin{}, []byte("no event")).Reject, "leaf")
 }
 
+func TestReceiveRejectsFieldsThatDifferFromOthersByCaseOnly(t *testing.T) {
+	t.Parallel()
+	for _, members := range []string{
+		`,"Outcome":"failure"`,
+		`,"OUTCOME":"success"`,
+		`,"agentid":"0190c3a4-5b6d-7c11-8f0e-2f3b1d9a7c10"`,
+		`,"MetaData":{"a":1}`,
+		`,"\u004fUTCOME":"failure"`, // written as an escape
+		`,"u\u017ferAgent":"x"`,     // a long s, which folds to s
+	} {
+		d := trail.Receive(trail.Origin{}, withMembers(members))
+		require.Equal(t, "a field has the name of another but for its case", d.Reject, members)
+	}
+	for _, members := range []string{`,"outcomes":1`, `,"Geo":"CH"`, `,"metadata":{"Outcome":"failure","outcome":1}`} {
+		require.Empty(t, trail.Receive(trail.Origin{}, withMembers(members)).Reject, members)
+	}
+}
+
 func TestTheWindowBeginsInTheMiddleOfItsOldestDay(t *testing.T) {
 	t.Parallel()
 	window := trail.NewWindow(90)
