@@ -10,3 +10,10 @@ const (
 
 // Listing is the statement of a list and its arguments.
 var Listing = listing
+
+// The two halves of how a day is removed.
+var (
+	CountDay   = Retention.count
+	DropDay    = Retention.dropCounted
+	ErrChanged = errChanged
+)

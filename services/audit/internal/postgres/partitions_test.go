@@ -327,6 +327,64 @@ func TestProcessesThatRetainAtOnceDropADayOnce(t *testing.T) {
 	require.Equal(t, 5, events)
 }
 
+func TestRetentionWaitsForAReaderWithoutHoldingUpWhoStores(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	store := open(t, testkit.Open(t, database.AppURL))
+	record(t, store, at(t, now.AddDate(0, 0, -80)))
+	reader, other := connect(t, database.AppURL), connect(t, database.AppURL)
+	_, err := reader.Exec(t.Context(), "BEGIN; SELECT count(*) FROM audit.events")
+	require.NoError(t, err)
+	var dropped []postgres.Dropped
+	var process sync.WaitGroup
+	r := retention(t, database, 60)
+	process.Go(func() {
+		var err error
+		dropped, err = r.Drop(t.Context())
+		assert.NoError(t, err)
+	})
+	waits := 0
+	require.Eventually(t, func() bool {
+		var waiting bool
+		err := other.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database
+			WHERE d.datname = current_database() AND relation = 'audit.events'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted)`).Scan(&waiting)
+		if !assert.NoError(t, err) {
+			return true
+		}
+		_, err = other.Exec(t.Context(), "BEGIN; SELECT FROM audit.tree FOR UPDATE NOWAIT; COMMIT")
+		if waiting {
+			waits++
+		}
+		return !assert.NoError(t, err, "the sequencer's row is free") || waits > 5
+	}, time.Minute, 2*time.Millisecond)
+	record(t, store, events(t, 1, 5)...)
+	require.Equal(t, 6, count(t, store.DB), "the reader still reads")
+
+	_, err = reader.Exec(t.Context(), "COMMIT")
+	require.NoError(t, err)
+	process.Wait()
+	require.Equal(t, []postgres.Dropped{{Day: trail.Day(now.AddDate(0, 0, -80)), Events: 1}}, dropped)
+	require.Equal(t, 5, count(t, store.DB))
+}
+
+func TestADayThatGetsAnEventWhileItIsCountedIsCountedAgain(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	store := open(t, testkit.Open(t, database.AppURL))
+	day, r := trail.Day(now.AddDate(0, 0, -80)), retention(t, database, 60)
+	record(t, store, at(t, day))
+	counted, err := postgres.CountDay(r, t.Context(), day)
+	require.NoError(t, err)
+	record(t, store, at(t, day.Add(time.Hour)))
+
+	require.ErrorIs(t, postgres.DropDay(r, t.Context(), day, counted), postgres.ErrChanged)
+
+	require.Equal(t, 2, count(t, store.DB))
+	dropped, err := r.Drop(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []postgres.Dropped{{Day: day, Events: 2}}, dropped)
+}
+
 func TestRetentionGoesOnWhileEventsAreStoredAndRead(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")

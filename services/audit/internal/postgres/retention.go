@@ -13,14 +13,20 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
-// dropTries is how often the lock of a day is asked for, dropPause the wait between.
+// dropTries is how often the lock of a day is asked for, over a minute or so; the
+// wait between doubles from firstDropPause to lastDropPause.
 const (
-	dropTries = 20
-	dropPause = 500 * time.Millisecond
+	dropTries      = 20
+	firstDropPause = 100 * time.Millisecond
+	lastDropPause  = 5 * time.Second
 )
 
-// errBusy tells that another process removes days right now.
-var errBusy = errors.New("another process removes days")
+var (
+	// errBusy tells that another process removes days right now.
+	errBusy = errors.New("another process removes days")
+	// errChanged tells that a day got an event after it was counted.
+	errChanged = errors.New("the day got an event meanwhile")
+)
 
 // Retention removes the days that lie before the window. It works as the role that
 // owns the schema: the service's own role may remove nothing.
@@ -78,22 +84,54 @@ func gone(err error) bool {
 	return errors.As(err, &pg) && pg.Code == "42P01"
 }
 
-// drop removes a day. That takes a lock which every reader of the trail waits for,
-// so it is asked for shortly and again, and never waited for while others queue up
-// behind.
+// held is what a day holds: how many events, and their first and last leaf, nil if
+// there are none.
+type held struct {
+	Events      int64
+	First, Last *int64
+}
+
+// count reads what a day holds. That may take long, and holds nobody up.
+func (r Retention) count(ctx context.Context, at time.Time) (held, error) {
+	var h held
+	err := r.DB.QueryRow(ctx, `-- name: retention_count
+SELECT count(*), min(leaf_index), max(leaf_index) FROM `+partition(at)).Scan(&h.Events, &h.First, &h.Last)
+	return h, err
+}
+
+func partition(at time.Time) string {
+	return pgx.Identifier{"audit", at.Format("events_y2006m01d02")}.Sanitize()
+}
+
+// drop removes a day. That takes a lock which whoever reads or stores any event
+// waits for, and which itself waits for all who are reading: it is asked for for a
+// moment only, and again after a while.
 func (r Retention) drop(ctx context.Context, at time.Time) (Dropped, error) {
+	one, pause := Dropped{Day: at}, firstDropPause
 	for try := 1; ; try++ {
-		one, err := r.dropOnce(ctx, at)
-		var pg *pgconn.PgError
-		if !errors.As(err, &pg) || pg.Code != "55P03" && pg.Code != "40P01" || try == dropTries {
+		h, err := r.count(ctx, at)
+		if err == nil {
+			err = r.dropCounted(ctx, at, h)
+		}
+		if err == nil {
+			one.Events = h.Events
+		}
+		if !passes(err) || try == dropTries {
 			return one, err
 		}
 		select {
 		case <-ctx.Done():
 			return one, err
-		case <-time.After(dropPause):
+		case <-time.After(pause):
 		}
+		pause = min(2*pause, lastDropPause)
 	}
+}
+
+// passes tells whether a day may be removed at another try: a lock was not to be had.
+func passes(err error) bool {
+	var pg *pgconn.PgError
+	return errors.Is(err, errChanged) || errors.As(err, &pg) && (pg.Code == "55P03" || pg.Code == "40P01")
 }
 
 const (
@@ -101,18 +139,19 @@ const (
 SELECT pg_try_advisory_xact_lock(hashtextextended('audit.retention', 0))`
 
 	sqlDropLease = `-- name: retention_lease
-SET LOCAL lock_timeout = '500ms'; SET LOCAL idle_in_transaction_session_timeout = '3s'`
+SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout = '3s'`
 
-	// The sequencer stands still while a day is counted and goes.
-	sqlDropTake = `-- name: retention_take
-SELECT FROM audit.tree FOR UPDATE`
+	sqlDropNote = `-- name: retention_note
+INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ($1::date, $2, $3, $4)`
 )
 
-// dropOnce writes down what the day held, and removes it, or does nothing of both.
-func (r Retention) dropOnce(ctx context.Context, at time.Time) (Dropped, error) {
-	one := Dropped{Day: at}
-	partition := pgx.Identifier{"audit", at.Format("events_y2006m01d02")}.Sanitize()
-	err := r.DB.WithTx(ctx, func(tx pgx.Tx) error {
+// dropCounted writes down what the day held, and removes it, or does nothing of
+// both. The parent is locked first, as whoever reads locks it first. The row
+// audit.tree is left alone: all who store events would wait for it as long as this
+// waits for its locks.
+func (r Retention) dropCounted(ctx context.Context, at time.Time, h held) error {
+	table := partition(at)
+	return r.DB.WithTx(ctx, func(tx pgx.Tx) error {
 		var only bool
 		if err := tx.QueryRow(ctx, sqlOnly).Scan(&only); err != nil {
 			return err
@@ -120,20 +159,29 @@ func (r Retention) dropOnce(ctx context.Context, at time.Time) (Dropped, error) 
 		if !only {
 			return errBusy
 		}
-		for _, statement := range []string{sqlDropLease, sqlDropTake} {
+		for _, statement := range []string{
+			sqlDropLease,
+			"-- name: retention_lock\nLOCK TABLE ONLY audit.events IN ACCESS EXCLUSIVE MODE",
+			"-- name: retention_lock_day\nLOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE",
+		} {
 			if _, err := tx.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
 				return err
 			}
 		}
-		err := tx.QueryRow(ctx, `-- name: retention_note
-INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf)
-SELECT $1::date, count(*), min(leaf_index), max(leaf_index) FROM `+partition+` RETURNING events`,
-			at.Format(time.DateOnly)).Scan(&one.Events)
+		// Leaves are given out in order and events are never removed, so that the last
+		// leaf of a day that got another event is another one.
+		var same bool
+		err := tx.QueryRow(ctx, "-- name: retention_same\nSELECT max(leaf_index) IS NOT DISTINCT FROM $1 FROM "+table, h.Last).Scan(&same)
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, "-- name: retention_drop\nDROP TABLE "+partition)
+		if !same {
+			return errChanged
+		}
+		if _, err := tx.Exec(ctx, sqlDropNote, at.Format(time.DateOnly), h.Events, h.First, h.Last); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, "-- name: retention_drop\nDROP TABLE "+table)
 		return err
 	})
-	return one, err
 }
