@@ -68,14 +68,6 @@ type wire struct {
 	Metadata      json.RawMessage `json:"metadata"`
 }
 
-// wireNames are the names of the fields of wire.
-var wireNames = func() (names []string) {
-	for field := range reflect.TypeFor[wire]().Fields() {
-		names = append(names, field.Tag.Get("json"))
-	}
-	return names
-}()
-
 // lookalike tells whether a JSON object has a field whose name is that of one of
 // wire's but for its case. Package json decodes it as that one, and other readers of
 // the leaf do not: what is shown would not be what is proven.
@@ -84,8 +76,9 @@ func lookalike(payload []byte) bool {
 	if err := json.Unmarshal(payload, &fields); err != nil {
 		return false // no event anyway
 	}
-	for name := range fields {
-		for _, known := range wireNames {
+	for field := range reflect.TypeFor[wire]().Fields() {
+		known := field.Tag.Get("json")
+		for name := range fields {
 			if name != known && strings.EqualFold(name, known) {
 				return true
 			}
