@@ -193,7 +193,13 @@ func matching(filter trail.Filter) *conditions {
 	if filter.Action != nil {
 		c.add("action = %s", *filter.Action)
 	}
-	if filter.Outcome != nil {
+	switch {
+	case filter.Outcome == nil:
+	case *filter.Outcome == trail.OutcomeFailure:
+		// Not as an argument: one plan for all arguments cannot use the indexes of
+		// failures.
+		c.add("outcome = 'failure'")
+	default:
 		c.add("outcome = %s", *filter.Outcome)
 	}
 	return c
