@@ -71,22 +71,27 @@ type Report struct {
 	Root      string                `json:"root"`
 	Witnesses []Witnessed           `json:"witnesses"`
 	Kept      int64                 `json:"keptTreeSize"` // of the checkpoint kept from before, -1 without one
+	First     int64                 `json:"first"`        // leaf that the export begins with
+	Whole     bool                  `json:"whole"`        // every leaf of the log was read, from the first to the last
+	Filtered  bool                  `json:"filtered"`     // the export leaves events out, and nobody can tell which
 	Leaves    int64                 `json:"leaves"`       // whose hash was read
 	Events    int64                 `json:"events"`       // that were read and have the hash that was logged
 	Dropped   []auditlog.DroppedDay `json:"dropped"`      // days that retention removed, as the service says
 	Findings  []Finding             `json:"findings"`
 	More      int64                 `json:"moreFindings"` // that are not listed
+
+	kinds map[Kind]int64 // how many there are of each, listed or not
 }
 
-// maxFindings bounds what is listed; the rest is counted.
+// maxFindings bounds what is listed of each kind; the rest is counted.
 const maxFindings = 1000
 
 func newReport() *Report {
-	return &Report{Kept: -1, Witnesses: []Witnessed{}, Dropped: []auditlog.DroppedDay{}, Findings: []Finding{}}
+	return &Report{Kept: -1, Witnesses: []Witnessed{}, Dropped: []auditlog.DroppedDay{}, Findings: []Finding{}, kinds: map[Kind]int64{}}
 }
 
 func (r *Report) add(f Finding) {
-	if len(r.Findings) >= maxFindings {
+	if r.kinds[f.Kind]++; r.kinds[f.Kind] > maxFindings {
 		r.More++
 		return
 	}
@@ -98,10 +103,13 @@ func (r *Report) found(kind Kind, format string, args ...any) {
 	r.add(Finding{Kind: kind, LeafIndex: -1, Through: -1, Detail: fmt.Sprintf(format, args...)})
 }
 
+// has tells whether something of this kind was found, whether it is listed or not.
+func (r *Report) has(kind Kind) bool { return r.kinds[kind] > 0 }
+
 // Tampered tells whether something is wrong, beyond what could not be proven.
 func (r *Report) Tampered() bool {
-	for _, f := range r.Findings {
-		if f.Kind != Unproven {
+	for kind := range r.kinds {
+		if kind != Unproven {
 			return true
 		}
 	}
@@ -109,7 +117,7 @@ func (r *Report) Tampered() bool {
 }
 
 // Proven tells whether nothing is wrong and nothing is left open.
-func (r *Report) Proven() bool { return len(r.Findings) == 0 && r.More == 0 }
+func (r *Report) Proven() bool { return len(r.kinds) == 0 }
 
 // WriteJSON writes the report as one JSON object.
 func (r *Report) WriteJSON(w io.Writer) error {
@@ -141,6 +149,10 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "and %d findings more\n", r.More)
 	}
 	switch {
+	case r.Proven() && r.Filtered:
+		b.WriteString("OK: what was read is what was logged. It is a filtered export: nobody can tell from it what it leaves out.\n")
+	case r.Proven() && !r.Whole:
+		b.WriteString("OK: what was read is what was logged. It is not the whole log.\n")
 	case r.Proven():
 		b.WriteString("OK: everything that was read is what was logged.\n")
 	case r.Tampered():

@@ -13,15 +13,14 @@ import (
 
 // rows judges events against the hashes that were logged for them.
 type rows struct {
-	findings []Finding
-	more     int64
-	events   int64
-	current  *mismatch // the leaf of the last line, while it has no event that fits
-	fits     bool      // the leaf of the last line has one
-	odd      []mismatch
-	gone     []span
-	days     map[string]int64 // first leaf of each day of which there are events
-	ids      []identity
+	report  *Report
+	events  int64
+	current *mismatch // the leaf of the last line, while it has no event that fits
+	fits    bool      // the leaf of the last line has one
+	odd     []mismatch
+	gone    []span
+	days    map[string]int64 // first leaf of each day of which there are events
+	ids     []identity
 }
 
 // mismatch is a leaf whose event has another hash.
@@ -41,15 +40,9 @@ type identity struct {
 	index int64
 }
 
-func newRows() rows { return rows{days: map[string]int64{}} }
+func newRows(report *Report) rows { return rows{report: report, days: map[string]int64{}} }
 
-func (r *rows) add(f Finding) {
-	if len(r.findings) >= maxFindings {
-		r.more++
-		return
-	}
-	r.findings = append(r.findings, f)
-}
+func (r *rows) add(f Finding) { r.report.add(f) }
 
 // stray takes a line that stands where no event can be.
 func (r *rows) stray(l *line, why string) {
@@ -115,17 +108,13 @@ func (r *rows) flush() {
 }
 
 // settle writes what was found.
-func (r *rows) settle(report *Report) {
+func (r *rows) settle() {
 	r.flush()
 	r.changed()
-	r.missing(report.Dropped)
-	r.outOfOrder(report.Dropped)
+	r.missing(r.report.Dropped)
+	r.outOfOrder(r.report.Dropped)
 	r.doubled()
-	for _, f := range r.findings {
-		report.add(f)
-	}
-	report.More += r.more
-	report.Events += r.events
+	r.report.Events += r.events
 }
 
 // changed tells events that were changed from those that changed places.
@@ -225,7 +214,7 @@ func (r *rows) doubled() {
 		return int(min(max(a.index-b.index, -1), 1))
 	})
 	for i := 1; i < len(r.ids); i++ {
-		if r.ids[i].id == r.ids[i-1].id {
+		if r.ids[i].id == r.ids[i-1].id && r.ids[i].index != r.ids[i-1].index { // two filtered exports may both have the leaf
 			r.add(Finding{Kind: Added, LeafIndex: r.ids[i].index, Through: r.ids[i].index, EventID: r.ids[i].id.String(),
 				Detail: fmt.Sprintf("an event with this id is leaf %d already", r.ids[i-1].index)})
 		}

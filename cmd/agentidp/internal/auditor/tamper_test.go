@@ -187,7 +187,7 @@ func (r *running) verify(witnesses ...note.Verifier) *auditor.Report {
 	require.NoError(r.t, auditor.Online(r.t.Context(), r.client, trail, 0, false))
 	report := trail.Report()
 	if believed := trail.Believed(); believed != nil && !report.Tampered() {
-		require.NoError(r.t, known.Save(report.TreeSize))
+		require.NoError(r.t, known.Save(trail.Solid()))
 		require.NoError(r.t, auditor.SaveCheckpoint(state, believed))
 	}
 	return report

@@ -20,19 +20,27 @@ type Trail struct {
 	witnesses []note.Verifier
 	known     *Hashes // nil without
 	report    *Report
+	refuse    bool // filtered exports: nobody asked for one
 
-	tree      *auditlog.Frontier // of the leaves read so far; nil before the first, and where it cannot be known any more
-	started   bool
-	next      int64 // the leaf that has to come now
-	anchors   []*anchor
-	kept      *anchor
-	connected bool // kept is a beginning of newest, as a proof has shown
-	newest    auditlog.Checkpoint
-	signed    []byte // the note of newest, nil before the first
+	tree    *auditlog.Frontier // of the leaves read so far; nil before the first, and where it cannot be known any more
+	started bool
+	begin   int64 // the leaf to begin with
+	next    int64 // the leaf that has to come now
+	holed   bool  // a leaf was left out, which has been told
+	parted  bool  // the leaves are not in one row any more
+	met     int64 // the size of the last root that this row of leaves made, -1 without
+	solid   int64 // the same for the first row
+
+	roots  roots
+	kept   *auditlog.Checkpoint
+	any    bool                // a checkpoint was signed
+	newest auditlog.Checkpoint // to be kept
+	signed []byte              // its note, nil before the first
+	single bool                // what was read is the proof of one event
+	cosign map[string]int64    // how many leaves each witness has signed
 
 	part part
 	rows rows
-	seen map[string]bool // witnesses that signed a checkpoint
 }
 
 // part is the export that is being read: what its first and last line say.
@@ -45,16 +53,12 @@ type part struct {
 	unproven   int64 // lines of a filtered export without a proof
 }
 
-// anchor is a signed root to be met when the tree has its size.
-type anchor struct {
-	auditlog.Checkpoint
-	before bool // kept from an earlier run
-	met    bool
-}
-
-// NewTrail checks what the log with this key signed. The witnesses are those whose signatures are told of.
+// NewTrail checks what the log with this key signed. The witnesses are those that must have signed as well.
 func NewTrail(log note.Verifier, witnesses ...note.Verifier) *Trail {
-	return &Trail{log: log, witnesses: witnesses, report: newReport(), rows: newRows(), seen: map[string]bool{}}
+	report := newReport()
+	return &Trail{
+		log: log, witnesses: witnesses, report: report, rows: newRows(report), roots: newRoots(), met: -1, cosign: map[string]int64{},
+	}
 }
 
 // Line takes one line of an export.
@@ -69,44 +73,70 @@ func (t *Trail) Line(raw []byte) error {
 // Keep says which checkpoint was believed before. It is for before the first Read.
 func (t *Trail) Keep(c auditlog.Checkpoint) {
 	t.report.Kept = c.Size
-	t.kept = &anchor{Checkpoint: c, before: true, met: c.Size == 0}
-	t.anchors = append(t.anchors, t.kept)
+	t.kept = &c
+	kept, _ := t.roots.of(c)
+	kept.before = true
 }
+
+// From says with which leaf the export has to begin, if not with the first. Those before it are not asked about.
+func (t *Trail) From(leaf int64) { t.begin = leaf }
 
 // Compare names the leaf hashes that were seen before, and takes on the new ones.
 func (t *Trail) Compare(known *Hashes) { t.known = known }
 
 // Head takes a signed checkpoint, and tells whether the log signed it. The newest one counts.
 func (t *Trail) Head(signed []byte) (auditlog.Checkpoint, bool) {
+	c, trusted := t.open(signed)
+	if trusted && (t.signed == nil || c.Size >= t.newest.Size) {
+		t.newest, t.signed = c, signed
+	}
+	return c, trusted
+}
+
+// open takes a signed checkpoint that is not to be kept.
+func (t *Trail) open(signed []byte) (auditlog.Checkpoint, bool) {
 	c, opened, err := auditlog.Open(signed, t.log, t.witnesses...)
 	if err != nil {
 		t.report.found(Unsigned, "a checkpoint: %v", err)
 		return auditlog.Checkpoint{}, false
 	}
-	if t.signed != nil && c.Size < t.newest.Size {
-		t.report.found(Rollback, "a checkpoint of %d leaves comes after one of %d", c.Size, t.newest.Size)
-		return c, true
+	known, other := t.roots.of(c)
+	if other && !known.wrong {
+		t.report.found(Forked, "the log has signed two different roots for %d leaves", c.Size)
+		known.wrong = true
 	}
-	t.newest, t.signed = c, signed
-	t.report.Origin, t.report.TreeSize, t.report.Root = c.Origin, c.Size, c.Root.String()
+	known.signed = true
+	if !t.any || c.Size > t.report.TreeSize {
+		t.report.Origin, t.report.TreeSize, t.report.Root = c.Origin, c.Size, c.Root.String()
+	}
+	t.any = true
 	for _, witness := range t.witnesses {
 		for _, sig := range opened.Sigs {
 			if at, err := auditlog.CosignedAt(sig); err == nil && sig.Name == witness.Name() && sig.Hash == witness.KeyHash() {
-				t.report.Witnesses = append(t.report.Witnesses, Witnessed{Name: sig.Name, At: at.Format(time.RFC3339), TreeSize: c.Size})
-				t.seen[witness.Name()] = true
+				t.cosigned(Witnessed{Name: sig.Name, At: at.Format(time.RFC3339), TreeSize: c.Size})
 			}
 		}
 	}
 	return c, true
 }
 
-// Anchor adds a checkpoint that the log signed, apart from an export: its root has to be met too.
-func (t *Trail) Anchor(c auditlog.Checkpoint) { t.anchors = append(t.anchors, &anchor{Checkpoint: c}) }
+func (t *Trail) cosigned(by Witnessed) {
+	if !slices.Contains(t.report.Witnesses, by) {
+		t.report.Witnesses = append(t.report.Witnesses, by)
+	}
+	t.cosign[by.Name] = max(t.cosign[by.Name], by.TreeSize)
+}
+
+// Anchor adds a checkpoint that the log signed, apart from an export: its root has to be met by the leaves.
+func (t *Trail) Anchor(c auditlog.Checkpoint) {
+	known, _ := t.roots.of(c)
+	known.whole = true
+}
 
 // absent tells which witnesses signed nothing of what was read.
 func (t *Trail) absent() {
 	for _, witness := range t.witnesses {
-		if !t.seen[witness.Name()] {
+		if _, seen := t.cosign[witness.Name()]; !seen {
 			t.report.found(Unproven, "the witness %s has signed no checkpoint that is here", witness.Name())
 		}
 	}
@@ -144,10 +174,17 @@ func (t *Trail) header(l *line) error {
 	if t.part.open { // a program that resumes writes all parts into one file
 		t.cutOff()
 	}
+	if l.Filtered && t.refuse {
+		return errors.New("the answer is a filtered export, and everything was asked for")
+	}
 	var c auditlog.Checkpoint
 	trusted := false
 	if *l.Checkpoint != "" || l.TreeSize != 0 { // a log without leaves may have signed nothing yet
-		c, trusted = t.Head([]byte(*l.Checkpoint))
+		take := t.Head
+		if l.Filtered { // it shows nothing of the way to its root
+			take = t.open
+		}
+		c, trusted = take([]byte(*l.Checkpoint))
 	}
 	if !trusted {
 		c.Size = l.TreeSize
@@ -157,6 +194,7 @@ func (t *Trail) header(l *line) error {
 		t.report.found(Broken, "the export says %d leaves, its checkpoint %d", l.TreeSize, c.Size)
 	}
 	if l.Filtered {
+		t.report.Filtered = true
 		return nil
 	}
 	if err := t.goOn(l); err != nil {
@@ -177,52 +215,62 @@ func (t *Trail) goOn(l *line) error {
 	}
 	switch {
 	case !t.started:
-		t.started = true
+		t.started, t.report.First = true, l.First
+		if l.First > t.begin {
+			t.report.add(Finding{Kind: Unproven, LeafIndex: t.begin, Through: l.First - 1, Detail: "not read: the export begins later"})
+		}
 	case l.First < t.next:
 		return errors.New("the parts of an export have to come in order, each once")
 	case l.First > t.next:
 		t.report.add(Finding{Kind: Unproven, LeafIndex: t.next, Through: l.First - 1, Detail: "in none of the parts"})
-	case t.tree != nil && before.Root() != t.tree.Root():
+		t.anew()
+	case t.tree == nil:
+		t.anew()
+	case before.Root() != t.tree.Root():
 		t.report.found(Broken, "the part from leaf %d on does not go on from the one before it", l.First)
+		t.anew()
 	}
 	t.tree, t.next = before, l.First
 	return nil
 }
 
-// meet compares the tree with the roots that were signed for its size.
+// anew begins another row of leaves: what the one before it made says nothing about this one.
+func (t *Trail) anew() { t.parted, t.met = true, -1 }
+
+// meet compares the tree with the root that was signed for its size.
 func (t *Trail) meet() {
 	if t.tree == nil {
 		return
 	}
-	told := map[tlog.Hash]bool{t.tree.Root(): true}
-	for _, a := range slices.Backward(t.anchors) { // the one kept from before is the first: the log may sign the same now
-		if a.met || a.Size != t.tree.Size() {
-			continue
+	size := t.tree.Size()
+	signed, ok := t.roots.bySize[size]
+	if !ok || signed.wrong {
+		return
+	}
+	if t.tree.Root() != signed.hash {
+		signed.wrong = true
+		if signed.signed {
+			t.report.found(Broken, "the hashes of the %d leaves do not make the root that was signed%s", size, t.since())
+		} else {
+			t.report.found(Forked, "the first %d leaves are not those of the checkpoint kept from before", size)
 		}
-		a.met = true
-		switch {
-		case told[a.Root]:
-		case a.before:
-			t.report.found(Forked, "the first %d leaves are not those of the checkpoint kept from before", a.Size)
-		default:
-			t.report.found(Broken, "the hashes of the %d leaves do not make the root that was signed%s", a.Size, t.since(a.Size))
-		}
-		told[a.Root] = true
+		return
+	}
+	signed.met = true
+	if t.met >= 0 {
+		t.roots.connect(t.met, size)
+	}
+	if t.met = size; !t.parted {
+		t.solid = size
 	}
 }
 
 // since narrows down where hashes were changed: behind the last root that was met.
-func (t *Trail) since(size int64) string {
-	met := int64(-1)
-	for _, a := range t.anchors {
-		if a.met && a.Size < size && a.Size > met && a.Size > 0 {
-			met = a.Size
-		}
-	}
-	if met < 0 {
+func (t *Trail) since() string {
+	if t.met <= 0 {
 		return ""
 	}
-	return fmt.Sprintf("; look between leaves %d and %d", met, size-1)
+	return fmt.Sprintf("; look between leaves %d and %d", t.met, t.tree.Size()-1)
 }
 
 // leaf takes the next line of a whole export.
@@ -239,7 +287,7 @@ func (t *Trail) leaf(l *line) error {
 		return nil
 	case index > t.next:
 		t.report.add(Finding{Kind: Missing, LeafIndex: t.next, Through: index - 1, Detail: "left out of the export, hash and all"})
-		t.tree = nil
+		t.tree, t.holed = nil, true
 	}
 	t.next = index + 1
 	t.report.Leaves++
@@ -315,60 +363,81 @@ func (t *Trail) Report() *Report {
 	if t.part.open {
 		t.cutOff()
 	}
-	t.rows.settle(t.report)
+	t.rows.settle()
 	t.absent()
-	if t.signed == nil && len(t.report.Findings) == 0 {
+	if !t.any && len(t.report.Findings) == 0 {
 		t.report.found(Unproven, "there is no checkpoint")
 	}
 	t.unmet()
-	if t.kept != nil && !t.kept.met && !t.connected {
-		t.compareKept()
-	}
+	t.compareKept()
+	t.report.Whole = t.any && t.started && !t.report.Filtered && t.report.First == 0 && t.solid == t.report.TreeSize
 	slices.SortStableFunc(t.report.Findings, func(a, b Finding) int { return int(min(max(a.LeafIndex-b.LeafIndex, -1), 1)) })
 	return t.report
 }
 
-// unmet tells which roots the leaves never reached. Where a whole leaf is missing that has been said.
+// unmet tells which roots the leaves never reached, and which nothing connects with the newest. Where a whole
+// leaf is missing that has been said.
 func (t *Trail) unmet() {
-	if t.tree == nil {
+	connected := t.roots.beginnings(t.report.TreeSize)
+	for _, size := range t.roots.sizes() {
+		switch signed := t.roots.bySize[size]; {
+		case !signed.signed || signed.wrong:
+		case signed.whole && !signed.met && t.holed:
+		case signed.whole && !signed.met && !t.started:
+			t.report.found(Unproven, "no leaf was read of the checkpoint of %d leaves", size)
+		case signed.whole && !signed.met && size > t.next:
+			t.report.found(Unproven, "the export ends before the %d leaves of its checkpoint; go on with cursor=%d", size, t.next)
+			return
+		case signed.whole && !signed.met:
+			t.report.found(Unproven, "the export begins behind the checkpoint of %d leaves", size)
+		case !connected[size] && !t.holed:
+			t.report.found(Unproven, "nothing here connects the checkpoints of %d and of %d leaves", size, t.report.TreeSize)
+		}
+	}
+}
+
+// compareKept holds the newest checkpoint against the one from before.
+func (t *Trail) compareKept() {
+	if t.kept == nil || !t.any {
 		return
 	}
-	for _, a := range t.anchors {
-		if a.met || a.before || t.signed == nil {
-			continue
-		}
-		if a.Size > t.next {
-			t.report.found(Unproven, "the export ends before the %d leaves of its checkpoint; go on with cursor=%d", a.Size, t.next)
-			return
-		}
-		t.report.found(Unproven, "the export begins behind the checkpoint of %d leaves", a.Size)
-	}
-}
-
-// compareKept is for where the tree never had the size of the checkpoint from before.
-func (t *Trail) compareKept() {
-	kept := t.kept.Checkpoint
+	size := t.report.TreeSize
 	switch {
-	case t.signed == nil:
-	case t.newest.Size < kept.Size:
-		t.report.found(Rollback, "the log has %d leaves and had %d: a backup was restored, or its end was cut off", t.newest.Size, kept.Size)
-	case t.newest.Size == kept.Size && t.newest.Root != kept.Root:
-		t.report.found(Forked, "the log signed another root for %d leaves before", kept.Size)
-	case t.newest.Size > kept.Size:
-		t.report.found(Unproven, "nothing here connects the checkpoint with the one of %d leaves kept from before", kept.Size)
+	case t.roots.bySize[t.kept.Size].wrong:
+	case size < t.kept.Size:
+		t.report.found(Rollback, "the log has %d leaves and had %d: a backup was restored, or its end was cut off", size, t.kept.Size)
+	case !t.roots.beginnings(size)[t.kept.Size]:
+		t.report.found(Unproven, "nothing here connects the checkpoint with the one of %d leaves kept from before", t.kept.Size)
 	}
 }
 
-// Believed is the note of the newest checkpoint, to be kept for the next time, or nil if there is none that
-// is signed and goes on from the last one.
+// Believed is the note of the newest checkpoint, to be kept for the next time, or nil if there is none that was
+// shown to go on from the last one. One whose leaves were asked for is only believed if they make its root. Those
+// of a filtered export and of the proof of one event are not kept.
 func (t *Trail) Believed() []byte {
-	for _, f := range t.report.Findings {
-		if f.Kind == Forked || f.Kind == Rollback || f.Kind == Unsigned || f.Kind == Broken {
+	for _, kind := range []Kind{Forked, Rollback, Unsigned, Broken} {
+		if t.report.has(kind) {
 			return nil
 		}
 	}
-	if t.kept != nil && !t.kept.met && !t.connected && t.newest != t.kept.Checkpoint {
+	if t.signed == nil || t.single {
+		return nil
+	}
+	newest := t.roots.bySize[t.newest.Size]
+	if newest.wrong || newest.whole && !newest.met {
+		return nil
+	}
+	if t.kept != nil && (t.kept.Size > t.newest.Size || !t.roots.beginnings(t.newest.Size)[t.kept.Size]) {
 		return nil
 	}
 	return t.signed
+}
+
+// Solid is how many leaves from the beginning of the export on, without a gap, make a root that is a beginning of
+// the one that is believed. The hashes of others are not worth keeping.
+func (t *Trail) Solid() int64 {
+	if t.Believed() == nil || !t.roots.beginnings(t.newest.Size)[t.solid] {
+		return 0
+	}
+	return t.solid
 }

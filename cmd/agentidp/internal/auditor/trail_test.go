@@ -156,7 +156,13 @@ func TestAnExportMayComeInParts(t *testing.T) {
 	require.True(t, check(t, a, append(append([]byte{}, first...), second...)).Proven(), "in one file")
 
 	report := check(t, a, second)
-	require.True(t, report.Proven(), "the tail alone: its beginning is proven by the root. %v", report.Findings)
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {0}}, kinds(report), "the tail alone says nothing about the beginning")
+	require.EqualValues(t, 299, report.Findings[0].Through)
+	require.False(t, report.Whole)
+	trail := auditor.NewTrail(a.verifier)
+	trail.From(300)
+	require.NoError(t, trail.Read(bytes.NewReader(second)))
+	require.True(t, trail.Report().Proven(), "unless nobody asked for it")
 
 	lines := bytes.SplitAfter(first, []byte("\n"))
 	cut := bytes.Join(lines[:100], nil) // the head and 99 leaves
@@ -166,7 +172,7 @@ func TestAnExportMayComeInParts(t *testing.T) {
 	require.True(t, check(t, a, cut, a.export(99)).Proven())
 	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {99}}, kinds(check(t, a, cut, a.export(120))), "a gap between the parts")
 
-	trail := auditor.NewTrail(a.verifier)
+	trail = auditor.NewTrail(a.verifier)
 	require.NoError(t, trail.Read(bytes.NewReader(first)))
 	require.ErrorContains(t, trail.Read(bytes.NewReader(first)), "in order")
 
@@ -222,6 +228,7 @@ func TestAnExportThatBeginsAfterTheKeptCheckpointSaysNothingAboutIt(t *testing.T
 	for first, want := range map[int64]bool{0: true, 59: true, 60: true, 61: false} {
 		trail := auditor.NewTrail(a.verifier)
 		trail.Keep(kept)
+		trail.From(61)
 		require.NoError(t, trail.Read(bytes.NewReader(a.export(first))))
 		report := trail.Report()
 		require.Equal(t, want, report.Proven(), "%d: %v", first, report.Findings)
@@ -262,7 +269,7 @@ func TestHashesThatWereSeenNameTheLeaf(t *testing.T) {
 		require.NoError(t, trail.Read(bytes.NewReader(a.export(0))))
 		report := trail.Report()
 		if trail.Believed() != nil {
-			require.NoError(t, known.Save(report.TreeSize))
+			require.NoError(t, known.Save(trail.Solid()))
 		}
 		return report
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -19,10 +20,8 @@ func Online(ctx context.Context, client *Client, trail *Trail, cursor int64, hea
 		return err
 	}
 	head, trusted := trail.Head(signed)
-	if trusted && trail.kept != nil && head.Size > trail.kept.Size && trail.kept.Size > 0 {
-		if err := connect(ctx, client, trail, head); err != nil {
-			return err
-		}
+	if err := connect(ctx, client, trail, head, trusted); err != nil {
+		return err
 	}
 	if headOnly {
 		return nil
@@ -30,26 +29,50 @@ func Online(ctx context.Context, client *Client, trail *Trail, cursor int64, hea
 	if trusted && head.Size >= cursor {
 		trail.Anchor(head)
 	}
-	return client.Export(ctx, nil, cursor, trail.Line)
+	trail.refuse, trail.begin = true, cursor
+	if err := client.Export(ctx, nil, cursor, trail.Line); err != nil {
+		return err
+	}
+	for range behind { // another replica answered, which had not heard of the head yet
+		if !trusted || !trail.started || trail.next >= head.Size {
+			break
+		}
+		if err := client.pause(ctx, time.Second); err != nil {
+			return err
+		}
+		if err := client.Export(ctx, nil, trail.next, trail.Line); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func connect(ctx context.Context, client *Client, trail *Trail, head auditlog.Checkpoint) error {
-	kept := trail.kept.Checkpoint
+// behind is how often the leaves up to the head are asked for once more.
+const behind = 2
+
+// connect asks for the proof that a head goes on from the checkpoint kept, if there is something to prove.
+func connect(ctx context.Context, client *Client, trail *Trail, head auditlog.Checkpoint, trusted bool) error {
+	if !trusted || trail.kept == nil || head.Size <= trail.kept.Size || trail.kept.Size == 0 {
+		return nil
+	}
+	kept := *trail.kept
 	proof, err := client.Consistency(ctx, kept.Size, head.Size)
 	if err != nil {
 		return err
 	}
-	if proven := tlog.CheckTree(proof.Hashes, head.Size, head.Root, kept.Size, kept.Root) == nil; proven {
-		trail.connected = true
-	} else {
-		trail.report.found(Forked, "no proof leads from the checkpoint of %d leaves kept from before to that of %d", kept.Size, head.Size)
+	if tlog.CheckTree(proof.Hashes, head.Size, head.Root, kept.Size, kept.Root) == nil {
+		trail.roots.connect(kept.Size, head.Size)
+		return nil
 	}
+	trail.report.found(Forked, "no proof leads from the checkpoint of %d leaves kept from before to that of %d", kept.Size, head.Size)
+	trail.roots.bySize[kept.Size].wrong = true
 	return nil
 }
 
 // Proof checks that one event is in the log. eventID may be empty, where any event is meant.
 func (t *Trail) Proof(p auditlog.Proof, eventID string) {
-	head, trusted := t.Head([]byte(p.Checkpoint))
+	t.single = true
+	head, trusted := t.open([]byte(p.Checkpoint))
 	t.report.Leaves++
 	l := &line{LeafIndex: &p.LeafIndex, LeafHash: p.LeafHash, Event: []byte(p.Leaf)}
 	event := l.about()
@@ -86,8 +109,6 @@ func OnlineProof(ctx context.Context, client *Client, trail *Trail, eventID stri
 		return err
 	}
 	trail.Proof(proof, eventID)
-	if trail.signed != nil && trail.kept != nil && trail.newest.Size > trail.kept.Size && trail.kept.Size > 0 {
-		return connect(ctx, client, trail, trail.newest)
-	}
-	return nil
+	head, _, err := auditlog.Open([]byte(proof.Checkpoint), trail.log)
+	return connect(ctx, client, trail, head, err == nil)
 }

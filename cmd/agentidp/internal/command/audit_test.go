@@ -312,3 +312,19 @@ func TestAWitnessRunsUntilItIsStopped(t *testing.T) {
 	_, err = run(t, nil, "audit", "witness", "--log", "a+b+c", "--key-file", write(t, secret), "--state", t.TempDir())
 	require.ErrorContains(t, err, "--log")
 }
+
+func TestAFileMayBeginWhereTheLastCheckEnded(t *testing.T) {
+	t.Parallel()
+	secret, public := keyPair(t)
+	l := newSmallLog(t, secret, 5)
+	state := filepath.Join(t.TempDir(), "state")
+	verify := func(export string, args ...string) error {
+		_, err := run(t, nil, append([]string{"audit", "verify", "--key", public, "--state", state, "--file", write(t, export)}, args...)...)
+		return err
+	}
+	require.NoError(t, verify(l.export(t, 0)))
+	l.events = append(l.events, []byte(`{"n":5}`))
+	require.Equal(t, exitUnproven, exitCodeOf(t, verify(l.export(t, 5))), "without --new everything is meant")
+	require.NoError(t, verify(l.export(t, 5), "--new"))
+	require.Equal(t, exitUnproven, exitCodeOf(t, verify(l.export(t, 6))))
+}

@@ -28,6 +28,7 @@ log and nothing else.
   --url https://idp.example.com     everything the provider has (needs audit:read)
   --url ... --head-only             only that the log goes on from the last time
   --url ... --new                   only events since the last time, and that
+                                    (also with --file: the export begins there)
   --url ... --event ID              one event
 
 With --state the last checkpoint that was believed is kept in a file, and a log
@@ -104,8 +105,10 @@ func auditVerifyCommand(console Console) *cobra.Command {
 
 func (f verifyFlags) validate() error {
 	switch {
-	case f.url == "" && (f.headOnly || f.newOnly):
-		return errors.New("--head-only and --new need --url")
+	case f.url == "" && f.headOnly:
+		return errors.New("--head-only needs --url")
+	case f.proof != "" && f.newOnly:
+		return errors.New("--new needs --url or --file")
 	case f.event != "" && len(f.files) > 0:
 		return errors.New("--event needs --url or --proof")
 	case f.newOnly && f.state == "":
@@ -137,6 +140,7 @@ func runVerify(ctx context.Context, console Console, given verifyFlags) error {
 		if since = kept.Size; !given.newOnly {
 			since = 0
 		}
+		trail.From(since)
 	}
 	var known *auditor.Hashes
 	if given.hashes != "" {
@@ -163,7 +167,7 @@ func keep(given verifyFlags, trail *auditor.Trail, known *auditor.Hashes, report
 		return nil
 	}
 	if known != nil && !report.Tampered() {
-		if err := known.Save(report.TreeSize); err != nil {
+		if err := known.Save(trail.Solid()); err != nil {
 			return fmt.Errorf("keep the hashes: %w", err)
 		}
 	}

@@ -1,0 +1,188 @@
+package auditor_test
+
+import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
+	"github.com/sentryagent/agentidp/pkg/auditlog"
+)
+
+// fork is a log with the same key that has another past from leaf size on.
+func (a *audit) fork(size, events int) *audit {
+	a.t.Helper()
+	b := &audit{t: a.t, signer: a.signer, verifier: a.verifier}
+	for _, r := range a.rows[:size] {
+		b.log(r.event)
+	}
+	b.add(events - size)
+	return b
+}
+
+// lines of an export from the first to the last leaf before end, with the first line of head, and complete or cut off.
+func (a *audit) pretend(head *audit, end int64, complete bool) []byte {
+	a.t.Helper()
+	lines := bytes.SplitAfter(a.export(0), []byte("\n"))
+	out := append([][]byte{bytes.SplitAfter(head.export(0), []byte("\n"))[0]}, lines[1:1+end]...)
+	if complete {
+		out = append(out, lines[len(lines)-2])
+	}
+	return bytes.Join(out, nil)
+}
+
+func TestAStateIsNotMovedOntoAFork(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 30)
+	kept := a.checkpoint()
+	forked := a.fork(20, 40)
+	for name, export := range map[string][]byte{
+		"cut off":                   a.pretend(forked, 30, false),
+		"said to be complete":       a.pretend(forked, 30, true),
+		"nothing but the beginning": a.pretend(forked, 0, true),
+	} {
+		trail := auditor.NewTrail(a.verifier)
+		trail.Keep(kept)
+		require.NoError(t, trail.Read(bytes.NewReader(export)), name)
+		require.False(t, trail.Report().Proven(), name)
+		require.Nil(t, trail.Believed(), name)
+		require.Zero(t, trail.Solid(), name)
+	}
+	first := auditor.NewTrail(a.verifier)
+	require.NoError(t, first.Read(bytes.NewReader(a.pretend(forked, 30, false))))
+	require.False(t, first.Report().Proven())
+	require.Nil(t, first.Believed(), "nor is it the first one to be kept")
+	require.Zero(t, first.Solid())
+}
+
+func TestHashesBeforeAGapAreNotTakenForSigned(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 50)
+	forged := *a
+	forged.leaves, forged.rows = slices.Clone(a.leaves), slices.Clone(a.rows)
+	forged.rows[7].event = []byte(`{"eventId":"forged"}`)
+	forged.leaves[7] = auditlog.HashLeaf(forged.rows[7].event)
+	lines := bytes.SplitAfter(forged.export(0), []byte("\n"))
+	trail := auditor.NewTrail(a.verifier)
+	require.NoError(t, trail.Read(bytes.NewReader(bytes.Join(lines[:20], nil))))
+	require.NoError(t, trail.Read(bytes.NewReader(a.export(30))))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {19}}, kinds(trail.Report()), "the row from leaf 30 on makes the root")
+	require.Zero(t, trail.Solid())
+}
+
+// answer serves one and the same export, whatever is asked for.
+func (a *audit) answer(export []byte) *auditor.Client {
+	a.t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /api/v1/audit/checkpoint", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(a.signed()) })
+	mux.HandleFunc("GET /api/v1/audit/export", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(export) })
+	server := httptest.NewServer(mux)
+	a.t.Cleanup(server.Close)
+	client, err := auditor.NewClient(server.URL, server.Client())
+	require.NoError(a.t, err)
+	client.Impatient()
+	return client
+}
+
+func TestAServiceThatKeepsEventsBackProvesNothing(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 30)
+	trail := auditor.NewTrail(a.verifier)
+	require.ErrorContains(t, auditor.Online(t.Context(), a.answer(a.picked(true)), trail, 0, false), "filtered")
+	require.False(t, trail.Report().Proven())
+	require.Nil(t, trail.Believed())
+
+	trail = auditor.NewTrail(a.verifier)
+	require.NoError(t, auditor.Online(t.Context(), a.answer(a.export(20)), trail, 0, false))
+	report := trail.Report()
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {0}}, kinds(report), "leaves 0 to 19 were not shown")
+	require.EqualValues(t, 19, report.Findings[0].Through)
+
+	empty := newAudit(t, 0)
+	empty.signer, empty.verifier = a.signer, a.verifier
+	trail = auditor.NewTrail(a.verifier)
+	require.NoError(t, auditor.Online(t.Context(), a.answer(empty.export(0)), trail, 0, false))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(trail.Report()), "a shorter log, although there is a head")
+	require.Nil(t, trail.Believed())
+}
+
+func TestAFilteredExportSaysThatItIsOne(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 30)
+	kept := a.checkpoint()
+	a.add(10)
+	text := func(r *auditor.Report) string {
+		var b bytes.Buffer
+		require.NoError(t, r.WriteText(&b))
+		return b.String()
+	}
+	trail := auditor.NewTrail(a.verifier)
+	require.NoError(t, trail.Read(bytes.NewReader(a.picked(true))))
+	require.Contains(t, text(trail.Report()), "filtered")
+	require.NotContains(t, text(trail.Report()), "everything")
+	require.Nil(t, trail.Believed(), "it shows nothing of the way to its checkpoint")
+
+	trail = auditor.NewTrail(a.verifier)
+	trail.Keep(kept)
+	require.NoError(t, trail.Read(bytes.NewReader(a.picked(true, 3))))
+	require.False(t, trail.Report().Proven())
+	require.Nil(t, trail.Believed())
+	require.Contains(t, text(check(t, a, a.export(0))), "everything")
+}
+
+func TestCheckpointsThatContradictEachOtherAreFound(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 50)
+	other := a.fork(20, 50)
+	report := check(t, a, a.picked(true, 3), other.picked(true, 3))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Forked: {-1}}, kinds(report), "two roots for one size")
+
+	longer := a.fork(20, 60)
+	report = check(t, a, a.picked(true, 3), longer.picked(true, 3))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(report), "nothing leads from one to the other")
+	require.Contains(t, report.Findings[0].Detail, "connects")
+
+	require.Contains(t, kinds(check(t, a, other.picked(true, 3), a.export(0))), auditor.Forked)
+	require.Contains(t, kinds(check(t, a, a.pretend(longer, 30, false), a.export(30))), auditor.Unproven)
+	a.add(10)
+	require.Contains(t, kinds(check(t, a, a.export(0), longer.export(60))), auditor.Forked)
+}
+
+// Two ways to go on from one tree are both consistent with it, and not with each other.
+func TestACommonBeginningConnectsNothing(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 30)
+	kept := a.checkpoint()
+	left, right := a.fork(30, 40), a.fork(30, 50)
+	trail := auditor.NewTrail(a.verifier)
+	trail.Keep(kept)
+	require.NoError(t, auditor.Online(t.Context(), left.serve(), trail, 0, true))
+	require.NoError(t, auditor.Online(t.Context(), right.serve(), trail, 0, true))
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(trail.Report()))
+}
+
+func TestManyFindingsHideNoVerdict(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 1100)
+	a.rows[1050].event = []byte(`{"eventId":"forged"}`)
+	kept := newAudit(t, 60).checkpoint()
+	trail := auditor.NewTrail(a.verifier)
+	trail.Keep(kept)
+	var noise bytes.Buffer
+	lines := bytes.SplitAfter(a.export(0), []byte("\n"))
+	noise.Write(lines[0])
+	for range 2000 {
+		noise.Write(auditlog.AppendExportLine(nil, a.size()+5, auditlog.HashLeaf(nil), []byte(`{}`), nil))
+	}
+	noise.Write(bytes.Join(lines[1:], nil))
+	require.NoError(t, trail.Read(&noise))
+	report := trail.Report()
+	require.Positive(t, report.More)
+	require.Contains(t, kinds(report), auditor.Forked)
+	require.Contains(t, kinds(report), auditor.Changed)
+	require.Nil(t, trail.Believed())
+}
