@@ -101,6 +101,19 @@ func TestExportTakesTheFiltersOfTheList(t *testing.T) {
 	require.Contains(t, response.Body.String(), `"class_uid":6003`)
 }
 
+func TestExportShowsOtherSystemsOnlyTheRetentionWindow(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.ledger.log(t, 1)
+	for format, narrowed := range map[string]bool{"ocsf": true, "cloudevents": true, "ndjson": false} {
+		require.Equal(t, http.StatusOK, b.do(t, http.MethodGet, "/api/v1/audit/export?format="+format).Code)
+		require.Equal(t, narrowed, b.ledger.filter != nil, format)
+		if narrowed {
+			require.True(t, b.ledger.filter.From.Equal(now.Add(-90*24*time.Hour)), format)
+		}
+	}
+}
+
 func TestExportRefuses(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
