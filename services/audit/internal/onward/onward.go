@@ -34,6 +34,8 @@ const (
 	// has followed does not go on.
 	publishFor = 5 * time.Second
 	lease      = 15 * time.Second
+	// releaseFor bounds how long the end of a replica waits to give its turn back.
+	releaseFor = time.Second
 	// look is how often a replica looks for new events, or for its turn.
 	look      = 200 * time.Millisecond
 	lastRetry = 5 * time.Second
@@ -41,9 +43,11 @@ const (
 
 // Log is where the events are, and how far they were published.
 type Log interface {
-	// Lease makes holder the one who publishes for a while, and says which leaf is
-	// next; ok is false while another one is.
+	// Lease makes holder the one who publishes for two thirds of until at least, and
+	// says which leaf is next; ok is false while another one is.
 	Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (next int64, ok bool, err error)
+	// Release ends the lease of holder, if it has one.
+	Release(ctx context.Context, holder uuid.UUID) error
 	// Advance sets which leaf is next, if it was from until now and holder still
 	// publishes.
 	Advance(ctx context.Context, holder uuid.UUID, from, next int64) (ok bool, err error)
@@ -66,9 +70,11 @@ type Publisher struct{ Config }
 // New returns a Publisher.
 func New(cfg Config) *Publisher { return &Publisher{Config: cfg} }
 
-// Run publishes until ctx ends and then returns nil. It needs neither NATS nor
+// Run publishes until ctx ends, gives its turn to the other replicas, and then
+// returns nil. It needs neither NATS nor
 // Postgres to be there, and goes on after an outage where it was.
 func (p *Publisher) Run(ctx context.Context) error {
+	defer p.release(ctx)
 	declared := false
 	for wait := look; ctx.Err() == nil; pause(ctx, wait) {
 		if !declared {
@@ -91,6 +97,15 @@ func (p *Publisher) Run(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// release gives the turn back. Where that fails, the lease ends by itself.
+func (p *Publisher) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
+	defer cancel()
+	if err := p.Log.Release(ctx, p.Holder); err != nil {
+		p.Logger.WarnContext(ctx, "the turn to publish stored audit events onward could not be given back", slog.Any("error", err))
+	}
 }
 
 // retry is the pause after a failure, given the pause before it, which is none

@@ -42,6 +42,15 @@ func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (int
 	return s.next, s.holder == holder, nil
 }
 
+func (s *shelf) Release(_ context.Context, holder uuid.UUID) error {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.holder == holder {
+		s.holder = uuid.Nil
+	}
+	return nil
+}
+
 func (s *shelf) Advance(_ context.Context, holder uuid.UUID, from, next int64) (bool, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -165,4 +174,18 @@ func TestAFailureIsFollowedByAPauseThatGrows(t *testing.T) {
 	require.Equal(t, onward.Look, onward.Retry(0), "after a full page, which is followed by no pause")
 	require.Equal(t, 2*onward.Look, onward.Retry(onward.Look))
 	require.Equal(t, onward.LastRetry, onward.Retry(onward.LastRetry))
+}
+
+func TestAReplicaThatEndsGivesItsTurnBack(t *testing.T) {
+	t.Parallel()
+	s := &shelf{size: 2}
+	url := testkit.NATSServer(t).URL()
+	t.Run("one replica", func(t *testing.T) {
+		published(t, serve(t, s, url), 2)
+	})
+	s.mutex.Lock()
+	require.Equal(t, uuid.Nil, s.holder)
+	s.mutex.Unlock()
+	s.grow(3)
+	published(t, serve(t, s, url), 3)
 }

@@ -15,9 +15,18 @@ import (
 var _ onward.Log = (*Store)(nil)
 
 const (
+	// A row is written for each renewal, so there is none while two thirds of the
+	// lease are left.
 	sqlLeaseCursor = `-- name: cursor_lease
-UPDATE audit.cursors SET holder = $1, held_until = now() + $2::interval
-WHERE name = 'onward' AND (holder = $1 OR held_until < now()) RETURNING next_leaf`
+WITH leased AS (
+  UPDATE audit.cursors SET holder = $1, held_until = now() + $2::interval
+  WHERE name = 'onward' AND (held_until < now() OR holder = $1 AND held_until < now() + $2::interval * (2.0 / 3))
+  RETURNING next_leaf)
+SELECT next_leaf FROM leased UNION ALL
+SELECT next_leaf FROM audit.cursors WHERE name = 'onward' AND holder = $1 AND held_until >= now() + $2::interval * (2.0 / 3)`
+
+	sqlReleaseCursor = `-- name: cursor_release
+UPDATE audit.cursors SET holder = NULL, held_until = '-infinity' WHERE name = 'onward' AND holder = $1`
 
 	sqlAdvanceCursor = `-- name: cursor_advance
 UPDATE audit.cursors SET next_leaf = $3 WHERE name = 'onward' AND holder = $1 AND next_leaf = $2`
@@ -31,6 +40,12 @@ func (s *Store) Lease(ctx context.Context, holder uuid.UUID, until time.Duration
 		return 0, false, nil
 	}
 	return next, err == nil, pgdb.Fault(err)
+}
+
+// Release lets another one publish at once; see onward.Log.
+func (s *Store) Release(ctx context.Context, holder uuid.UUID) error {
+	_, err := s.db.Exec(ctx, sqlReleaseCursor, holder)
+	return pgdb.Fault(err)
 }
 
 // Advance says that the leaves before next were published; see onward.Log.

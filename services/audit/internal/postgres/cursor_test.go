@@ -40,3 +40,35 @@ func TestOneReplicaAtATimePublishesOnward(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, ok)
 }
+
+func TestALeaseIsRenewedWhenAThirdOfItIsOver(t *testing.T) {
+	t.Parallel()
+	admin := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, admin.AppURL)
+	store, one, other := open(t, db), uuid.New(), uuid.New()
+	until := func() (until time.Time) {
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT held_until FROM audit.cursors").Scan(&until))
+		return until
+	}
+	lease := func(holder uuid.UUID) bool {
+		next, ok, err := store.Lease(t.Context(), holder, time.Hour)
+		require.NoError(t, err)
+		require.Zero(t, next)
+		return ok
+	}
+	require.True(t, lease(one))
+	first := until()
+	require.True(t, lease(one))
+	require.Equal(t, first, until(), "nothing is written")
+
+	_, err := testkit.Open(t, admin.AdminURL).Exec(t.Context(), "UPDATE audit.cursors SET held_until = now() + interval '39 minutes'")
+	require.NoError(t, err)
+	require.True(t, lease(one))
+	require.True(t, until().After(first))
+
+	require.NoError(t, store.Release(t.Context(), other))
+	require.False(t, lease(other), "it was not its own to give back")
+	require.NoError(t, store.Release(t.Context(), one))
+	require.True(t, lease(other))
+	require.False(t, lease(one))
+}
