@@ -45,6 +45,7 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000 // #nosec G115 -- positive until 2262
 	}
 	if *show {
+		_, _ = fmt.Fprintf(out, "seed %d, %s\n", o.seed, o.duration)
 		list(out, plan(o.seed, o.duration, everyTarget(rig.Names(replicas))))
 		return nil
 	}
