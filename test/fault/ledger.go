@@ -46,6 +46,7 @@ type action struct {
 	began    time.Time      // before the first attempt
 	ended    time.Time      // after the last one
 	last     string         // what the last attempt was, and its answer
+	by       string         // the replica that acknowledged it; "" if none did
 }
 
 func (a *action) String() string {
@@ -61,6 +62,9 @@ func (a *action) note(t attempt, result outcome) {
 	a.requests = append(a.requests, t.id)
 	a.outcome = max(a.outcome, result)
 	a.ended, a.last = time.Now(), t.String()
+	if result == done {
+		a.by = t.replica
+	}
 }
 
 // ledger is what all clients saw. It is safe for concurrent use.

@@ -326,8 +326,8 @@ func (w *worker) patch(ctx context.Context, m *member, change map[string]any, ki
 	})
 }
 
-func (w *worker) decommission(ctx context.Context, m *member) {
-	w.take(ctx, step{
+func (w *worker) decommission(ctx context.Context, m *member) bool {
+	return w.take(ctx, step{
 		kinds: []string{agentDecommissioned}, side: []string{credentialRevoked},
 		repeats: true, doubted: []int{http.StatusConflict},
 		ask: request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -22,6 +23,8 @@ const (
 	// firstWorker is its stream of random numbers; the schedule has another one.
 	firstWorker  = 3
 	poisonStream = 2
+	// rollCallFor bounds the roll call at the end.
+	rollCallFor = time.Minute
 )
 
 // load runs all workers until ctx ends, and returns when the last of them has its last answer.
@@ -52,6 +55,43 @@ func (r *run) load(ctx context.Context) {
 		})
 	}
 	group.Wait()
+}
+
+// rollCall goes through a short life of an agent on each replica of every service, once all are back: each of them must
+// still do everything, and what they do goes into the books.
+func (r *run) rollCall(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, rollCallFor)
+	defer cancel()
+	all := r.replicas(rig.Services()...)
+	for number := range replicas {
+		only := map[string][]replica{}
+		for service, those := range all {
+			only[service] = those[number : number+1]
+		}
+		random := newRandom(r.seed, uint64(firstWorker+operators+fleets+number)) // #nosec G115 -- a small number
+		w := &worker{
+			sender: &sender{http: http.DefaultClient, replicas: only, random: random},
+			number: operators + fleets + number, operator: r.rig.Operator(), ledger: &r.ledger,
+			think: func() time.Duration { return 0 },
+		}
+		if !w.everything(ctx) {
+			return fmt.Errorf("the replicas %d do not do everything within %s of the end of the load", number+1, rollCallFor)
+		}
+	}
+	return nil
+}
+
+// everything there is to be done with an agent, once; false when ctx ended before.
+func (w *worker) everything(ctx context.Context) bool {
+	m := w.register(ctx)
+	if m == nil || !w.credential(ctx, m) || !w.credential(ctx, m) {
+		return false
+	}
+	w.token(ctx, m)
+	w.introspect(ctx, m)
+	w.revokeToken(ctx, m)
+	w.mistake(ctx, m)
+	return w.update(ctx, m) && w.rotate(ctx, m) && w.revokeCredential(ctx, m) && w.suspend(ctx, m) && w.decommission(ctx, m)
 }
 
 // fleet asks for tokens of one agent, again and again.

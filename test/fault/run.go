@@ -30,6 +30,8 @@ type run struct {
 	outMu sync.Mutex
 	out   io.Writer
 	begin time.Time
+	// over is when the load ended.
+	over time.Time
 }
 
 func (r *run) say(format string, args ...any) {
@@ -78,13 +80,17 @@ func (r *run) everything(ctx context.Context) error {
 	working.Go(func() { r.load(loaded) })
 	working.Go(func() { r.observe(loaded) })
 	working.Go(func() { r.poison(loaded) })
-	strikeErr := r.strike(ctx, r.begin, schedule)
+	blows, strikeErr := r.strike(ctx, r.begin, schedule)
 	working.Wait()
+	r.over = time.Now()
 	if strikeErr != nil {
 		return strikeErr
 	}
 	r.say("the load has ended; everything comes to rest")
 	if err := r.rig.WaitReady(ctx, time.Minute); err != nil {
+		return err
+	}
+	if err := r.rollCall(ctx); err != nil {
 		return err
 	}
 	healed := time.Now()
@@ -96,6 +102,7 @@ func (r *run) everything(ctx context.Context) error {
 		r.say("  %s", line)
 	}
 	found, err := r.books(ctx, before)
+	found = append(found, r.enough(blows)...)
 	if err != nil || settleErr != nil {
 		r.tell(ctx, found, schedule)
 		return errors.Join(settleErr, err)

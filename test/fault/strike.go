@@ -11,36 +11,46 @@ import (
 )
 
 // retryFor is how long what needs another server is tried again: that one may be away itself.
-const retryFor = 10 * time.Second
+const retryFor = 20 * time.Second
+
+// blow is what became of a fault: when it struck, and when it was healed.
+type blow struct {
+	fault
+
+	struck, healed time.Time
+}
 
 // strike does to the rig what the schedule says, and returns when all is healed. Its error means that the schedule could
 // not be kept, or that a program had ended by itself.
-func (r *run) strike(ctx context.Context, begin time.Time, schedule []fault) error {
+func (r *run) strike(ctx context.Context, begin time.Time, schedule []fault) ([]blow, error) {
 	var group sync.WaitGroup
 	failures := make([]error, len(schedule))
+	blows := make([]blow, len(schedule))
 	// On a busy machine a server may come back later than planned: the next fault of that target waits for it.
 	busy := map[string]*sync.Mutex{}
 	for _, f := range schedule {
 		busy[f.target] = &sync.Mutex{}
 	}
 	for i, f := range schedule {
+		blows[i].fault = f
 		group.Go(func() {
 			if !until(ctx, begin.Add(f.at)) {
 				return
 			}
 			busy[f.target].Lock()
 			defer busy[f.target].Unlock()
-			if err := r.one(ctx, f); err != nil {
+			if err := r.one(ctx, &blows[i]); err != nil {
 				failures[i] = fmt.Errorf("%s: %w", f, err)
 				r.say("  FAILED %v", failures[i])
 			}
 		})
 	}
 	group.Wait()
-	return errors.Join(errors.Join(failures...), ctx.Err())
+	return blows, errors.Join(errors.Join(failures...), ctx.Err())
 }
 
-func (r *run) one(ctx context.Context, f fault) error {
+func (r *run) one(ctx context.Context, b *blow) error {
+	f := b.fault
 	r.say("  %s", f)
 	began := time.Now()
 	heal := func(context.Context) error { return nil }
@@ -61,16 +71,24 @@ func (r *run) one(ctx context.Context, f fault) error {
 		err = again(ctx, func(ctx context.Context) error { return r.rig.EmptyRedis(ctx) })
 	case drop:
 		err = again(ctx, func(ctx context.Context) error {
-			_, err := r.rig.DeleteConsumers(ctx, f.target)
-			return err
+			// Those of the fault before may not be back yet.
+			if deleted, err := r.rig.DeleteConsumers(ctx, f.target); err != nil || deleted > 0 {
+				return err
+			}
+			return errors.New("there is no consumer to delete")
 		})
 	}
 	if err != nil {
 		return err
 	}
+	b.struck = time.Now()
 	until(ctx, began.Add(f.length))
 	// What was begun is healed also when the run is given up: what is frozen could not be stopped.
-	return heal(context.WithoutCancel(ctx))
+	if err := heal(context.WithoutCancel(ctx)); err != nil {
+		return err
+	}
+	b.healed = time.Now()
+	return nil
 }
 
 // again tries until it works or retryFor is over.

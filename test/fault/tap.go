@@ -74,6 +74,19 @@ func (t *tap) any() *sighting {
 	return nil
 }
 
+// firsts are the moments at which events were seen for the first time.
+func (t *tap) firsts() []time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]time.Time, 0, len(t.byID))
+	for _, seen := range t.byID {
+		if seen.event {
+			all = append(all, seen.first)
+		}
+	}
+	return all
+}
+
 // payload of an event as it was published; nil where it was not seen.
 func (t *tap) payload(id string) []byte {
 	t.mu.Lock()
