@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -115,19 +114,18 @@ func TestWhatIsShownIsWhatIsStored(t *testing.T) {
 
 func TestWhatAClientKnowsOfAnAttempt(t *testing.T) {
 	t.Parallel()
-	dial := fmt.Errorf("post: %w", &net.OpError{Op: "dial", Err: errors.New("connection refused")})
-	read := fmt.Errorf("post: %w", &net.OpError{Op: "read", Err: errors.New("connection reset")})
+	cut := errors.New("connection reset")
 	for name, c := range map[string]struct {
 		attempt attempt
 		want    outcome
 		again   bool
 	}{
-		"an acknowledgement":           {attempt{status: http.StatusCreated}, done, false},
-		"a refusal":                    {attempt{status: http.StatusConflict}, refused, false},
-		"a server in trouble":          {attempt{status: http.StatusServiceUnavailable}, unsure, true},
-		"nobody listened":              {attempt{err: dial}, refused, true},
-		"cut off":                      {attempt{err: read}, unsure, true},
-		"cut off amid acknowledgement": {attempt{status: http.StatusOK, err: read}, unsure, true},
+		"an acknowledgement":           {attempt{reached: true, status: http.StatusCreated}, done, false},
+		"a refusal":                    {attempt{reached: true, status: http.StatusConflict}, refused, false},
+		"a server in trouble":          {attempt{reached: true, status: http.StatusServiceUnavailable}, unsure, true},
+		"nobody listened":              {attempt{err: cut}, refused, true},
+		"cut off":                      {attempt{reached: true, err: cut}, unsure, true},
+		"cut off amid acknowledgement": {attempt{reached: true, status: http.StatusOK, err: cut}, unsure, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -5,12 +5,11 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"time"
@@ -38,7 +37,8 @@ type attempt struct {
 
 	id      string // X-Request-ID
 	replica string
-	status  int // 0 without an answer
+	reached bool // there was a connection to the replica, so that some of the request may have got there
+	status  int  // 0 without an answer
 	body    []byte
 	err     error
 }
@@ -56,9 +56,8 @@ func (t attempt) String() string {
 
 // result is what the client knows then.
 func (t attempt) result() outcome {
-	var dial *net.OpError
 	switch {
-	case errors.As(t.err, &dial) && dial.Op == "dial":
+	case t.err != nil && !t.reached:
 		return refused // nothing was sent
 	case t.err != nil || t.status >= http.StatusInternalServerError:
 		return unsure
@@ -95,6 +94,9 @@ func (s *sender) send(ctx context.Context, r request) attempt {
 		t.err = err
 		return t
 	}
+	// The error alone does not tell: a request that was cut off on an old connection is sent again by the transport if it
+	// may be repeated, and then it is the second attempt that finds nobody listening.
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { t.reached = true }})
 	sent, err := http.NewRequestWithContext(ctx, r.method, "http://"+to.address+r.path, body)
 	if err != nil {
 		t.err = err
