@@ -114,9 +114,6 @@ func (a *action) wrong(own []event) string {
 	if e.at.Before(a.began.Add(-drift)) || a.outcome == done && e.at.After(a.ended.Add(drift)) {
 		return "an event of another time: " + e.String()
 	}
-	if a.outcome != done {
-		return ""
-	}
 	for path, wanted := range a.want {
 		if got := e.member(path); !reflect.DeepEqual(got, wanted) {
 			return fmt.Sprintf("%s is %v in the event, and %v in truth", path, got, wanted)
@@ -137,12 +134,19 @@ type agentState struct {
 	status   string
 }
 
-type credentialState struct{ agent, status string }
+type credentialState struct {
+	agent, status string
+	rotated       *time.Time // the last time; nil for never
+}
+
+// same is how far two records of one moment may differ: neither keeps all digits of it.
+const same = 5 * time.Millisecond
 
 // reconcile holds what became of agents, credentials and tokens against the events: each change has one, whoever saw it.
 func (s state) reconcile(events []event) []finding {
 	counts := map[string]int{} // by action and what it is about
 	latest := map[string]event{}
+	rotated := map[string]time.Time{} // when the trail says so last, by credential
 	for _, e := range events {
 		var about string
 		switch {
@@ -153,6 +157,9 @@ func (s state) reconcile(events []event) []finding {
 			counts["changes "+about]++
 		case strings.HasPrefix(e.action, "credential."):
 			about, _ = e.member("metadata.credentialId").(string)
+			if e.action == credentialRotated && e.at.After(rotated[about]) {
+				rotated[about] = e.at
+			}
 		case e.action == tokenRevoked:
 			about, _ = e.member("metadata.jti").(string)
 		default:
@@ -180,6 +187,10 @@ func (s state) reconcile(events []event) []finding {
 	for id, c := range s.credentials {
 		expect(1, credentialGenerated, id)
 		expect(one(c.status == "revoked"), credentialRevoked, id)
+		if wrong := c.unlike(rotated[id]); wrong != "" {
+			found = append(found, finding{what: "credential " + id + " " + wrong, requests: []string{latest[id].request, id}})
+		}
+		delete(counts, credentialRotated+" "+id)
 		if s.agents[c.agent].status == "decommissioned" && c.status != "revoked" {
 			found = append(found, finding{what: "credential " + id + " of a decommissioned agent is not revoked", requests: []string{id, c.agent}})
 		}
@@ -190,13 +201,30 @@ func (s state) reconcile(events []event) []finding {
 	return append(found, strangers(counts)...)
 }
 
+// unlike says how a credential's last rotation differs from the last one in the trail, "" if it does not. How often it
+// was rotated before, no database says.
+func (c credentialState) unlike(trail time.Time) string {
+	switch {
+	case c.rotated == nil && trail.IsZero():
+		return ""
+	case c.rotated == nil:
+		return "was rotated at " + trail.UTC().Format(clock) + ", says the trail, and never, says the database"
+	case trail.IsZero():
+		return "was rotated at " + c.rotated.UTC().Format(clock) + ", says the database, and never, says the trail"
+	case c.rotated.Sub(trail).Abs() > same:
+		return "was rotated last at " + c.rotated.UTC().Format(clock) + ", says the database, and at " +
+			trail.UTC().Format(clock) + ", says the trail"
+	}
+	return ""
+}
+
 // strangers are events about what no database knows.
 func strangers(counts map[string]int) []finding {
 	var found []finding
 	for key, count := range counts {
 		for _, action := range []string{
 			agentCreated, agentDecommissioned, credentialGenerated,
-			credentialRevoked, tokenRevoked,
+			credentialRotated, credentialRevoked, tokenRevoked,
 		} {
 			if about, ok := strings.CutPrefix(key, action+" "); ok && count > 0 {
 				found = append(found, finding{what: fmt.Sprintf("%d × %s, of which the database knows nothing", count, key), requests: []string{about}})

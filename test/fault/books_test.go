@@ -36,6 +36,8 @@ func TestTheBooksOfActions(t *testing.T) {
 	wanted.want = map[string]any{"agentId": "a", "metadata.jti": "j", "actorId": nil}
 	other := asked(done, "token.issued")
 	other.want = map[string]any{"metadata.jti": "k"}
+	unknown := asked(unsure, "token.issued")
+	unknown.want = other.want
 	late := asked(done, "token.issued")
 	late.ended = noon.Add(-time.Minute)
 	late.began = late.ended
@@ -55,6 +57,7 @@ func TestTheBooksOfActions(t *testing.T) {
 		"an event of another time":                   {late, []event{issued}, "an event of another time"},
 		"an unsure action with an event":             {asked(unsure, "token.issued", "auth.failed"), []event{refusal}, ""},
 		"an unsure action without one":               {asked(unsure, "token.issued"), nil, ""},
+		"an unsure action with another event":        {unknown, []event{issued}, "metadata.jti is j in the event, and k in truth"},
 		"an unsure action with two":                  {asked(unsure, "token.issued"), []event{issued, again}, "2 events instead of one"},
 		"an action that was refused":                 {asked(refused, "token.issued"), nil, ""},
 		"an event of what was refused":               {asked(refused, "token.issued"), []event{issued}, "an event of what did not happen"},
@@ -98,6 +101,36 @@ func TestTheBooksOfTheDatabase(t *testing.T) {
 		"the database knows nothing of that revocation")
 	held.credentials["c"] = credentialState{agent: "a", status: "active"}
 	require.NotEmpty(t, held.reconcile(events), "a decommissioned agent has an active credential")
+}
+
+func TestTheLastRotationHasItsEvent(t *testing.T) {
+	t.Parallel()
+	const credential = `,"metadata":{"credentialId":"c"}`
+	at := noon.Add(time.Millisecond) // the database keeps more digits
+	again := at.Add(time.Minute)
+	generated, rotated := happened(t, "1", "credential.generated", "r", credential), happened(t, "2", "credential.rotated", "r", credential)
+	stranger := happened(t, "3", "credential.rotated", "r", `,"metadata":{"credentialId":"d"}`)
+	for name, c := range map[string]struct {
+		held   *time.Time
+		events []event
+		wrong  string
+	}{
+		"never rotated":              {nil, []event{generated}, ""},
+		"rotated":                    {&at, []event{generated, rotated}, ""},
+		"rotated without its event":  {&at, []event{generated}, "never, says the trail"},
+		"rotated again without":      {&again, []event{generated, rotated}, "at 12:00:00.000, says the trail"},
+		"an event of no rotation":    {nil, []event{generated, rotated}, "never, says the database"},
+		"a rotation of what is gone": {nil, []event{generated, stranger}, "knows nothing"},
+	} {
+		held := state{credentials: map[string]credentialState{"c": {agent: "a", status: "active", rotated: c.held}}}
+		found := held.reconcile(c.events)
+		if c.wrong == "" {
+			require.Empty(t, found, name)
+			continue
+		}
+		require.Len(t, found, 1, name)
+		require.Contains(t, found[0].what, c.wrong, name)
+	}
 }
 
 func TestWhatIsShownIsWhatIsStored(t *testing.T) {

@@ -42,7 +42,7 @@ type action struct {
 	side     []string       // actions of events that it may also cause under its request id
 	requests []string       // X-Request-ID of each attempt
 	outcome  outcome        // of all attempts
-	want     map[string]any // members of the event by their path, as JSON reads them; compared if done
+	want     map[string]any // members of the event by their path, as JSON reads them, as far as they are known
 	began    time.Time      // before the first attempt
 	ended    time.Time      // after the last one
 	last     string         // what the last attempt was, and its answer

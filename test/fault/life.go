@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -53,15 +54,8 @@ func (w *worker) pause(ctx context.Context) bool { return until(ctx, time.Now().
 
 // want of an event: what every one of this client's must hold.
 func want(agent, actor string, more map[string]any) map[string]any {
-	all := map[string]any{"userAgent": userAgent, "ipAddress": "127.0.0.1", "agentId": nil, "actorId": nil}
-	for name, id := range map[string]string{"agentId": agent, "actorId": actor} {
-		if id != "" {
-			all[name] = id
-		}
-	}
-	for name, value := range more {
-		all[name] = value
-	}
+	all := map[string]any{"userAgent": userAgent, "ipAddress": "127.0.0.1", "agentId": agent, "actorId": actor}
+	maps.Copy(all, more)
 	return all
 }
 
@@ -74,7 +68,9 @@ type step struct {
 	repeats bool
 	// doubted are the statuses that are no surprise once an attempt may have done it unseen.
 	doubted []int
-	// learn reads what the event must hold from an acknowledgement.
+	// want is what the event must hold as far as that is known before anything is sent.
+	want map[string]any
+	// learn reads what it must hold beside that from an acknowledgement; nil if that says nothing more.
 	learn func(t attempt) (map[string]any, error)
 }
 
@@ -90,9 +86,10 @@ func (w *worker) take(ctx context.Context, s step) bool {
 		t := w.send(context.WithoutCancel(ctx), s.ask)
 		result := t.result()
 		a.note(t, result)
-		if result == done {
-			var err error
-			if a.want, err = s.learn(t); err != nil {
+		if result == done && s.learn != nil {
+			more, err := s.learn(t)
+			maps.Copy(a.want, more)
+			if err != nil {
 				w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
 			}
 		}
@@ -105,7 +102,7 @@ func (w *worker) take(ctx context.Context, s step) bool {
 		if !t.again() {
 			seen := doubt && slices.Contains(s.doubted, t.status)
 			if seen {
-				a.outcome = done // by one of the attempts before; what the event holds was in its answer
+				a.outcome = done // by one of the attempts before
 			} else {
 				w.ledger.surprise("%s at %s (request %s)", t, time.Now().UTC().Format(clock), t.id)
 			}
@@ -120,7 +117,7 @@ func (w *worker) take(ctx context.Context, s step) bool {
 }
 
 func open(s step) *action {
-	return &action{kinds: s.kinds, side: s.side}
+	return &action{kinds: s.kinds, side: s.side, want: maps.Clone(s.want)}
 }
 
 // backoff is as long as a client in the field would wait at first.
@@ -196,6 +193,10 @@ func (w *worker) register(ctx context.Context) *member {
 	w.born++
 	m := &member{}
 	email := fmt.Sprintf("w%d-%d@fault.example", w.number, w.born)
+	created := want("", w.operator.ID, map[string]any{
+		"metadata.email": email, "metadata.owner": "talent", "metadata.version": "1.0.0",
+	})
+	delete(created, "agentId") // is in the answer
 	w.take(ctx, step{
 		kinds: []string{agentCreated}, repeats: true,
 		ask: request{
@@ -205,15 +206,14 @@ func (w *worker) register(ctx context.Context) *member {
 				"owner": "talent", "deploymentEnv": "production",
 			},
 		},
+		want: created,
 		learn: func(t attempt) (map[string]any, error) {
 			var agent struct {
 				ID string `json:"agentId"`
 			}
 			err := t.read(&agent)
 			m.id = agent.ID
-			return want(m.id, w.operator.ID, map[string]any{
-				"metadata.email": email, "metadata.owner": "talent", "metadata.version": "1.0.0",
-			}), err
+			return map[string]any{"agentId": m.id}, err
 		},
 	})
 	if m.id == "" {
@@ -229,10 +229,11 @@ func (w *worker) credential(ctx context.Context, m *member) bool {
 			service: "credentials", method: http.MethodPost, path: "/api/v1/agents/" + m.id + "/credentials",
 			bearer: w.bearer, body: struct{}{},
 		},
+		want: want(m.id, w.operator.ID, nil),
 		learn: func(t attempt) (map[string]any, error) {
 			s, err := issued(t)
 			m.credentials = append(m.credentials, s)
-			return want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}), err
+			return map[string]any{"metadata.credentialId": s.id}, err
 		},
 	})
 }
@@ -254,10 +255,11 @@ func (w *worker) rotate(ctx context.Context, m *member) bool {
 			service: "credentials", method: http.MethodPost, bearer: w.bearer, body: struct{}{},
 			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id + "/rotate",
 		},
+		want: want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}),
 		learn: func(t attempt) (map[string]any, error) {
 			fresh, err := issued(t)
 			s.value = fresh.value
-			return want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}), err
+			return nil, err
 		},
 	})
 }
@@ -275,11 +277,7 @@ func (w *worker) revokeCredential(ctx context.Context, m *member) bool {
 			service: "credentials", method: http.MethodDelete, bearer: w.bearer,
 			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id,
 		},
-		learn: func(attempt) (map[string]any, error) {
-			return want(m.id, w.operator.ID, map[string]any{
-				"metadata.credentialId": s.id, "metadata.reason": "requested",
-			}), nil
-		},
+		want: want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id, "metadata.reason": "requested"}),
 	})
 }
 
@@ -322,7 +320,7 @@ func (w *worker) patch(ctx context.Context, m *member, change map[string]any, ki
 		ask: request{
 			service: "registry", method: http.MethodPatch, path: "/api/v1/agents/" + m.id, bearer: w.bearer, body: change,
 		},
-		learn: func(attempt) (map[string]any, error) { return want(m.id, w.operator.ID, nil), nil },
+		want: want(m.id, w.operator.ID, nil),
 	})
 }
 
@@ -330,10 +328,8 @@ func (w *worker) decommission(ctx context.Context, m *member) bool {
 	return w.take(ctx, step{
 		kinds: []string{agentDecommissioned}, side: []string{credentialRevoked},
 		repeats: true, doubted: []int{http.StatusConflict},
-		ask: request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},
-		learn: func(attempt) (map[string]any, error) {
-			return want(m.id, w.operator.ID, map[string]any{"metadata.from": "active"}), nil
-		},
+		ask:  request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},
+		want: want(m.id, w.operator.ID, map[string]any{"metadata.from": "active"}),
 	})
 }
 
@@ -383,6 +379,7 @@ func (w *worker) ask(ctx context.Context, id, value, scope string, allowed []int
 		a.want = map[string]any{"outcome": "failure", "agentId": id}
 	default:
 		a.kinds = []string{tokenIssued, authFailed}
+		a.want = map[string]any{"agentId": id}
 	}
 	if t.status/100 == 4 && !slices.Contains(allowed, t.status) {
 		w.ledger.surprise("%s at %s (request %s, client %s)", t, time.Now().UTC().Format(clock), t.id, id)
@@ -407,6 +404,7 @@ func (w *worker) introspect(ctx context.Context, m *member) {
 			service: "token", method: http.MethodPost, path: "/api/v1/token/introspect", bearer: w.bearer,
 			body: url.Values{"token": {token}},
 		},
+		want: want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token), "metadata.active": true}),
 		learn: func(t attempt) (map[string]any, error) {
 			var answer struct {
 				Active bool `json:"active"`
@@ -415,7 +413,7 @@ func (w *worker) introspect(ctx context.Context, m *member) {
 			if !answer.Active {
 				err = fmt.Errorf("the live token %s is not active", tokenID(token))
 			}
-			return want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token), "metadata.active": true}), err
+			return nil, err
 		},
 	})
 }
@@ -432,8 +430,6 @@ func (w *worker) revokeToken(ctx context.Context, m *member) {
 			service: "token", method: http.MethodPost, path: "/api/v1/token/revoke", bearer: w.bearer,
 			body: url.Values{"token": {token}},
 		},
-		learn: func(attempt) (map[string]any, error) {
-			return want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token)}), nil
-		},
+		want: want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token)}),
 	})
 }

@@ -144,8 +144,8 @@ func (r *run) state(ctx context.Context) (state, error) {
 	}{
 		{"SELECT agent_id::text, revision, status FROM registry.agents", []any{&id, &a.revision, &a.status}, func() { s.agents[id] = a }},
 		{
-			"SELECT credential_id::text, agent_id::text, status FROM credentials.credentials",
-			[]any{&id, &c.agent, &c.status}, func() { s.credentials[id] = c },
+			"SELECT credential_id::text, agent_id::text, status, rotated_at FROM credentials.credentials",
+			[]any{&id, &c.agent, &c.status, &c.rotated}, func() { s.credentials[id] = c },
 		},
 		{"SELECT jti::text FROM token.revocations", []any{&id}, func() { s.revoked[id] = true }},
 	} {
