@@ -270,7 +270,9 @@ func TestAWitnessSeesWhatTheServiceSigns(t *testing.T) {
 	verifier, err := auditlog.NewCosignatureVerifier(public)
 	require.NoError(t, err)
 	key := testkit.AuditLogKey(t)
-	w, err := witness.New(t.TempDir(), cosigner, []note.Verifier{key.Verifier}, slog.New(slog.DiscardHandler))
+	dir, logs := t.TempDir(), []note.Verifier{key.Verifier}
+	require.NoError(t, witness.Init(dir, logs))
+	w, err := witness.New(dir, cosigner, logs, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
 	server := httptest.NewServer(w)
 	t.Cleanup(server.Close)

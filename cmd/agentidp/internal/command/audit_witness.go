@@ -22,8 +22,11 @@ goes on from the one it signed last, and never forgets that one. Run it where th
 who run the log have no say, and give them its public key and URL for
 AUDIT_WITNESSES.
 
-What it signed is kept in --state; a witness that lost it must get a new key. It
-speaks plain HTTP: put it behind something that speaks TLS.`
+What it signed is kept in --state, which --init begins for a log before the witness
+runs for it the first time. A witness without it does not start: one that lost it
+could sign for a second past, and must get a new key.
+
+It speaks plain HTTP: put it behind something that speaks TLS.`
 
 const (
 	witnessTimeout = 10 * time.Second
@@ -35,6 +38,7 @@ type witnessFlags struct {
 	logs   []string
 	key    string
 	state  string
+	begin  bool
 }
 
 func auditWitnessCommand(console Console) *cobra.Command {
@@ -53,6 +57,7 @@ func auditWitnessCommand(console Console) *cobra.Command {
 	flags.StringArrayVar(&given.logs, "log", nil, "public key of a log, or a file that holds it; may be repeated")
 	flags.StringVar(&given.key, "key-file", "", "file with the witness's secret key")
 	flags.StringVar(&given.state, "state", "", "directory that keeps what was signed")
+	flags.BoolVar(&given.begin, "init", false, "begin --state for the logs that it holds nothing of, and end")
 	for _, required := range []string{"log", "key-file", "state"} {
 		_ = cmd.MarkFlagRequired(required)
 	}
@@ -80,7 +85,13 @@ func runWitness(ctx context.Context, console Console, given witnessFlags) error 
 		}
 		logs = append(logs, verifier)
 	}
+	if given.begin {
+		return witness.Init(given.state, logs)
+	}
 	w, err := witness.New(given.state, cosigner, logs, slog.New(slog.NewJSONHandler(console.Err, nil)))
+	if errors.Is(err, witness.ErrNoState) {
+		return fmt.Errorf("--state: %w; if the witness never signed for that log, begin it by --init, and else give it a new key", err)
+	}
 	if err != nil {
 		return err
 	}

@@ -43,25 +43,54 @@ type seen struct {
 	mu       sync.Mutex // one checkpoint at a time, so that none is signed beside another
 	verifier note.Verifier
 	path     string
-	last     auditlog.Checkpoint
-	any      bool
+	last     auditlog.Checkpoint // of no leaves before the first
 }
 
-// New makes a witness that signs with cosigner for the logs with these keys and keeps what it signed in dir.
-// The directory belongs to one witness at a time; Close gives it back.
+// ErrNoState means that there is nothing to tell what was signed of a log: it was never begun, or it is lost.
+var ErrNoState = errors.New("no state")
+
+// Init begins in dir what a witness keeps of each of these logs. What was begun before stays as it is: a log's
+// state is begun once, before the witness signs for it the first time, or it would sign for a second past.
+func Init(dir string, logs []note.Verifier) error {
+	if err := unalike(logs); err != nil {
+		return err
+	}
+	if err := auditor.MakeDir(dir); err != nil {
+		return err
+	}
+	lock, err := acquire(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	for _, verifier := range logs {
+		_, err := load(dir, verifier)
+		if errors.Is(err, ErrNoState) {
+			nothing := auditlog.Checkpoint{Origin: verifier.Name(), Root: new(auditlog.Frontier).Root()}
+			err = auditor.SaveCheckpoint(statePath(dir, verifier), []byte(nothing.String()+"\n"))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// New makes a witness that signs with cosigner for the logs with these keys and keeps what it signed in dir,
+// where Init began it for each of them; ErrNoState where it did not. The directory belongs to one witness at a
+// time; Close gives it back.
 func New(dir string, cosigner *auditlog.Cosigner, logs []note.Verifier, log *slog.Logger) (*Witness, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // checkpoints are public
+	if err := unalike(logs); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the caller's own choice
+	lock, err := acquire(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w in %s", ErrNoState, dir)
+	}
 	if err != nil {
 		return nil, err
 	}
 	w := &Witness{cosigner: cosigner, logs: map[string]*seen{}, log: log, lock: lock}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		_ = w.Close()
-		return nil, fmt.Errorf("another witness runs on %s: %w", dir, err)
-	}
 	for _, verifier := range logs {
 		s, err := load(dir, verifier)
 		if err != nil {
@@ -73,15 +102,44 @@ func New(dir string, cosigner *auditlog.Cosigner, logs []note.Verifier, log *slo
 	return w, nil
 }
 
+// unalike refuses two keys for one origin: each would be told that the other's past is the log's.
+func unalike(logs []note.Verifier) error {
+	names := map[string]bool{}
+	for _, verifier := range logs {
+		if names[verifier.Name()] {
+			return fmt.Errorf("two keys for the log %s", verifier.Name())
+		}
+		names[verifier.Name()] = true
+	}
+	return nil
+}
+
+// acquire takes a directory for this witness alone.
+func acquire(dir string) (*os.File, error) {
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600) //nolint:gosec // the caller's own choice
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("another witness runs on %s: %w", dir, err)
+	}
+	return lock, nil
+}
+
 // Close gives the directory back.
 func (w *Witness) Close() error { return w.lock.Close() }
 
-func load(dir string, verifier note.Verifier) (*seen, error) {
+func statePath(dir string, verifier note.Verifier) string {
 	sum := sha256.Sum256([]byte(verifier.Name()))
-	s := &seen{verifier: verifier, path: filepath.Join(dir, hex.EncodeToString(sum[:8])+".checkpoint")}
+	return filepath.Join(dir, hex.EncodeToString(sum[:8])+".checkpoint")
+}
+
+func load(dir string, verifier note.Verifier) (*seen, error) {
+	s := &seen{verifier: verifier, path: statePath(dir, verifier)}
 	signed, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil
+		return nil, fmt.Errorf("%w of %s in %s", ErrNoState, verifier.Name(), dir)
 	}
 	if err != nil {
 		return nil, err
@@ -91,7 +149,6 @@ func load(dir string, verifier note.Verifier) (*seen, error) {
 	if s.last, err = auditlog.ParseCheckpoint(text + "\n"); err != nil || s.last.Origin != verifier.Name() {
 		return nil, fmt.Errorf("%s does not hold a checkpoint of %s", s.path, verifier.Name())
 	}
-	s.any = true
 	return s, nil
 }
 
@@ -168,10 +225,10 @@ func (w *Witness) add(body []byte) ([]byte, *refusal) {
 		w.log.Error("a checkpoint cannot be kept, and is not signed", slog.Any("error", err))
 		return nil, refuse(http.StatusInternalServerError, "the witness cannot keep what it would sign")
 	}
-	if next.Size > s.last.Size || !s.any {
+	if next.Size > s.last.Size {
 		w.log.Info("checkpoint signed", slog.String("log", origin), slog.Int64("size", next.Size))
 	}
-	s.last, s.any = next, true
+	s.last = next
 	return line, nil
 }
 
@@ -180,10 +237,10 @@ func (s *seen) judge(request auditlog.AddCheckpoint, next auditlog.Checkpoint) *
 	switch {
 	case request.Old != s.last.Size:
 		return &refusal{status: http.StatusConflict, text: fmt.Sprint(s.last.Size), size: true}
-	case next.Size == s.last.Size && s.any && next.Root != s.last.Root:
-		return refuse(http.StatusConflict, "another root was signed for this size: the log has forked")
 	case next.Size == 0 && next.Root != new(auditlog.Frontier).Root():
 		return refuse(http.StatusUnprocessableEntity, "not the root of a tree without leaves")
+	case next.Size == s.last.Size && next.Root != s.last.Root:
+		return refuse(http.StatusConflict, "another root was signed for this size: the log has forked")
 	case request.Old == 0 || next.Size == request.Old:
 		if len(request.Proof) > 0 {
 			return refuse(http.StatusUnprocessableEntity, "a proof where there is nothing to prove")

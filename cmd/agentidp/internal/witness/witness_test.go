@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,7 @@ func newWorld(t *testing.T) *world {
 		require.NoError(t, err)
 		w.stored = append(w.stored, hashes...)
 	}
+	require.NoError(t, witness.Init(w.dir, []note.Verifier{verifier}))
 	w.open()
 	return w
 }
@@ -188,6 +190,51 @@ func TestAWitnessRemembersWhenItStartsAgain(t *testing.T) {
 	require.Equal(t, http.StatusConflict, status)
 	require.Equal(t, "50\n", text)
 	w.cosigned(50, 60)
+}
+
+func TestAWitnessWithoutAMemoryDoesNotStart(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.cosigned(0, 50)
+	w.close()
+	start := func(dir string, logs ...note.Verifier) error {
+		started, err := witness.New(dir, w.cosigner, logs, slog.New(slog.DiscardHandler))
+		if err == nil {
+			require.NoError(t, started.Close())
+		}
+		return err
+	}
+	_, public, err := auditlog.GenerateKey(rand.Reader, "example.com/second")
+	require.NoError(t, err)
+	second, err := note.NewVerifier(public)
+	require.NoError(t, err)
+	elsewhere := filepath.Join(t.TempDir(), "a", "b")
+	require.ErrorIs(t, start(elsewhere, w.verifier), witness.ErrNoState)
+	require.NoDirExists(t, elsewhere)
+	require.ErrorIs(t, start(t.TempDir(), w.verifier), witness.ErrNoState)
+	require.ErrorIs(t, start(w.dir, w.verifier, second), witness.ErrNoState, "of one log it knows nothing")
+
+	require.NoError(t, witness.Init(elsewhere, []note.Verifier{w.verifier}))
+	require.NoError(t, start(elsewhere, w.verifier))
+	require.NoError(t, witness.Init(w.dir, []note.Verifier{w.verifier, second}))
+	require.NoError(t, start(w.dir, w.verifier, second))
+	w.open()
+	require.ErrorContains(t, witness.Init(w.dir, []note.Verifier{w.verifier}), "another witness")
+	w.cosigned(50, 60) // what it knew it still knows
+}
+
+func TestALogHasOneKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_, public, err := auditlog.GenerateKey(rand.Reader, w.verifier.Name())
+	require.NoError(t, err)
+	other, err := note.NewVerifier(public)
+	require.NoError(t, err)
+	w.close()
+	both := []note.Verifier{w.verifier, other}
+	require.ErrorContains(t, witness.Init(w.dir, both), "two keys")
+	_, err = witness.New(w.dir, w.cosigner, both, slog.New(slog.DiscardHandler))
+	require.ErrorContains(t, err, "two keys")
 }
 
 func TestAWitnessSignsTheFirstRootAndNoOtherBesideIt(t *testing.T) {
