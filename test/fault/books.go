@@ -146,7 +146,6 @@ const same = 5 * time.Millisecond
 func (s state) reconcile(events []event) []finding {
 	counts := map[string]int{} // by action and what it is about
 	latest := map[string]event{}
-	rotated := map[string]time.Time{} // when the trail says so last, by credential
 	for _, e := range events {
 		var about string
 		switch {
@@ -157,9 +156,6 @@ func (s state) reconcile(events []event) []finding {
 			counts["changes "+about]++
 		case strings.HasPrefix(e.action, "credential."):
 			about, _ = e.member("metadata.credentialId").(string)
-			if e.action == credentialRotated && e.at.After(rotated[about]) {
-				rotated[about] = e.at
-			}
 		case e.action == tokenRevoked:
 			about, _ = e.member("metadata.jti").(string)
 		default:
@@ -187,9 +183,6 @@ func (s state) reconcile(events []event) []finding {
 	for id, c := range s.credentials {
 		expect(1, credentialGenerated, id)
 		expect(one(c.status == "revoked"), credentialRevoked, id)
-		if wrong := c.unlike(rotated[id]); wrong != "" {
-			found = append(found, finding{what: "credential " + id + " " + wrong, requests: []string{latest[id].request, id}})
-		}
 		delete(counts, credentialRotated+" "+id)
 		if s.agents[c.agent].status == "decommissioned" && c.status != "revoked" {
 			found = append(found, finding{what: "credential " + id + " of a decommissioned agent is not revoked", requests: []string{id, c.agent}})
@@ -198,7 +191,28 @@ func (s state) reconcile(events []event) []finding {
 	for jti := range s.revoked {
 		expect(1, tokenRevoked, jti)
 	}
-	return append(found, strangers(counts)...)
+	return slices.Concat(found, strangers(counts), s.rotations(events))
+}
+
+// rotations holds when each credential was rotated last against the last event of that.
+func (s state) rotations(events []event) []finding {
+	latest := map[string]event{}
+	for _, e := range events {
+		if e.action != credentialRotated {
+			continue
+		}
+		about, _ := e.member("metadata.credentialId").(string)
+		if e.at.After(latest[about].at) {
+			latest[about] = e
+		}
+	}
+	var found []finding
+	for id, c := range s.credentials {
+		if wrong := c.unlike(latest[id].at); wrong != "" {
+			found = append(found, finding{what: "credential " + id + " " + wrong, requests: []string{latest[id].request, id}})
+		}
+	}
+	return found
 }
 
 // unlike says how a credential's last rotation differs from the last one in the trail, "" if it does not. How often it
