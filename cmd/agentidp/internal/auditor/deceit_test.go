@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -185,4 +186,48 @@ func TestManyFindingsHideNoVerdict(t *testing.T) {
 	require.Contains(t, kinds(report), auditor.Forked)
 	require.Contains(t, kinds(report), auditor.Changed)
 	require.Nil(t, trail.Believed())
+}
+
+func TestALineThatReadsDifferentlyElsewhereIsNone(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 2)
+	whole := string(a.export(0))
+	for name, change := range map[string][2]string{
+		"a second event in another case":  {`,"event":{`, `,"Event":{"eventId":"shown"},"event":{`},
+		"another case alone":              {`,"event":{`, `,"EVENT":{`},
+		"an event twice":                  {`,"event":{`, `,"event":{"eventId":"shown"},"event":{`},
+		"an escape in a name":             {`,"event":{`, `,"\u0065vent":{`},
+		"a member that nobody knows":      {`,"event":{`, `,"note":1,"event":{`},
+		"a leaf and a first line in one":  {`{"leafIndex":1,`, `{"treeSize":2,"leafIndex":1,`},
+		"a leaf and a last line in one":   {`{"leafIndex":1,`, `{"cursor":"2","leafIndex":1,`},
+		"a leaf without its index":        {`{"leafIndex":1,`, `{`},
+		"an index that is null":           {`{"leafIndex":1,`, `{"leafIndex":null,`},
+		"a last line without its days":    {`,"dropped":[]`, ``},
+		"a day with a second number":      {`"dropped":[]`, `"dropped":[{"day":"2026-01-01","events":1,"Events":2,"firstLeaf":0,"lastLeaf":0}]`},
+		"a day without a number":          {`"dropped":[]`, `"dropped":[{"day":"2026-01-01","firstLeaf":0,"lastLeaf":0}]`},
+		"a first line that says it twice": {`"filtered":false`, `"filtered":true,"filtered":false`},
+		"two values in one line":          {`{"leafIndex":1,`, `{} {"leafIndex":1,`},
+		"an array":                        {`{"leafIndex":1,`, `[]` + "\n" + `{"leafIndex":1,`},
+	} {
+		changed := strings.Replace(whole, change[0], change[1], 1)
+		require.NotEqual(t, whole, changed, name)
+		require.ErrorContains(t, auditor.NewTrail(a.verifier).Read(strings.NewReader(changed)), "not a line of an export", name)
+	}
+	spaced := strings.NewReplacer(`{"leafIndex":`, " { \"leafIndex\" :\t", `,"event":`, ` , "event" : `, "}\n", "} \r\n").Replace(whole)
+	require.True(t, check(t, a, []byte(spaced)).Proven())
+}
+
+func TestAnEventIsNamedByTheMemberThatSaysSo(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 0)
+	a.log([]byte(`{"EVENTID":"shown","eventId":"true","x":[{"eventId":"inner"},"}\"]"]}`))
+	a.log([]byte(`{"eventid":"other"}`))
+	a.leaves[0][0] ^= 1
+	a.leaves[1][0] ^= 1
+	ids := map[string]bool{}
+	for _, f := range check(t, a, a.export(0)).Findings {
+		ids[f.EventID] = true
+	}
+	require.True(t, ids["true"], "%v", ids)
+	require.False(t, ids["other"] || ids["shown"] || ids["inner"])
 }

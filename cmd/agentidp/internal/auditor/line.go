@@ -2,7 +2,6 @@ package auditor
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,35 +19,23 @@ const maxLine = 1 << 20
 
 // line is any line of an export. Which of the pointers are set tells which.
 type line struct {
-	Checkpoint *string     `json:"checkpoint"`
-	TreeSize   int64       `json:"treeSize"`
-	First      int64       `json:"first"`
-	Before     []tlog.Hash `json:"before"`
-	Filtered   bool        `json:"filtered"`
+	Checkpoint *string
+	TreeSize   int64
+	First      int64
+	Before     []tlog.Hash
+	Filtered   bool
 
-	LeafIndex *int64          `json:"leafIndex"`
-	LeafHash  tlog.Hash       `json:"leafHash"`
-	Event     json.RawMessage `json:"event"`
-	Proof     []tlog.Hash     `json:"proof"`
+	LeafIndex *int64
+	LeafHash  tlog.Hash
+	Event     json.RawMessage
+	Proof     []tlog.Hash
 
-	Cursor   *string               `json:"cursor"`
-	Complete bool                  `json:"complete"`
-	Dropped  []auditlog.DroppedDay `json:"dropped"`
+	Cursor   *string
+	Complete bool
+	Dropped  []auditlog.DroppedDay
 }
 
 var errNotExport = errors.New("not a line of an export")
-
-// parse reads a line; nil without an error is an empty one.
-func parse(raw []byte) (*line, error) {
-	if len(bytes.TrimSpace(raw)) == 0 {
-		return nil, nil
-	}
-	var l line
-	if err := json.Unmarshal(raw, &l); err != nil {
-		return nil, errNotExport
-	}
-	return &l, nil
-}
 
 // eachLine hands every line of an export to use, and says where one could not be read.
 func eachLine(r io.Reader, use func(*line) error) error {
@@ -102,13 +89,18 @@ func (l *line) hash() tlog.Hash {
 
 // about is what the checks want to know of an event.
 type about struct {
-	EventID   string    `json:"eventId"`
-	Timestamp time.Time `json:"timestamp"`
+	EventID   string
+	Timestamp time.Time
 }
 
 func (l *line) about() about {
 	var a about
-	_ = json.Unmarshal(l.Event, &a) // an event that says neither has no id to report, and its hash tells the rest
+	var values [2][]byte
+	if _, err := members(l.Event, []string{"eventId", "timestamp"}, values[:], false); err != nil {
+		return a // an event that says neither has no id to report, and its hash tells the rest
+	}
+	_ = json.Unmarshal(values[0], &a.EventID)
+	_ = json.Unmarshal(values[1], &a.Timestamp)
 	return a
 }
 
