@@ -95,7 +95,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		Reader: reader,
 		Log:    log,
 	})
-	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store), reader)
+	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(exported{store, log}), reader)
 	return nil
 }
 
@@ -110,14 +110,30 @@ func (s *Service) witness(cfg Config, key logKey, log *merkle.Log) (err error) {
 		return err
 	}
 	store := postgres.NewWitnesses(s.replica.DB)
-	if len(peers) > 0 {
-		log.Cosigned = (&witness.Board{Store: store, Verifier: verifier, Clock: time.Now}).Cosigned
-	}
 	s.witnesses, err = witness.New(witness.Config{
 		Log: log, Store: store, Verifier: verifier, Peers: peers, Quorum: cfg.WitnessQuorum,
 		Telemetry: s.replica.Telemetry, Clock: time.Now,
 	})
+	if err == nil && len(peers) > 0 {
+		log.Published = s.witnesses.Published
+	}
 	return err
+}
+
+// exported is the log as exports show it: up to the checkpoint that is given out.
+type exported struct {
+	*postgres.Store
+
+	log *merkle.Log
+}
+
+// Head is the checkpoint that is given out; its text is empty before the first leaf.
+func (e exported) Head(ctx context.Context) (export.Head, error) {
+	head, err := e.log.Public(ctx)
+	if err != nil || head.Size == 0 {
+		return export.Head{}, err
+	}
+	return export.Head{Checkpoint: string(head.Signed), Size: head.Size}, nil
 }
 
 // ready is about what requests need. NATS is not among it: without it the trail

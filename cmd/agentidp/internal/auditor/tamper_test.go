@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,24 +262,38 @@ func (r *running) rehash(index int64) {
 	require.NoError(r.t, err)
 }
 
-func TestAWitnessSeesWhatTheServiceSigns(t *testing.T) {
-	t.Parallel()
+// watched is the real service with a real witness, which answers while it is awake.
+func watched(t *testing.T) (r *running, verifier note.Verifier, awake *atomic.Bool) {
+	t.Helper()
 	secret, public, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
 	require.NoError(t, err)
 	cosigner, err := auditlog.NewCosigner(secret, time.Now)
 	require.NoError(t, err)
-	verifier, err := auditlog.NewCosignatureVerifier(public)
+	verifier, err = auditlog.NewCosignatureVerifier(public)
 	require.NoError(t, err)
 	key := testkit.AuditLogKey(t)
 	dir, logs := t.TempDir(), []note.Verifier{key.Verifier}
 	require.NoError(t, witness.Init(dir, logs))
 	w, err := witness.New(dir, cosigner, logs, slog.New(slog.DiscardHandler))
 	require.NoError(t, err)
-	server := httptest.NewServer(w)
+	awake = &atomic.Bool{}
+	awake.Store(true)
+	server := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, request *http.Request) {
+		if !awake.Load() {
+			out.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		w.ServeHTTP(out, request)
+	}))
 	t.Cleanup(server.Close)
-
-	r := run(t, map[string]string{"AUDIT_LOG_KEY": key.Secret, "AUDIT_WITNESSES": public + "@" + server.URL})
+	r = run(t, map[string]string{"AUDIT_LOG_KEY": key.Secret, "AUDIT_WITNESSES": public + "@" + server.URL})
 	r.key = key
+	return r, verifier, awake
+}
+
+func TestAWitnessSeesWhatTheServiceSigns(t *testing.T) {
+	t.Parallel()
+	r, verifier, _ := watched(t)
 	for _, events := range []int{5, 300} {
 		r.publish(events)
 		var seen []auditor.Witnessed
@@ -353,4 +368,50 @@ func TestAStrangersClientReadsTheTilesAsTheyAre(t *testing.T) {
 		require.NoError(t, tlog.CheckRecord(path, head.Size, head.Root, index, auditlog.HashLeaf([]byte(proof.Leaf))))
 	}
 	require.Positive(t, tiles.read)
+}
+
+func TestAnHonestLogIsBelievedWhileItsWitnessComesAndGoes(t *testing.T) {
+	t.Parallel()
+	r, verifier, awake := watched(t)
+	size := int64(0)
+	// caughtUp asks again and again, with one state, until all that was published is there.
+	caughtUp := func(witnesses ...note.Verifier) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			report := r.verify(witnesses...)
+			require.False(t, report.Tampered(), "%v", report.Findings)
+			require.GreaterOrEqual(t, report.TreeSize, size)
+			size = report.TreeSize
+			return report.Proven() && size == r.size
+		}, patience, 20*time.Millisecond)
+	}
+	for range 2 {
+		awake.Store(true)
+		r.publish(3)
+		caughtUp(verifier)
+		awake.Store(false)
+		r.publish(3)
+		r.requireNewestProof()
+		caughtUp()
+		r.publish(3) // nobody is waited for any more
+		r.requireNewestProof()
+		caughtUp()
+	}
+}
+
+// requireNewestProof has the newest event proven at once, which leaves the state as it is.
+func (r *running) requireNewestProof() {
+	r.t.Helper()
+	var id uuid.UUID
+	require.NoError(r.t, r.admin.QueryRow(r.t.Context(), "SELECT event_id FROM audit.events ORDER BY leaf_index DESC LIMIT 1").Scan(&id))
+	trail := auditor.NewTrail(r.key.Verifier)
+	kept, ok, err := auditor.LoadCheckpoint(filepath.Join(r.dir, "checkpoint"), r.key.Verifier)
+	require.NoError(r.t, err)
+	require.True(r.t, ok)
+	trail.Keep(kept)
+	require.NoError(r.t, auditor.OnlineProof(r.t.Context(), r.client, trail, id.String()))
+	report := trail.Report()
+	require.True(r.t, report.Proven(), "%v", report.Findings)
+	require.Equal(r.t, r.size, report.TreeSize)
+	require.Nil(r.t, trail.Believed(), "the log may give out an older checkpoint for a while")
 }

@@ -32,7 +32,7 @@ log and nothing else.
   --url ... --event ID              one event
 
 With --state the last checkpoint that was believed is kept in a file, and a log
-that does not go on from it is refused. With --hashes the leaf hashes are kept as
+that does not go on from it is refused; one event changes nothing there. With --hashes the leaf hashes are kept as
 well (32 bytes for each event): a past that was rewritten is then found event by
 event.
 

@@ -48,18 +48,18 @@ type Store interface {
 	Leaves(ctx context.Context, first int64, n int) ([]Leaf, error)
 }
 
-// Cosigned finds the newest checkpoint that witnesses have signed, for a log of so
-// many leaves; ok is false where there is none to be preferred to the head.
-type Cosigned func(ctx context.Context, newest int64) (c auditlog.Checkpoint, signed []byte, ok bool, err error)
+// Published finds the checkpoint that is given out where witnesses sign; ok is false
+// where there is none, and then it is the newest head.
+type Published func(ctx context.Context) (c auditlog.Checkpoint, signed []byte, ok bool, err error)
 
-// Config is what a Log works with; every field but Cosigned is required.
+// Config is what a Log works with; every field but Published is required.
 type Config struct {
 	Store  Store
 	Signer note.Signer // signs the checkpoint of a log without leaves
 	Window trail.Window
 	Clock  func() time.Time
 
-	Cosigned Cosigned // nil where no witnesses sign
+	Published Published // nil where no witnesses sign
 }
 
 // Log answers questions about the log of a store.
@@ -76,24 +76,33 @@ func (l *Log) Newest(ctx context.Context) ([]byte, error) {
 	return head.Signed, err
 }
 
-// Checkpoint is the signed note to give out: the newest that witnesses have signed,
-// or else of the newest head.
+// Checkpoint is the signed note to give out.
 func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
-	head, err := l.head(ctx)
-	if err != nil {
-		return nil, err
-	}
-	head, err = l.prefer(ctx, head, 0)
+	head, err := l.Public(ctx)
 	return head.Signed, err
 }
 
-// prefer gives the head that witnesses have signed, if it has more than least leaves.
-func (l *Log) prefer(ctx context.Context, head Head, least int64) (Head, error) {
-	if l.Cosigned == nil {
+// Public is the head to give out: it never becomes smaller, whichever replica is
+// asked. With witnesses it is what they have signed, or a little behind the newest
+// one; without, it is the newest one.
+func (l *Log) Public(ctx context.Context) (Head, error) {
+	if l.Published != nil {
+		c, signed, ok, err := l.Published(ctx)
+		if err != nil || ok {
+			return Head{Size: c.Size, Root: c.Root, Signed: signed}, err
+		}
+	}
+	return l.head(ctx)
+}
+
+// covering is the head to give out if it covers a leaf, and else the newest one,
+// which head is.
+func (l *Log) covering(ctx context.Context, leaf int64, head Head) (Head, error) {
+	if l.Published == nil {
 		return head, nil
 	}
-	c, signed, ok, err := l.Cosigned(ctx, head.Size)
-	if err != nil || !ok || c.Size <= least {
+	c, signed, ok, err := l.Published(ctx)
+	if err != nil || !ok || c.Size <= leaf {
 		return head, err
 	}
 	return Head{Size: c.Size, Root: c.Root, Signed: signed}, nil
@@ -128,7 +137,7 @@ func (l *Log) Prove(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, err
 	if stored.Index >= head.Size {
 		return auditlog.Proof{}, fmt.Errorf("event %s is stored as leaf %d of a log of %d", eventID, stored.Index, head.Size)
 	}
-	if head, err = l.prefer(ctx, head, stored.Index); err != nil {
+	if head, err = l.covering(ctx, stored.Index, head); err != nil {
 		return auditlog.Proof{}, err
 	}
 	hashes, err := tlog.ProveRecord(head.Size, stored.Index, l.hashes(ctx))

@@ -61,29 +61,56 @@ func (w *Witnesses) Saw(ctx context.Context, key string, seen witness.Seen) erro
 	return pgdb.Fault(err)
 }
 
-const sqlPublish = `-- name: cosigned_publish
-UPDATE audit.cosigned SET size = $1, checkpoint = $2, cosigned_at = now() WHERE size <= $1`
+const (
+	// What is published is never smaller than it was. It may be more than the log has
+	// where the log was restored from a backup, and then it gives way.
+	sqlPublish = `-- name: checkpoint_publish
+UPDATE audit.cosigned SET size = $1, checkpoint = $2, cosigned_at = now()
+WHERE size <= $1 OR size > (SELECT size FROM audit.tree)`
 
-// Publish keeps a cosigned checkpoint, unless a larger one is kept.
+	sqlPublishBare = `-- name: checkpoint_publish_bare
+UPDATE audit.cosigned SET size = $1, checkpoint = $2
+WHERE size < $1 OR size > (SELECT size FROM audit.tree)`
+
+	sqlBegin = `-- name: checkpoint_begin
+UPDATE audit.cosigned SET size = $1, checkpoint = $2
+WHERE size < $1 AND (held_until < now() OR checkpoint = '')`
+
+	sqlPublished = `-- name: checkpoint_published
+SELECT size, checkpoint FROM audit.cosigned WHERE checkpoint <> '' AND size <= (SELECT size FROM audit.tree)`
+)
+
+// Publish moves the published checkpoint forward to one that witnesses signed.
 func (w *Witnesses) Publish(ctx context.Context, size int64, signed []byte) error {
-	_, err := w.db.Exec(ctx, sqlPublish, size, string(signed))
+	return w.publish(ctx, sqlPublish, size, signed)
+}
+
+// PublishBare moves the published checkpoint forward to a head without witnesses.
+func (w *Witnesses) PublishBare(ctx context.Context, size int64, signed []byte) error {
+	return w.publish(ctx, sqlPublishBare, size, signed)
+}
+
+// Begin is PublishBare where nothing is published yet or no replica talks to witnesses.
+func (w *Witnesses) Begin(ctx context.Context, size int64, signed []byte) error {
+	return w.publish(ctx, sqlBegin, size, signed)
+}
+
+func (w *Witnesses) publish(ctx context.Context, sql string, size int64, signed []byte) error {
+	_, err := w.db.Exec(ctx, sql, size, string(signed))
 	return pgdb.Fault(err)
 }
 
-const sqlCosigned = `-- name: cosigned_get
-SELECT size, checkpoint, cosigned_at FROM audit.cosigned WHERE checkpoint <> ''`
-
-// Cosigned is the checkpoint that was published last.
-func (w *Witnesses) Cosigned(ctx context.Context) (witness.Cosigned, error) {
-	rows, err := w.db.Query(ctx, sqlCosigned)
+// Published is the published checkpoint; empty where there is none.
+func (w *Witnesses) Published(ctx context.Context) (witness.Published, error) {
+	rows, err := w.db.Query(ctx, sqlPublished)
 	if err != nil {
-		return witness.Cosigned{}, pgdb.Fault(err)
+		return witness.Published{}, pgdb.Fault(err)
 	}
-	var cosigned witness.Cosigned
+	var published witness.Published
 	var signed string
-	_, err = pgx.ForEachRow(rows, []any{&cosigned.Size, &signed, &cosigned.At}, func() error {
-		cosigned.Signed = []byte(signed)
+	_, err = pgx.ForEachRow(rows, []any{&published.Size, &signed}, func() error {
+		published.Signed = []byte(signed)
 		return nil
 	})
-	return cosigned, pgdb.Fault(err)
+	return published, pgdb.Fault(err)
 }

@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -25,18 +26,59 @@ func TestWhatWitnessesSignedIsKept(t *testing.T) {
 	seen, err = store.Seen(ctx)
 	require.NoError(t, err)
 	require.Equal(t, map[string]witness.Seen{"one": {Size: 7, Line: []byte("— one b\n")}, "two": {Size: 6, Line: []byte{}}}, seen)
+}
 
-	cosigned, err := store.Cosigned(ctx)
-	require.NoError(t, err)
-	require.Equal(t, witness.Cosigned{}, cosigned)
-	for _, size := range []int64{7, 5, 7} {
-		require.NoError(t, store.Publish(ctx, size, []byte("note")))
-		cosigned, err = store.Cosigned(ctx)
+func TestThePublishedCheckpointNeverBecomesSmaller(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	log := open(t, db)
+	record(t, log, events(t, 0, 8)...)
+	store := postgres.NewWitnesses(db)
+	ctx := t.Context()
+	expect := func(size int64, signed string) {
+		t.Helper()
+		published, err := store.Published(ctx)
 		require.NoError(t, err)
-		require.EqualValues(t, 7, cosigned.Size, "it never becomes smaller")
-		require.Equal(t, "note", string(cosigned.Signed))
-		require.WithinDuration(t, time.Now(), cosigned.At, time.Hour)
+		require.Equal(t, size, published.Size)
+		require.Equal(t, signed, string(published.Signed))
 	}
+	expect(0, "")
+	holder := uuid.New()
+	_, err := store.Hold(ctx, holder, time.Hour)
+	require.NoError(t, err)
+	for _, step := range []struct {
+		publish func(ctx context.Context, size int64, signed []byte) error
+		size    int64
+		note    string
+		want    int64
+		then    string
+	}{
+		{store.Begin, 2, "begun", 2, "begun"},
+		{store.Begin, 3, "begun where a replica talks to witnesses", 2, "begun"},
+		{store.Publish, 5, "cosigned", 5, "cosigned"},
+		{store.Publish, 4, "cosigned before", 5, "cosigned"},
+		{store.Publish, 5, "cosigned by more", 5, "cosigned by more"},
+		{store.PublishBare, 5, "bare", 5, "cosigned by more"},
+		{store.PublishBare, 4, "bare before", 5, "cosigned by more"},
+		{store.PublishBare, 6, "bare", 6, "bare"},
+		{store.Publish, 6, "cosigned", 6, "cosigned"},
+	} {
+		require.NoError(t, step.publish(ctx, step.size, []byte(step.note)))
+		expect(step.want, step.then)
+	}
+	_, err = store.Hold(ctx, holder, -time.Second)
+	require.NoError(t, err)
+	require.NoError(t, store.Begin(ctx, 6, []byte("bare")))
+	expect(6, "cosigned")
+	require.NoError(t, store.Begin(ctx, 7, []byte("begun")))
+	expect(7, "begun")
+
+	require.NoError(t, store.Publish(ctx, 9, []byte("of a log that a backup took the place of")))
+	published, err := store.Published(ctx)
+	require.NoError(t, err)
+	require.Equal(t, witness.Published{}, published)
+	require.NoError(t, store.PublishBare(ctx, 8, []byte("bare")))
+	expect(8, "bare")
 }
 
 func TestOneReplicaHoldsTheWitnesses(t *testing.T) {

@@ -2,36 +2,57 @@ package witness
 
 import (
 	"context"
-	"time"
+	"sync/atomic"
 
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
-// stale is how long the cosigned checkpoint may be behind the log before the newest
-// one is better, though nobody cosigned it.
-const stale = time.Minute
-
-// Board is where cosigned checkpoints are read, at every replica.
+// Board is where the published checkpoint is read, at every replica of a log that
+// has witnesses. What it answers never becomes smaller, whichever replica answers.
 type Board struct {
+	Log      Log
 	Store    Store
 	Verifier note.Verifier // of the log's own key
-	Clock    func() time.Time
+	begun    atomic.Bool
 }
 
-// Cosigned is the newest checkpoint with cosignatures, for a log that has newest
-// leaves. ok is false where there is none, or none that is fresh enough.
-func (b *Board) Cosigned(ctx context.Context, newest int64) (c auditlog.Checkpoint, signed []byte, ok bool, err error) {
-	cosigned, err := b.Store.Cosigned(ctx)
-	if err != nil || len(cosigned.Signed) == 0 {
+// Published is the published checkpoint. ok is false where there is none that the
+// log's key signed: in a log without leaves, and for the moment after a change of
+// the key or the restoration of a backup.
+func (b *Board) Published(ctx context.Context) (c auditlog.Checkpoint, signed []byte, ok bool, err error) {
+	if err := b.begin(ctx); err != nil {
 		return auditlog.Checkpoint{}, nil, false, err
 	}
-	if cosigned.Size > newest || cosigned.Size < newest && b.Clock().Sub(cosigned.At) > stale {
-		return auditlog.Checkpoint{}, nil, false, nil
+	published, err := b.Store.Published(ctx)
+	if err != nil {
+		return auditlog.Checkpoint{}, nil, false, err
 	}
-	if c, _, err = auditlog.Open(cosigned.Signed, b.Verifier); err != nil {
-		return auditlog.Checkpoint{}, nil, false, nil //nolint:nilerr // of a key of before: the head goes without
+	if c, _, err = auditlog.Open(published.Signed, b.Verifier); err != nil || c.Size != published.Size {
+		return auditlog.Checkpoint{}, nil, false, nil //nolint:nilerr // as told above
 	}
-	return c, cosigned.Signed, true, nil
+	return c, published.Signed, true, nil
+}
+
+// begin has this replica begin behind what was given out before. Where nobody talks
+// to witnesses, there may have been none yet, and heads were given out; where
+// nothing was published, no head must be given out that is not.
+func (b *Board) begin(ctx context.Context) error {
+	if b.begun.Load() {
+		return nil
+	}
+	signed, err := b.Log.Newest(ctx)
+	if err != nil {
+		return err
+	}
+	head, _, err := auditlog.Open(signed, b.Verifier)
+	if err != nil || head.Size == 0 {
+		return nil //nolint:nilerr // of a key of before, until the next leaf
+	}
+	if err := b.Store.Begin(ctx, head.Size, signed); err != nil {
+		return err
+	}
+	b.begun.Store(true)
+	return nil
 }

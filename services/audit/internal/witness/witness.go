@@ -1,8 +1,9 @@
 // Package witness shows the checkpoints of the audit log to witnesses, programs of
 // others that sign a checkpoint if it goes on from the one they signed last (C2SP
-// tlog-witness), and keeps their signatures (cosignature/v1) for those who ask for
-// the checkpoint. It must hold up nothing: a witness that is slow, away or wrong
-// costs its own signature and no event, no checkpoint and no other witness anything.
+// tlog-witness), and publishes the checkpoint with their signatures (cosignature/v1):
+// the one that is given out, which only moves forward. It must hold up nothing: a
+// witness that is slow, away or wrong costs its own signature and no event and no
+// other witness anything, and the published checkpoint is never far behind the log.
 package witness
 
 import (
@@ -30,6 +31,10 @@ const (
 	// lease is how long a replica talks to the witnesses before another one may.
 	lease = 15 * time.Second
 
+	// patience is how long enough signatures are waited for before the head is
+	// published without them.
+	patience = 5 * time.Second
+
 	firstPause = time.Second
 	lastPause  = time.Minute
 )
@@ -48,11 +53,11 @@ type Seen struct {
 	Line []byte
 }
 
-// Cosigned is a checkpoint with the signatures of witnesses.
-type Cosigned struct {
+// Published is the checkpoint that is given out, with or without signatures of
+// witnesses.
+type Published struct {
 	Size   int64
 	Signed []byte // the note; empty before the first
-	At     time.Time
 }
 
 // Store keeps what witnesses signed.
@@ -64,10 +69,17 @@ type Store interface {
 	Seen(ctx context.Context) (map[string]Seen, error)
 	// Saw keeps what a witness signed.
 	Saw(ctx context.Context, key string, seen Seen) error
-	// Publish keeps a cosigned checkpoint, unless a larger one is kept.
+	// Publish moves the published checkpoint forward to one that witnesses signed; of
+	// the same size it takes the place of the one there is.
 	Publish(ctx context.Context, size int64, signed []byte) error
-	// Cosigned is the checkpoint that was published last.
-	Cosigned(ctx context.Context) (Cosigned, error)
+	// PublishBare moves it forward to a head without witnesses.
+	PublishBare(ctx context.Context, size int64, signed []byte) error
+	// Begin is PublishBare where nothing is published yet or no replica talks to
+	// witnesses, and nothing elsewhere.
+	Begin(ctx context.Context, size int64, signed []byte) error
+	// Published is the published checkpoint; empty where there is none, or where it
+	// has more leaves than the log.
+	Published(ctx context.Context) (Published, error)
 }
 
 // Config is what a Client works with; every field is required.
@@ -84,10 +96,15 @@ type Config struct {
 // Client is what one replica knows of the witnesses.
 type Client struct {
 	Config
+	board   *Board
 	holder  uuid.UUID
 	http    *http.Client
 	answers *prometheus.CounterVec
-	pauses  map[string]pause // by key; of the one goroutine that runs rounds
+
+	// Of the one goroutine that runs rounds.
+	pauses map[string]pause // by key
+	shown  int64            // of how many leaves it was that was published last with signatures
+	behind time.Time        // since when there are leaves that too few witnesses signed; zero if not
 }
 
 // pause is how long a witness that failed is left alone.
@@ -111,7 +128,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		Config: cfg, holder: holder, http: &http.Client{Timeout: askFor}, pauses: map[string]pause{},
+		Config: cfg, board: &Board{Log: cfg.Log, Store: cfg.Store, Verifier: cfg.Verifier}, holder: holder, http: &http.Client{Timeout: askFor}, pauses: map[string]pause{},
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_audit_witness_answers_total",
 			Help: "What witnesses of the audit log answered: signed, away, or forked, which means they saw another past.",
@@ -149,10 +166,19 @@ func (c *Client) Run(ctx context.Context) error {
 	}
 }
 
+// Published is the published checkpoint; see Board.
+func (c *Client) Published(ctx context.Context) (auditlog.Checkpoint, []byte, bool, error) {
+	return c.board.Published(ctx)
+}
+
 // Round shows the newest checkpoint once to every witness that has not signed it,
-// if this replica is the one to do so.
+// if this replica is the one to do so, and publishes it.
 func (c *Client) Round(ctx context.Context) error {
+	if err := c.board.begin(ctx); err != nil { // before this replica is one that talks to witnesses
+		return err
+	}
 	if held, err := c.Store.Hold(ctx, c.holder, lease); err != nil || !held {
+		c.behind = time.Time{}
 		return err
 	}
 	signed, err := c.Log.Newest(ctx)
@@ -198,7 +224,26 @@ func (c *Client) Round(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return c.settle(ctx, head, signed, seen)
+}
+
+// settle publishes the head as it is where the witnesses let it wait.
+func (c *Client) settle(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) error {
+	now := c.Clock()
+	if _, enough := c.cosigned(head, signed, seen); enough {
+		c.behind = time.Time{}
+		if c.shown == head.Size {
+			return nil
+		}
+		return c.publish(ctx, head, signed, seen) // signed before, and not published for a fault or by another replica
+	}
+	if c.behind.IsZero() {
+		c.behind = now
+	}
+	if now.Sub(c.behind) < patience {
+		return nil
+	}
+	return c.Store.PublishBare(ctx, head.Size, signed)
 }
 
 // show submits the checkpoint, once more from another size where the witness is not
@@ -243,8 +288,21 @@ func (c *Client) note(ctx context.Context, peer Peer, size int64, err error) {
 	c.Telemetry.Log.WarnContext(ctx, "a witness did not sign", attrs...)
 }
 
-// publish puts the signatures under the checkpoint, if they are enough.
+// publish publishes the checkpoint with the signatures under it, if they are enough.
 func (c *Client) publish(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) error {
+	note, enough := c.cosigned(head, signed, seen)
+	if !enough {
+		return nil
+	}
+	err := c.Store.Publish(ctx, head.Size, note)
+	if err == nil {
+		c.shown = head.Size
+	}
+	return err
+}
+
+// cosigned is the checkpoint with the signatures under it, and whether they are enough.
+func (c *Client) cosigned(head auditlog.Checkpoint, signed []byte, seen map[string]Seen) (note []byte, enough bool) {
 	note, signatures := bytes.Clone(signed), 0
 	for _, peer := range c.Peers {
 		if last := seen[peer.Key]; last.Size == head.Size && len(last.Line) > 0 {
@@ -252,8 +310,5 @@ func (c *Client) publish(ctx context.Context, head auditlog.Checkpoint, signed [
 			signatures++
 		}
 	}
-	if signatures < c.Quorum {
-		return nil
-	}
-	return c.Store.Publish(ctx, head.Size, note)
+	return note, signatures >= c.Quorum
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -139,12 +140,12 @@ func (s *stranger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // memory is a Store.
 type memory struct {
-	mu       sync.Mutex
-	holder   uuid.UUID
-	seen     map[string]witness.Seen
-	cosigned witness.Cosigned
-	now      func() time.Time
-	fails    error
+	mu     sync.Mutex
+	holder uuid.UUID
+	held   bool // by a replica that is alive
+	seen   map[string]witness.Seen
+	board  witness.Published
+	fails  error
 }
 
 func (m *memory) Hold(_ context.Context, holder uuid.UUID, _ time.Duration) (bool, error) {
@@ -153,6 +154,7 @@ func (m *memory) Hold(_ context.Context, holder uuid.UUID, _ time.Duration) (boo
 	if m.holder == uuid.Nil {
 		m.holder = holder
 	}
+	m.held = true
 	return m.holder == holder, m.fails
 }
 
@@ -174,16 +176,30 @@ func (m *memory) Saw(_ context.Context, key string, seen witness.Seen) error {
 }
 
 func (m *memory) Publish(_ context.Context, size int64, signed []byte) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cosigned = witness.Cosigned{Size: size, Signed: signed, At: m.now()}
-	return nil
+	return m.publish(size, signed, func() bool { return m.board.Size <= size })
 }
 
-func (m *memory) Cosigned(context.Context) (witness.Cosigned, error) {
+func (m *memory) PublishBare(_ context.Context, size int64, signed []byte) error {
+	return m.publish(size, signed, func() bool { return m.board.Size < size })
+}
+
+func (m *memory) Begin(_ context.Context, size int64, signed []byte) error {
+	return m.publish(size, signed, func() bool { return m.board.Size < size && (!m.held || m.board.Size == 0) })
+}
+
+func (m *memory) publish(size int64, signed []byte, may func() bool) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.cosigned, nil
+	if may() {
+		m.board = witness.Published{Size: size, Signed: signed}
+	}
+	return m.fails
+}
+
+func (m *memory) Published(context.Context) (witness.Published, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.board, m.fails
 }
 
 // bench is a log, a store, a clock and a client.
@@ -202,7 +218,7 @@ func setUp(t *testing.T, quorum int, names ...string) (*bench, []*stranger) {
 		t: t, log: &growing{t: t, key: testkit.AuditLogKey(t)}, clock: testkit.NewClock(time.Unix(1_800_000_000, 0)),
 		tel: telemetry.Discard("audit"),
 	}
-	b.store = &memory{seen: map[string]witness.Seen{}, now: b.clock.Now}
+	b.store = &memory{seen: map[string]witness.Seen{}}
 	strangers := make([]*stranger, len(names))
 	peers := make([]witness.Peer, len(names))
 	for i, name := range names {
@@ -225,8 +241,7 @@ func (b *bench) round() {
 // signers is who signed the checkpoint that is published, and of how many leaves it is.
 func (b *bench) signers(strangers ...*stranger) (size int64, names []string) {
 	b.t.Helper()
-	board := witness.Board{Store: b.store, Verifier: b.log.key.Verifier, Clock: b.clock.Now}
-	cosigned, signed, ok, err := board.Cosigned(b.t.Context(), b.log.size)
+	cosigned, signed, ok, err := b.client.Published(b.t.Context())
 	require.NoError(b.t, err)
 	if !ok {
 		return 0, nil
@@ -309,9 +324,118 @@ func TestAWitnessThatIsAwayDelaysNobody(t *testing.T) {
 	b.round()
 	size, _ = b.signers(s...)
 	require.EqualValues(t, 15, size)
-	b.clock.Advance(61 * time.Second)
+	b.clock.Advance(5 * time.Second)
+	b.round()
+	size, names = b.signers(s...)
+	require.EqualValues(t, 20, size, "after a few seconds the head is better than the cosigned one")
+	require.Empty(t, names)
+	b.log.add(5)
+	b.round()
 	size, _ = b.signers(s...)
-	require.Zero(t, size, "a minute behind, the newest is better than the cosigned")
+	require.EqualValues(t, 25, size, "and while nobody signs every further head is")
+}
+
+// What is given out becomes no smaller: witnesses come and go, replicas take over from
+// each other and start anew, and everybody who asks meets any of them.
+func TestThePublishedCheckpointOnlyMovesForward(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 2, "one.example", "two.example")
+	random := mathrand.New(mathrand.NewPCG(4, 2))
+	newReplica := func() *witness.Client {
+		replica, err := witness.New(witness.Config{
+			Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: []witness.Peer{s[0].peer(), s[1].peer()}, Quorum: 2,
+			Telemetry: telemetry.Discard("audit"), Clock: b.clock.Now,
+		})
+		require.NoError(t, err)
+		return replica
+	}
+	replicas := []*witness.Client{newReplica(), newReplica()}
+	least, bare, cosigned := int64(0), 0, 0
+	look := func() {
+		for _, replica := range replicas {
+			c, signed, ok, err := replica.Published(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, b.log.size > 0, ok)
+			require.GreaterOrEqual(t, c.Size, least, "what is given out became smaller")
+			require.LessOrEqual(t, c.Size, b.log.size)
+			least = c.Size
+			if strings.Count(string(signed), "\n— ") == 3 {
+				cosigned++
+			} else {
+				bare++
+			}
+		}
+	}
+	for range 400 {
+		b.log.add(random.IntN(3))
+		switch i := random.IntN(2); random.IntN(8) {
+		case 0:
+			s[i].answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusBadGateway); return true }
+		case 1:
+			s[i].answer = nil
+		case 2: // a crash, and the lease runs out
+			b.store.mu.Lock()
+			b.store.holder, b.store.held = uuid.Nil, false
+			b.store.mu.Unlock()
+			replicas[i] = newReplica()
+		}
+		look()
+		require.NoError(t, replicas[random.IntN(2)].Round(t.Context()))
+		look()
+		b.clock.Advance(time.Second)
+	}
+	require.NotZero(t, bare)
+	require.NotZero(t, cosigned)
+	b.clock.Advance(time.Minute)
+	for range 10 {
+		for _, replica := range replicas {
+			require.NoError(t, replica.Round(t.Context()))
+		}
+		b.clock.Advance(time.Second)
+	}
+	look()
+	require.Equal(t, b.log.size, least, "and comes to the newest head")
+}
+
+func TestALogThatHadNoWitnessesBeginsWhereItWas(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(3)
+	b.round()
+	b.store.held = false // the setting was taken back
+	b.log.add(4)
+	next, err := witness.New(witness.Config{
+		Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: []witness.Peer{s[0].peer()}, Quorum: 1,
+		Telemetry: telemetry.Discard("audit"), Clock: b.clock.Now,
+	})
+	require.NoError(t, err)
+	c, _, ok, err := next.Published(t.Context())
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.EqualValues(t, 7, c.Size, "heads up to here were given out")
+}
+
+func TestWhatTheLogsKeyDidNotSignIsNotPublished(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(3)
+	b.round()
+	other := &growing{t: t, key: testkit.AuditLogKey(t)}
+	other.add(3)
+	signed, err := other.Newest(t.Context())
+	require.NoError(t, err)
+	for name, published := range map[string]witness.Published{
+		"of a key of before": {Size: 3, Signed: signed},
+		"of another size":    {Size: 4, Signed: b.store.board.Signed},
+		"nothing":            {},
+	} {
+		b.store.board = published
+		size, _ := b.signers(s...)
+		require.Zero(t, size, name)
+	}
+	b.store.fails = errors.New("away")
+	_, _, _, err = b.client.Published(t.Context())
+	require.Error(t, err)
 }
 
 func TestAQuorumIsWaitedFor(t *testing.T) {
@@ -320,8 +444,8 @@ func TestAQuorumIsWaitedFor(t *testing.T) {
 	s[1].answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusTooManyRequests); return true }
 	b.log.add(5)
 	b.round()
-	size, _ := b.signers(s...)
-	require.Zero(t, size)
+	_, names := b.signers(s...)
+	require.Empty(t, names)
 	s[1].answer = nil
 	b.clock.Advance(2 * time.Second)
 	b.round()
@@ -380,8 +504,8 @@ func TestOnlyTheWitnessItselfSigns(t *testing.T) {
 	}
 	b.log.add(5)
 	b.round()
-	size, _ := b.signers(s...)
-	require.Zero(t, size)
+	_, names := b.signers(s...)
+	require.Empty(t, names)
 	require.EqualValues(t, 1, b.count("one.example", "away"))
 }
 
