@@ -21,15 +21,31 @@ var _ witness.Store = (*Witnesses)(nil)
 // NewWitnesses returns a store on db, which connects as the service's role.
 func NewWitnesses(db *pgdb.DB) *Witnesses { return &Witnesses{db: db} }
 
+// A row is written for each renewal, so there is none while two thirds of the lease
+// are left.
 const sqlHold = `-- name: witnesses_hold
-UPDATE audit.cosigned SET holder = $1, held_until = now() + $2::interval
-WHERE holder = $1 OR held_until < now()`
+WITH held AS (
+  UPDATE audit.cosigned SET holder = $1, held_until = now() + $2::interval
+  WHERE held_until < now() OR holder = $1 AND held_until < now() + $2::interval * (2.0 / 3)
+  RETURNING holder)
+SELECT count(*) > 0 FROM (SELECT FROM held UNION ALL
+  SELECT FROM audit.cosigned WHERE holder = $1 AND held_until >= now() + $2::interval * (2.0 / 3)) mine`
+
+const sqlRelease = `-- name: witnesses_release
+UPDATE audit.cosigned SET holder = NULL, held_until = '-infinity' WHERE holder = $1`
+
+// Release lets another replica talk to witnesses at once.
+func (w *Witnesses) Release(ctx context.Context, holder uuid.UUID) error {
+	_, err := w.db.Exec(ctx, sqlRelease, holder)
+	return pgdb.Fault(err)
+}
 
 // Hold makes holder the one replica that talks to witnesses. The lease is a row
 // and not a lock, as no connection is held while others are asked.
 func (w *Witnesses) Hold(ctx context.Context, holder uuid.UUID, lease time.Duration) (bool, error) {
-	tag, err := w.db.Exec(ctx, sqlHold, holder, lease)
-	return tag.RowsAffected() == 1, pgdb.Fault(err)
+	var held bool
+	err := w.db.QueryRow(ctx, sqlHold, holder, lease).Scan(&held)
+	return held, pgdb.Fault(err)
 }
 
 const sqlSeen = `-- name: witnesses_seen

@@ -66,8 +66,7 @@ func TestThePublishedCheckpointNeverBecomesSmaller(t *testing.T) {
 		require.NoError(t, step.publish(ctx, step.size, []byte(step.note)))
 		expect(step.want, step.then)
 	}
-	_, err = store.Hold(ctx, holder, -time.Second)
-	require.NoError(t, err)
+	require.NoError(t, store.Release(ctx, holder))
 	require.NoError(t, store.Begin(ctx, 6, []byte("bare")))
 	expect(6, "cosigned")
 	require.NoError(t, store.Begin(ctx, 7, []byte("begun")))
@@ -93,6 +92,11 @@ func TestOneReplicaHoldsTheWitnesses(t *testing.T) {
 	require.True(t, hold(one, time.Hour))
 	require.True(t, hold(one, time.Hour), "and renews it")
 	require.False(t, hold(two, time.Hour))
-	require.True(t, hold(one, -time.Second))
-	require.True(t, hold(two, time.Hour), "what has run out is anybody's")
+	require.NoError(t, store.Release(t.Context(), two))
+	require.False(t, hold(two, time.Hour), "it was not its own to give back")
+	require.NoError(t, store.Release(t.Context(), one))
+	require.True(t, hold(two, -time.Second))
+	require.True(t, hold(one, time.Hour), "what has run out is anybody's")
+	require.True(t, hold(one, 2*time.Hour), "renewed, as little of it is left")
+	require.False(t, hold(two, time.Hour))
 }

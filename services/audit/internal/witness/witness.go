@@ -30,6 +30,8 @@ const (
 	askFor = 3 * time.Second
 	// lease is how long a replica talks to the witnesses before another one may.
 	lease = 15 * time.Second
+	// releaseFor bounds how long the end of a replica waits to give its turn back.
+	releaseFor = time.Second
 
 	// patience is how long enough signatures are waited for before the head is
 	// published without them.
@@ -62,9 +64,11 @@ type Published struct {
 
 // Store keeps what witnesses signed.
 type Store interface {
-	// Hold makes holder the one replica that talks to witnesses, for a time, and
-	// tells whether it is.
+	// Hold makes holder the one replica that talks to witnesses, for two thirds of
+	// lease at least, and tells whether it is.
 	Hold(ctx context.Context, holder uuid.UUID, lease time.Duration) (bool, error)
+	// Release ends that, if it is.
+	Release(ctx context.Context, holder uuid.UUID) error
 	// Seen is what each witness signed last, by its key.
 	Seen(ctx context.Context) (map[string]Seen, error)
 	// Saw keeps what a witness signed.
@@ -145,6 +149,16 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
+// release gives the turn to the other replicas. Where that fails, the lease ends by
+// itself.
+func (c *Client) release(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseFor)
+	defer cancel()
+	if err := c.Store.Release(ctx, c.holder); err != nil {
+		c.Telemetry.Log.WarnContext(ctx, "the turn to ask witnesses could not be given back", slog.Any("error", err))
+	}
+}
+
 // Run asks the witnesses until ctx ends and then returns nil. Without witnesses it
 // only waits.
 func (c *Client) Run(ctx context.Context) error {
@@ -152,6 +166,7 @@ func (c *Client) Run(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
+	defer c.release(ctx)
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {

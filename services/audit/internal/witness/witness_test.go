@@ -148,6 +148,15 @@ type memory struct {
 	fails  error
 }
 
+func (m *memory) Release(_ context.Context, holder uuid.UUID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.holder == holder {
+		m.holder = uuid.Nil
+	}
+	return nil
+}
+
 func (m *memory) Hold(_ context.Context, holder uuid.UUID, _ time.Duration) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -534,6 +543,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		}
 		stop()
 		require.NoError(t, <-ended)
+		require.Equal(t, uuid.Nil, b.store.holder, "the turn is given back")
 	}
 }
 
