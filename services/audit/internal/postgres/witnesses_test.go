@@ -22,10 +22,16 @@ func TestWhatWitnessesSignedIsKept(t *testing.T) {
 	require.Empty(t, seen)
 	require.NoError(t, store.Saw(ctx, "one", witness.Seen{Size: 5, Line: []byte("— one a\n")}))
 	require.NoError(t, store.Saw(ctx, "one", witness.Seen{Size: 7, Line: []byte("— one b\n")}))
+	require.NoError(t, store.Saw(ctx, "one", witness.Seen{Size: 6, Line: []byte("— one late\n")}))
 	require.NoError(t, store.Saw(ctx, "two", witness.Seen{Size: 6, Line: []byte{}}))
 	seen, err = store.Seen(ctx)
 	require.NoError(t, err)
 	require.Equal(t, map[string]witness.Seen{"one": {Size: 7, Line: []byte("— one b\n")}, "two": {Size: 6, Line: []byte{}}}, seen)
+
+	require.NoError(t, store.Saw(ctx, "two", witness.Seen{Size: 6, Line: []byte("— two a\n")}))
+	seen, err = store.Seen(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "— two a\n", string(seen["two"].Line), "of the same size the later is kept")
 }
 
 func TestThePublishedCheckpointNeverBecomesSmaller(t *testing.T) {

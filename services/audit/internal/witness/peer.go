@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -52,6 +53,9 @@ func (e *behindError) Error() string { return fmt.Sprintf("the witness signed %d
 // errForked is a witness's answer that the log it signed last is not the beginning of ours.
 var errForked = errors.New("the witness saw another past of the log")
 
+// errOutpaced means that the witness signed a newer head of the log than was to be shown to it.
+var errOutpaced = errors.New("the log has gone on")
+
 // ask submits a checkpoint and returns the witness's signature line, checked.
 func (p Peer) ask(ctx context.Context, client *http.Client, request auditlog.AddCheckpoint, log note.Verifier) ([]byte, error) {
 	post, err := http.NewRequestWithContext(ctx, http.MethodPost, p.URL+auditlog.AddCheckpointPath, bytes.NewReader(request.Encode()))
@@ -71,18 +75,27 @@ func (p Peer) ask(ctx context.Context, client *http.Client, request auditlog.Add
 	case http.StatusOK:
 		return p.line(body, request.Checkpoint, log)
 	case http.StatusConflict:
-		if answer.Header.Get("Content-Type") != auditlog.SizeType {
-			return nil, errForked
-		}
-		size, err := strconv.ParseInt(strings.TrimSpace(string(body)), 10, 64)
-		if err != nil || size < 0 {
-			return nil, errors.New("the witness answers 409 without a size")
-		}
-		return nil, &behindError{size: size}
+		return nil, conflict(answer.Header.Get("Content-Type"), body, request.Old)
 	case http.StatusUnprocessableEntity:
 		return nil, errForked
 	}
 	return nil, fmt.Errorf("the witness answers %d", answer.StatusCode)
+}
+
+// conflict is what a witness means by 409: where it says another size than the old one that it was shown, it goes on
+// from there; where it says none, or that very size, it signed another root of it.
+func conflict(contentType string, body []byte, old int64) error {
+	if kind, _, err := mime.ParseMediaType(contentType); err != nil || kind != auditlog.SizeType {
+		return errForked
+	}
+	size, err := strconv.ParseInt(strings.TrimSpace(string(body)), 10, 64)
+	switch {
+	case err != nil || size < 0:
+		return errors.New("the witness answers 409 without a size")
+	case size == old:
+		return errForked
+	}
+	return &behindError{size: size}
 }
 
 // line finds the witness's own signature among the lines of its answer.

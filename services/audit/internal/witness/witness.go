@@ -71,7 +71,7 @@ type Store interface {
 	Release(ctx context.Context, holder uuid.UUID) error
 	// Seen is what each witness signed last, by its key.
 	Seen(ctx context.Context) (map[string]Seen, error)
-	// Saw keeps what a witness signed.
+	// Saw keeps what a witness signed, unless it signed more leaves before.
 	Saw(ctx context.Context, key string, seen Seen) error
 	// Publish moves the published checkpoint forward to one that witnesses signed; of
 	// the same size it takes the place of the one there is.
@@ -230,6 +230,9 @@ func (c *Client) Round(ctx context.Context) error {
 	}
 	for range asked {
 		a := <-answers
+		if errors.Is(a.err, errOutpaced) {
+			continue // the next round has the newer head
+		}
 		c.note(ctx, a.peer, head.Size, a.err)
 		if a.err != nil {
 			continue
@@ -266,7 +269,7 @@ func (c *Client) settle(ctx context.Context, head auditlog.Checkpoint, signed []
 func (c *Client) show(ctx context.Context, peer Peer, old int64, head auditlog.Checkpoint, signed []byte) ([]byte, error) {
 	for again := false; ; again = true {
 		if old > head.Size {
-			return nil, fmt.Errorf("%w: it signed %d leaves, and the log has %d", errForked, old, head.Size)
+			return nil, c.outpaced(ctx, old)
 		}
 		proof, err := c.Log.Consistency(ctx, old, &head.Size)
 		if err != nil {
@@ -281,6 +284,23 @@ func (c *Client) show(ctx context.Context, peer Peer, old int64, head auditlog.C
 		}
 		return line, err
 	}
+}
+
+// outpaced tells why a witness signed more leaves than the head had that was to be shown to it: another replica showed
+// it a newer one meanwhile, or the log lost some.
+func (c *Client) outpaced(ctx context.Context, size int64) error {
+	signed, err := c.Log.Newest(ctx)
+	if err != nil {
+		return err
+	}
+	head, _, err := auditlog.Open(signed, c.Verifier)
+	switch {
+	case err != nil:
+		return err
+	case head.Size < size:
+		return fmt.Errorf("%w: it signed %d leaves, and the log has %d", errForked, size, head.Size)
+	}
+	return errOutpaced
 }
 
 // note counts what a witness answered, and leaves one that failed alone for a while.

@@ -32,6 +32,7 @@ type growing struct {
 	mu     sync.Mutex
 	stored []tlog.Hash
 	size   int64
+	signed func() // after a head was given, if set
 }
 
 func (g *growing) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
@@ -59,7 +60,11 @@ func (g *growing) Newest(context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return auditlog.Sign(auditlog.Checkpoint{Origin: g.key.Signer.Name(), Size: g.size, Root: root}, g.key.Signer)
+	head := auditlog.Checkpoint{Origin: g.key.Signer.Name(), Size: g.size, Root: root}
+	if g.signed != nil {
+		g.signed()
+	}
+	return auditlog.Sign(head, g.key.Signer)
 }
 
 func (g *growing) Consistency(_ context.Context, from int64, to *int64) (auditlog.Consistency, error) {
@@ -481,11 +486,74 @@ func TestAWitnessThatIsElsewhereIsMet(t *testing.T) {
 	require.EqualValues(t, 60, size)
 }
 
+func TestAWitnessMayWriteItsTypeOtherwise(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(20)
+	b.round()
+	b.store.seen = map[string]witness.Seen{} // our memory of it is lost
+	b.log.add(20)
+	told := false
+	s[0].answer = func(w http.ResponseWriter) bool {
+		if told {
+			return false
+		}
+		told = true
+		w.Header().Set("Content-Type", strings.ToUpper(auditlog.SizeType)+"; charset=utf-8")
+		w.WriteHeader(http.StatusConflict)
+		_, _ = fmt.Fprintln(w, 20)
+		return true
+	}
+	b.round()
+	size, _ := b.signers(s...)
+	require.EqualValues(t, 40, size)
+	require.Zero(t, b.count("one.example", "forked"))
+}
+
+// TestAReplicaThatIsOutpacedSaysNothing has another replica show the witness a newer head while this one has the old one
+// in its hands.
+func TestAReplicaThatIsOutpacedSaysNothing(t *testing.T) {
+	t.Parallel()
+	for name, known := range map[string]bool{"told by the store": true, "told by the witness": false} {
+		b, s := setUp(t, 1, "one.example")
+		b.log.add(5)
+		b.round()
+		b.log.signed = func() {
+			b.log.signed = nil
+			b.log.add(5)
+			root, err := tlog.TreeHash(b.log.size, b.log)
+			require.NoError(t, err)
+			s[0].last = auditlog.Checkpoint{Size: b.log.size, Root: root}
+			if known {
+				b.store.seen[s[0].key] = witness.Seen{Size: b.log.size, Line: []byte("— of the other replica\n")}
+			}
+		}
+		b.log.add(2)
+		b.round()
+		require.EqualValues(t, 12, s[0].last.Size, name)
+		require.Zero(t, b.count("one.example", "forked"), name)
+		require.Zero(t, b.count("one.example", "away"), name)
+		b.log.add(1)
+		b.round()
+		size, _ := b.signers(s...)
+		require.EqualValues(t, 13, size, "%s: nor is the witness left alone for it", name)
+	}
+}
+
 func TestAPastThatAWitnessDoesNotKnowIsLoud(t *testing.T) {
 	t.Parallel()
 	for name, happens := range map[string]func(b *bench, s *stranger){
 		"another past": func(b *bench, s *stranger) { s.last.Root[0] ^= 1; b.log.add(5) },
 		"a backup":     func(_ *bench, s *stranger) { s.last.Size = 1000 },
+		"a size that is the one it was shown": func(b *bench, s *stranger) {
+			b.log.add(5)
+			s.answer = func(w http.ResponseWriter) bool {
+				w.Header().Set("Content-Type", auditlog.SizeType+"; charset=utf-8")
+				w.WriteHeader(http.StatusConflict)
+				_, _ = fmt.Fprintln(w, 5)
+				return true
+			}
+		},
 		"another root of the same size": func(_ *bench, s *stranger) {
 			s.answer = func(w http.ResponseWriter) bool { w.WriteHeader(http.StatusConflict); return true }
 		},
