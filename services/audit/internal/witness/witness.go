@@ -230,9 +230,6 @@ func (c *Client) Round(ctx context.Context) error {
 	}
 	for range asked {
 		a := <-answers
-		if errors.Is(a.err, errOutpaced) {
-			continue // the next round has the newer head
-		}
 		c.note(ctx, a.peer, head.Size, a.err)
 		if a.err != nil {
 			continue
@@ -310,6 +307,9 @@ func (c *Client) note(ctx context.Context, peer Peer, size int64, err error) {
 		delete(c.pauses, peer.Key)
 		c.answers.WithLabelValues(name, resultSigned).Inc()
 		return
+	}
+	if errors.Is(err, errOutpaced) {
+		return // the next round has the newer head
 	}
 	next := max(firstPause, min(2*c.pauses[peer.Key].next, lastPause))
 	c.pauses[peer.Key] = pause{until: c.Clock().Add(next), next: next}
