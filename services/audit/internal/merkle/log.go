@@ -18,6 +18,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/together"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -65,10 +66,17 @@ type Config struct {
 // Log answers questions about the log of a store.
 type Log struct {
 	Config
+
+	public *together.Trips[struct{}, answer]
 }
 
 // New returns a Log.
-func New(cfg Config) *Log { return &Log{Config: cfg} }
+func New(cfg Config) *Log {
+	cfg.Store = share(cfg.Store)
+	l := &Log{Config: cfg}
+	l.public = once(l.readPublic)
+	return l
+}
 
 // Newest is the signed note of the newest head, as the log alone signed it.
 func (l *Log) Newest(ctx context.Context) ([]byte, error) {
@@ -86,6 +94,11 @@ func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
 // asked. With witnesses it is what they have signed, or a little behind the newest
 // one; without, it is the newest one.
 func (l *Log) Public(ctx context.Context) (Head, error) {
+	a, err := l.public.Ask(ctx, struct{}{})
+	return a.head, firstOf(err, a.err)
+}
+
+func (l *Log) readPublic(ctx context.Context) (Head, error) {
 	if l.Published != nil {
 		c, signed, ok, err := l.Published(ctx)
 		if err != nil || ok {

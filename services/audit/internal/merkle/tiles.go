@@ -62,10 +62,6 @@ var errNoHash = errors.New("a tile of the log is missing or too short")
 // statement.
 func (l *Log) hashes(ctx context.Context) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		type place struct {
-			level int
-			index int64
-		}
 		var wanted []tlog.Tile
 		at := map[place]int{}
 		for _, index := range indexes {
