@@ -79,7 +79,7 @@ func (p *Publisher) Run(ctx context.Context) error {
 	for wait := look; ctx.Err() == nil; pause(ctx, wait) {
 		if !declared {
 			if p.Conn.DeclareOnward(ctx, p.MaxBytes) != nil {
-				return nil //nolint:nilerr // only when ctx has ended
+				return nil // only when ctx has ended
 			}
 			declared = true
 		}
