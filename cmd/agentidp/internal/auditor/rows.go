@@ -4,11 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"golang.org/x/mod/sumdb/tlog"
-
-	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
 // rows judges events against the hashes that were logged for them.
@@ -19,7 +18,9 @@ type rows struct {
 	fits    bool      // the leaf of the last line has one
 	odd     []mismatch
 	gone    []span
-	days    map[string]int64 // first leaf of each day of which there are events
+	days    map[string]*present
+	newest  time.Time // of an event
+	window  retention
 	ids     []identity
 }
 
@@ -40,7 +41,7 @@ type identity struct {
 	index int64
 }
 
-func newRows(report *Report) rows { return rows{report: report, days: map[string]int64{}} }
+func newRows(report *Report) rows { return rows{report: report, days: map[string]*present{}} }
 
 func (r *rows) add(f Finding) { r.report.add(f) }
 
@@ -83,8 +84,13 @@ func (r *rows) good(index int64, event about) {
 	r.fits = true
 	r.events++
 	if day := event.day(); day != "" {
-		if _, seen := r.days[day]; !seen {
-			r.days[day] = index
+		if r.days[day] == nil {
+			r.days[day] = &present{}
+		}
+		r.days[day].events++
+		r.days[day].last = max(r.days[day].last, index)
+		if event.Timestamp.After(r.newest) {
+			r.newest = event.Timestamp
 		}
 	}
 	if id, err := uuid.Parse(event.EventID); err == nil {
@@ -107,12 +113,11 @@ func (r *rows) flush() {
 	}
 }
 
-// settle writes what was found.
-func (r *rows) settle() {
+// settle writes what was found. whole tells that every leaf was read.
+func (r *rows) settle(whole bool) {
 	r.flush()
 	r.changed()
-	r.missing(r.report.Dropped)
-	r.outOfOrder(r.report.Dropped)
+	r.missing(whole)
 	r.doubled()
 	r.report.Events += r.events
 }
@@ -131,77 +136,6 @@ func (r *rows) changed() {
 			f.Detail = fmt.Sprintf("its hash is %s, the one that was logged is %s", m.hash, m.logged)
 		}
 		r.add(f)
-	}
-}
-
-// missing holds the leaves without an event against the days that retention says it has removed.
-func (r *rows) missing(dropped []auditlog.DroppedDay) {
-	var explained, removed int64
-	for _, s := range r.gone {
-		for _, rest := range outside(s, dropped) {
-			r.add(Finding{Kind: Missing, LeafIndex: rest.first, Through: rest.last, Detail: "the event is gone, and not by retention"})
-			explained -= rest.last - rest.first + 1
-		}
-		explained += s.last - s.first + 1
-	}
-	for _, day := range uniqueDays(dropped) {
-		removed += day.Events
-	}
-	if explained > removed {
-		r.add(Finding{Kind: Missing, LeafIndex: -1, Through: -1, Detail: fmt.Sprintf(
-			"%d events are gone, and retention says that it removed %d", explained, removed)})
-	}
-}
-
-// uniqueDays is the days without those that several parts of an export repeat.
-func uniqueDays(dropped []auditlog.DroppedDay) []auditlog.DroppedDay {
-	seen := map[auditlog.DroppedDay]bool{}
-	return slices.DeleteFunc(slices.Clone(dropped), func(day auditlog.DroppedDay) bool {
-		again := seen[day]
-		seen[day] = true
-		return again
-	})
-}
-
-// outside is the parts of s that lie within none of the days.
-func outside(s span, dropped []auditlog.DroppedDay) []span {
-	rest := []span{s}
-	for _, day := range dropped {
-		var next []span
-		for _, piece := range rest {
-			if day.LastLeaf < piece.first || day.FirstLeaf > piece.last {
-				next = append(next, piece)
-				continue
-			}
-			if piece.first < day.FirstLeaf {
-				next = append(next, span{piece.first, day.FirstLeaf - 1})
-			}
-			if day.LastLeaf < piece.last {
-				next = append(next, span{day.LastLeaf + 1, piece.last})
-			}
-		}
-		rest = next
-	}
-	return rest
-}
-
-// outOfOrder finds days that were taken out of the middle: retention removes the oldest.
-func (r *rows) outOfOrder(dropped []auditlog.DroppedDay) {
-	gone := map[string]bool{}
-	for _, day := range dropped {
-		gone[day.Day] = true
-	}
-	oldest := ""
-	for day := range r.days {
-		if !gone[day] && (oldest == "" || day < oldest) { // one that was dropped while the export was read is there and gone
-			oldest = day
-		}
-	}
-	for _, day := range uniqueDays(dropped) {
-		if oldest != "" && day.Day > oldest {
-			r.add(Finding{Kind: Missing, LeafIndex: day.FirstLeaf, Through: day.LastLeaf, Detail: fmt.Sprintf(
-				"the %d events of %s were removed while older ones of %s are kept, which retention never does", day.Events, day.Day, oldest)})
-		}
 	}
 }
 

@@ -133,11 +133,15 @@ func (t *Trail) Anchor(c auditlog.Checkpoint) {
 	known.whole = true
 }
 
-// absent tells which witnesses signed nothing of what was read.
+// absent tells which witnesses did not sign all of what was read.
 func (t *Trail) absent() {
 	for _, witness := range t.witnesses {
-		if _, seen := t.cosign[witness.Name()]; !seen {
+		switch size, seen := t.cosign[witness.Name()]; {
+		case !seen:
 			t.report.found(Unproven, "the witness %s has signed no checkpoint that is here", witness.Name())
+		case size < t.report.TreeSize:
+			t.report.add(Finding{Kind: Unproven, LeafIndex: size, Through: t.report.TreeSize - 1,
+				Detail: fmt.Sprintf("the witness %s has signed no checkpoint that covers this", witness.Name())})
 		}
 	}
 }
@@ -342,7 +346,11 @@ func (t *Trail) picked(l *line) {
 
 func (t *Trail) trailer(l *line) {
 	t.part.open = false
-	t.report.Dropped = append(t.report.Dropped, l.Dropped...)
+	for _, day := range l.Dropped {
+		if !slices.Contains(t.report.Dropped, day) { // each part of an export names it
+			t.report.Dropped = append(t.report.Dropped, day)
+		}
+	}
 	if t.part.unproven > 0 {
 		t.report.found(Unproven, "%d events of a filtered export have no proof; ask for it with proofs=true", t.part.unproven)
 	}
@@ -363,14 +371,14 @@ func (t *Trail) Report() *Report {
 	if t.part.open {
 		t.cutOff()
 	}
-	t.rows.settle()
+	t.report.Whole = t.any && t.started && !t.report.Filtered && t.report.First == 0 && t.solid == t.report.TreeSize
+	t.rows.settle(t.report.Whole)
 	t.absent()
 	if !t.any && len(t.report.Findings) == 0 {
 		t.report.found(Unproven, "there is no checkpoint")
 	}
 	t.unmet()
 	t.compareKept()
-	t.report.Whole = t.any && t.started && !t.report.Filtered && t.report.First == 0 && t.solid == t.report.TreeSize
 	slices.SortStableFunc(t.report.Findings, func(a, b Finding) int { return int(min(max(a.LeafIndex-b.LeafIndex, -1), 1)) })
 	return t.report
 }

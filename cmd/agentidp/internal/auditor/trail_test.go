@@ -91,7 +91,27 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 			a.rows = a.rows[10:]
 			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 10, FirstLeaf: 0, LastLeaf: 9}}
 			a.rows = append(a.rows[:35:35], a.rows[36:]...)
-		}, found{auditor.Missing: {45}}},
+		}, found{auditor.Missing: {45}, auditor.Unproven: {-1}}},
+		"a row is deleted, and its day said to be removed": {func(a *audit) {
+			a.rows[15].event = nil
+			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-02", Events: 1, FirstLeaf: 15, LastLeaf: 15}}
+			a.rows = a.rows[10:]
+			a.dropped = append(a.dropped, auditlog.DroppedDay{Day: "2026-01-01", Events: 10, FirstLeaf: 0, LastLeaf: 9})
+		}, found{auditor.Missing: {15}, auditor.Unproven: {-1}}},
+		"a row is deleted, and a day that is none said to be removed": {func(a *audit) {
+			a.rows = a.rows[1:]
+			a.dropped = []auditlog.DroppedDay{{Day: "2025-12-1", Events: 1, FirstLeaf: 0, LastLeaf: 0}}
+		}, found{auditor.Missing: {0}}},
+		"a row is deleted, and more said to be removed": {func(a *audit) {
+			a.rows = a.rows[1:]
+			a.dropped = []auditlog.DroppedDay{{Day: "2025-12-01", Events: 2, FirstLeaf: 0, LastLeaf: 1}}
+		}, found{auditor.Missing: {-1}}},
+		"a row is deleted, and two things said of a day": {func(a *audit) {
+			a.rows = a.rows[2:]
+			a.dropped = []auditlog.DroppedDay{
+				{Day: "2025-12-01", Events: 1, FirstLeaf: 0, LastLeaf: 0}, {Day: "2025-12-01", Events: 1, FirstLeaf: 1, LastLeaf: 1},
+			}
+		}, found{auditor.Missing: {1}, auditor.Unproven: {-1}}},
 		"rows are deleted, and retention blamed for fewer": {func(a *audit) {
 			a.rows = a.rows[10:]
 			a.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 9, FirstLeaf: 0, LastLeaf: 9}}
@@ -139,8 +159,19 @@ func TestWhatRetentionRemovedIsNotMissing(t *testing.T) {
 		{Day: "2026-01-01", Events: 10, FirstLeaf: 0, LastLeaf: 9},
 		{Day: "2026-01-02", Events: 10, FirstLeaf: 10, LastLeaf: 19},
 	}
-	report := check(t, a, a.export(0))
+	agreed := func(days int, now string) *auditor.Report {
+		at, err := time.Parse(time.DateOnly, now)
+		require.NoError(t, err)
+		trail := auditor.NewTrail(a.verifier)
+		trail.Retention(days, at)
+		require.NoError(t, trail.Read(bytes.NewReader(a.export(0))))
+		return trail.Report()
+	}
+	report := agreed(7, "2026-01-10")
 	require.True(t, report.Proven(), "%v", report.Findings)
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(check(t, a, a.export(0))), "only the service says so")
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Missing: {10}}, kinds(agreed(8, "2026-01-10")), "too early for one day")
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {10}}, kinds(agreed(8, "2026-03-01")), "at the time of the last event")
 	require.EqualValues(t, 80, report.Events)
 	require.EqualValues(t, 100, report.Leaves)
 	require.Len(t, report.Dropped, 2)
@@ -339,4 +370,14 @@ func TestWitnessesAreTold(t *testing.T) {
 	report = trail.Report()
 	require.True(t, report.Proven(), "%v", report.Findings)
 	require.Equal(t, []auditor.Witnessed{{Name: "witness.example", At: "2027-01-15T08:00:00Z", TreeSize: 3}}, report.Witnesses)
+
+	old := a.export(0)
+	a.sign = nil
+	a.add(4)
+	trail = auditor.NewTrail(a.verifier, witness)
+	require.NoError(t, trail.Read(bytes.NewReader(old)))
+	require.NoError(t, trail.Read(bytes.NewReader(a.export(3))))
+	report = trail.Report()
+	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {3}}, kinds(report), "the witness has not seen the new ones")
+	require.EqualValues(t, 6, report.Findings[0].Through)
 }

@@ -70,6 +70,7 @@ type verifyFlags struct {
 	newOnly   bool
 	state     string
 	hashes    string
+	retention int
 	json      bool
 }
 
@@ -95,6 +96,7 @@ func auditVerifyCommand(console Console) *cobra.Command {
 	flags.BoolVar(&given.newOnly, "new", false, "read only events since the checkpoint in --state")
 	flags.StringVar(&given.state, "state", "", "file that keeps the last checkpoint")
 	flags.StringVar(&given.hashes, "hashes", "", "file that keeps the leaf hashes")
+	flags.IntVar(&given.retention, "retention-days", 0, "days for which events are kept, as agreed: older ones may be gone")
 	flags.BoolVar(&given.json, "json", false, "print one JSON object")
 	_ = cmd.MarkFlagRequired("key")
 	cmd.MarkFlagsOneRequired("file", "proof", "url")
@@ -107,6 +109,8 @@ func (f verifyFlags) validate() error {
 	switch {
 	case f.url == "" && f.headOnly:
 		return errors.New("--head-only needs --url")
+	case f.retention < 0:
+		return errors.New("--retention-days must not be negative")
 	case f.proof != "" && f.newOnly:
 		return errors.New("--new needs --url or --file")
 	case f.event != "" && len(f.files) > 0:
@@ -128,6 +132,7 @@ func runVerify(ctx context.Context, console Console, given verifyFlags) error {
 		return err
 	}
 	trail := auditor.NewTrail(log, witnesses...)
+	trail.Retention(given.retention, time.Now())
 	var since int64
 	if given.state != "" {
 		kept, ok, err := auditor.LoadCheckpoint(given.state, log)
