@@ -178,7 +178,10 @@ func (c *Client) part(ctx context.Context, filter url.Values, at *position, use 
 	defer func() { _ = body.Close() }()
 	reader := bufio.NewReaderSize(body, 1<<16)
 	for {
-		raw, err := reader.ReadBytes('\n')
+		raw, err := readLine(reader)
+		if errors.Is(err, bufio.ErrTooLong) {
+			return fmt.Errorf("%w: %w", errUse, err)
+		}
 		if err != nil { // a line without its newline is cut off
 			return fmt.Errorf("the export broke off: %w", err)
 		}
@@ -197,6 +200,20 @@ func (c *Client) part(ctx context.Context, filter url.Values, at *position, use 
 		if l.Cursor != nil {
 			at.complete = l.Complete
 			return nil
+		}
+	}
+}
+
+// readLine reads a line with its newline, of at most maxLine bytes.
+func readLine(reader *bufio.Reader) (line []byte, err error) {
+	for {
+		piece, err := reader.ReadSlice('\n')
+		if len(line)+len(piece) > maxLine {
+			return nil, bufio.ErrTooLong
+		}
+		line = append(line, piece...)
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, err
 		}
 	}
 }

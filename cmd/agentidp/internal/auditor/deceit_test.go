@@ -231,3 +231,11 @@ func TestAnEventIsNamedByTheMemberThatSaysSo(t *testing.T) {
 	require.True(t, ids["true"], "%v", ids)
 	require.False(t, ids["other"] || ids["shown"] || ids["inner"])
 }
+
+func TestALineWithoutEndIsNotHeldInMemory(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 1)
+	head := bytes.SplitAfter(a.export(0), []byte("\n"))[0]
+	err := a.answer(append(head, bytes.Repeat([]byte(" "), 2<<20)...)).Export(t.Context(), nil, 0, func([]byte) error { return nil })
+	require.ErrorContains(t, err, "too long")
+}
