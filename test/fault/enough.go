@@ -14,7 +14,7 @@ import (
 func leastDone() map[string]int {
 	return map[string]int{
 		agentCreated: 6, agentUpdated: 10, agentSuspended: 3, agentReactivated: 3, agentDecommissioned: 2,
-		credentialGenerated: 6, credentialRotated: 3, credentialRevoked: 2,
+		credentialGenerated: 6, credentialRotated: 3, credentialRevoked: 1,
 		tokenIssued: 100, tokenIntrospected: 3, tokenRevoked: 3, authFailed: 3,
 	}
 }
