@@ -336,8 +336,9 @@ func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) (bool
 	dropped, dropErr := x.log.Dropped(ctx)
 	unread := errors.Join(strayErr, dropErr)
 	trailer := auditlog.ExportTrailer{Cursor: strconv.FormatInt(x.next, 10), Complete: complete && unread == nil, Dropped: []auditlog.DroppedDay{}}
+	// Also days before this part: what went on after a broken connection has the trailer for both.
 	for _, day := range dropped {
-		if day.Events > 0 && day.FirstLeaf < x.next && day.LastLeaf >= x.request.First {
+		if day.Events > 0 && day.FirstLeaf < x.next {
 			trailer.Dropped = append(trailer.Dropped, day)
 		}
 	}

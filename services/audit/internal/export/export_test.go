@@ -220,7 +220,7 @@ func TestWhatIsNotAsItWasLoggedIsShown(t *testing.T) {
 	s.rows = append(s.rows[:3], s.rows[4:]...)                  // taken away
 	s.rows = append(s.rows[:5], s.rows[4:]...)                  // twice
 	s.strays = []export.Row{{Index: 99, Payload: []byte(`{}`)}} // added
-	s.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 2, FirstLeaf: 3, LastLeaf: 9}, {Day: "2026-01-02", Events: 1, FirstLeaf: 8, LastLeaf: 8}}
+	s.dropped = []auditlog.DroppedDay{{Day: "2026-01-01", Events: 2, FirstLeaf: 3, LastLeaf: 5}, {Day: "2026-01-02", Events: 1, FirstLeaf: 8, LastLeaf: 8}}
 
 	x := write(t, s, export.Request{Format: export.FormatLog})
 
@@ -237,7 +237,9 @@ func TestWhatIsNotAsItWasLoggedIsShown(t *testing.T) {
 	}
 	require.Equal(t, []string{"0 right", "1 wrong", "2 right", "3 gone", "4 right", "5 right", "5 right", "6 right", "7 right", "99 right"}, shown)
 	require.JSONEq(t, `{"a":1,"a":2}`, string(x.lines[1].Event))
-	require.Equal(t, s.dropped[:1], x.trailer.Dropped, "the days with leaves among these")
+	require.Equal(t, s.dropped[:1], x.trailer.Dropped, "the days with leaves before the end")
+	rest := write(t, s, export.Request{Format: export.FormatLog, First: 7})
+	require.Equal(t, s.dropped[:1], rest.trailer.Dropped, "also for who goes on behind them")
 }
 
 func TestAFilteredExportHasOnlyWhatMatchesAndProvesIt(t *testing.T) {
