@@ -81,14 +81,8 @@ func (r *rows) contradiction(day auditlog.DroppedDay, others []auditlog.DroppedD
 	if older := r.older(day.Day, append(others, day)); older != "" {
 		return fmt.Sprintf("older ones of %s are kept, which retention never does", older)
 	}
-	if p := r.days[day.Day]; p != nil {
-		for _, s := range r.gone {
-			for _, own := range outside(s, others) {
-				if first := max(own.first, day.FirstLeaf); first <= min(own.last, day.LastLeaf) && first < p.last {
-					return fmt.Sprintf("one of them is still there, behind the gap at leaf %d, and retention removes whole days", first)
-				}
-			}
-		}
+	if gap, behind := r.behind(day, others); behind {
+		return fmt.Sprintf("one of them is still there, behind the gap at leaf %d, and retention removes whole days", gap)
 	}
 	if kept := r.window.days; kept > 0 && at.AddDate(0, 0, 1+kept).After(r.window.now) {
 		return fmt.Sprintf("events are kept for %d days", kept)
@@ -97,6 +91,22 @@ func (r *rows) contradiction(day auditlog.DroppedDay, others []auditlog.DroppedD
 			"the newest event that is here is less than %d days younger than the events of %s, which are gone", kept, day.Day)})
 	}
 	return ""
+}
+
+// behind tells whether an event of the day is there behind a gap that is the day's own, and at which leaf that is.
+func (r *rows) behind(day auditlog.DroppedDay, others []auditlog.DroppedDay) (gap int64, is bool) {
+	p := r.days[day.Day]
+	if p == nil {
+		return 0, false
+	}
+	for _, s := range r.gone {
+		for _, own := range outside(s, others) {
+			if first := max(own.first, day.FirstLeaf); first <= min(own.last, day.LastLeaf) && first < p.last {
+				return first, true
+			}
+		}
+	}
+	return 0, false
 }
 
 // older is the oldest day of which events are kept, if it comes before day.

@@ -15,11 +15,15 @@ import (
 var errAmbiguous = errors.New("not an object of known members, each once")
 
 // The members of the three forms of a line, in the order of the bits below.
-var lineMembers = [...]string{
-	"checkpoint", "treeSize", "first", "before", "filtered",
-	"leafIndex", "leafHash", "event", "proof",
-	"cursor", "complete", "dropped",
+func lineMembers() [lineMemberCount]string {
+	return [...]string{
+		"checkpoint", "treeSize", "first", "before", "filtered",
+		"leafIndex", "leafHash", "event", "proof",
+		"cursor", "complete", "dropped",
+	}
 }
+
+const lineMemberCount = 12
 
 const (
 	formHeader  = 0b000_0000_11111
@@ -33,14 +37,15 @@ func parse(raw []byte) (*line, error) {
 	if len(bytes.TrimSpace(raw)) == 0 {
 		return nil, nil
 	}
-	var values [len(lineMembers)][]byte
-	form, err := members(raw, lineMembers[:], values[:], true)
+	var values [lineMemberCount][]byte
+	names := lineMembers()
+	form, err := members(raw, names[:], values[:], true)
 	if err != nil || form != formHeader && form != formLeaf && form != formProven && form != formTrailer {
 		return nil, errNotExport
 	}
 	var l line
 	var dropped []json.RawMessage
-	into := [len(lineMembers)]any{
+	into := [lineMemberCount]any{
 		&l.Checkpoint, &l.TreeSize, &l.First, &l.Before, &l.Filtered,
 		&l.LeafIndex, &l.LeafHash, nil, &l.Proof,
 		&l.Cursor, &l.Complete, &dropped,

@@ -389,19 +389,29 @@ func (t *Trail) unmet() {
 	connected := t.roots.beginnings(t.report.TreeSize)
 	for _, size := range t.roots.sizes() {
 		switch signed := t.roots.bySize[size]; {
-		case !signed.signed || signed.wrong:
-		case signed.whole && !signed.met && t.holed:
-		case signed.whole && !signed.met && !t.started:
-			t.report.found(Unproven, "no leaf was read of the checkpoint of %d leaves", size)
-		case signed.whole && !signed.met && size > t.next:
-			t.report.found(Unproven, "the export ends before the %d leaves of its checkpoint; go on with cursor=%d", size, t.next)
-			return
+		case !signed.signed || signed.wrong || t.holed:
 		case signed.whole && !signed.met:
-			t.report.found(Unproven, "the export begins behind the checkpoint of %d leaves", size)
-		case !connected[size] && !t.holed:
+			if t.unread(size) {
+				return
+			}
+		case !connected[size]:
 			t.report.found(Unproven, "nothing here connects the checkpoints of %d and of %d leaves", size, t.report.TreeSize)
 		}
 	}
+}
+
+// unread says why the leaves never reached a root; last tells that no larger one can have been reached.
+func (t *Trail) unread(size int64) (last bool) {
+	switch {
+	case !t.started:
+		t.report.found(Unproven, "no leaf was read of the checkpoint of %d leaves", size)
+	case size > t.next:
+		t.report.found(Unproven, "the export ends before the %d leaves of its checkpoint; go on with cursor=%d", size, t.next)
+		return true
+	default:
+		t.report.found(Unproven, "the export begins behind the checkpoint of %d leaves", size)
+	}
+	return false
 }
 
 // compareKept holds the newest checkpoint against the one from before.
