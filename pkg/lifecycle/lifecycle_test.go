@@ -91,8 +91,14 @@ func publish(ctx context.Context, t *testing.T, conn *natsx.Conn, c lifecycle.Ag
 	msg, err := c.Message(uuid.New())
 	require.NoError(t, err)
 	require.Equal(t, "lifecycle.agent."+c.AgentID.String(), msg.Subject)
-	_, err = conn.JS().Publish(ctx, msg.Subject, msg.Payload, jetstream.WithMsgID(msg.ID.String()))
-	require.NoError(t, err)
+	// A client may think that it is connected to a server that was just restarted; then what it sends is lost. The
+	// same id makes several tries one message.
+	require.Eventually(t, func() bool {
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		_, err := conn.JS().Publish(try, msg.Subject, msg.Payload, jetstream.WithMsgID(msg.ID.String()))
+		return err == nil
+	}, patient, often)
 }
 
 func TestWatchTellsEveryReplicaOfEveryChangeFromNowOn(t *testing.T) {
