@@ -37,7 +37,7 @@ const (
 	crowdLasts = 5 * time.Second
 	// lanePerReplica is by how many more a minute may fail at one replica from all
 	// addresses than from one, before all attempts are a crowd.
-	lanePerReplica = 10
+	lanePerReplica = 3
 	// laneAddresses bounds the addresses that are remembered to be past their limit.
 	laneAddresses = 10_000
 )
