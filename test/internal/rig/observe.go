@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -70,4 +72,40 @@ func (r *Rig) LogLines(text string, most int) []string {
 		}
 	}
 	return lines
+}
+
+// pids are the processes by the name they have in the results.
+func (r *Rig) pids() (map[string]int, error) {
+	pids := map[string]int{"bench": os.Getpid(), "nats": r.nats.pid()}
+	for name, s := range r.services {
+		if s.child != nil {
+			pids[name] = s.pid()
+		}
+	}
+	for _, name := range []string{postgresName, redisName} {
+		pid, err := r.serverPID(name)
+		if err != nil {
+			return nil, err
+		}
+		pids[name] = pid
+	}
+	return pids, nil
+}
+
+// serverPID is the process of Postgres (its first one) or Redis.
+func (r *Rig) serverPID(name string) (int, error) {
+	file := filepath.Join(r.dir, "redis", "redis.pid")
+	if name == postgresName {
+		file = filepath.Join(r.postgres.Dir(), "postmaster.pid")
+	}
+	content, err := os.ReadFile(file) // #nosec G304 -- of servers that we started
+	if err != nil {
+		return 0, fmt.Errorf("process id of %s: %w", name, err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil {
+		return 0, fmt.Errorf("process id of %s: %w", name, err)
+	}
+	return pid, nil
 }
