@@ -41,14 +41,24 @@ CREATE TABLE audit.events (
     PRIMARY KEY (event_id, timestamp)
 ) PARTITION BY RANGE (timestamp);
 
--- One index per filter, each in the order of the list, so that a page is a
--- range of one index and never a sort; and one for reading in leaf order.
-CREATE INDEX events_newest   ON audit.events (timestamp DESC, event_id DESC);
-CREATE INDEX events_agent    ON audit.events (agent_id, timestamp DESC, event_id DESC);
-CREATE INDEX events_actor    ON audit.events (actor_id, timestamp DESC, event_id DESC);
-CREATE INDEX events_action   ON audit.events (action, timestamp DESC, event_id DESC);
-CREATE INDEX events_outcome  ON audit.events (outcome, timestamp DESC, event_id DESC);
-CREATE INDEX events_leaf     ON audit.events (leaf_index);
+-- Every combination of an agent, an action and a span of time is a range of one
+-- index in the order of the list, so that a page is never a sort; what else a filter
+-- asks for is read off the same index, without the rows. Failures have indexes of
+-- their own, which cost only the events that failed, and what one agent did to
+-- another is a range: so lists that few events match, or none, read a short range as
+-- well. A list by outcome alone finds failures in their index, and successes among
+-- the newest events. The last index is for reading in leaf order.
+CREATE INDEX events_newest        ON audit.events (timestamp DESC, event_id DESC, outcome);
+CREATE INDEX events_agent         ON audit.events (agent_id, timestamp DESC, event_id DESC, outcome);
+CREATE INDEX events_agent_action  ON audit.events (agent_id, action, timestamp DESC, event_id DESC, outcome);
+CREATE INDEX events_actor         ON audit.events (actor_id, timestamp DESC, event_id DESC, action, outcome);
+CREATE INDEX events_actor_agent   ON audit.events (actor_id, agent_id, timestamp DESC, event_id DESC, action, outcome);
+CREATE INDEX events_action        ON audit.events (action, timestamp DESC, event_id DESC, outcome);
+CREATE INDEX events_failed        ON audit.events (timestamp DESC, event_id DESC) WHERE outcome = 'failure';
+CREATE INDEX events_failed_action ON audit.events (action, timestamp DESC, event_id DESC) WHERE outcome = 'failure';
+CREATE INDEX events_failed_agent  ON audit.events (agent_id, timestamp DESC, event_id DESC, action) WHERE outcome = 'failure';
+CREATE INDEX events_failed_actor  ON audit.events (actor_id, timestamp DESC, event_id DESC, agent_id, action) WHERE outcome = 'failure';
+CREATE INDEX events_leaf          ON audit.events (leaf_index);
 
 CREATE TRIGGER events_immutable
     BEFORE UPDATE OR DELETE OR TRUNCATE ON audit.events
@@ -98,38 +108,85 @@ CREATE TABLE audit.tiles (
 );
 ALTER TABLE audit.tiles ALTER COLUMN data SET STORAGE EXTERNAL; -- hashes do not compress
 
+-- What the service's role may do to the head and the tiles of the log is bounded
+-- by what storing a batch needs: a step of the head that is too long, or that comes
+-- without its tiles, and a tile ahead of the head would have no sequencer go on.
+-- The schema's owner, and whoever is a member of it, is held to growing only.
 -- +goose StatementBegin
 CREATE FUNCTION audit.refuse_rewrite() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path = ''
 AS $$
+DECLARE
+    owner boolean := pg_has_role(current_user, (SELECT relowner FROM pg_catalog.pg_class WHERE oid = TG_RELID), 'MEMBER');
+    leaves bigint;
 BEGIN
     IF TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'tree' THEN
-        IF NEW.size > OLD.size OR NEW.size = OLD.size AND NEW.root = OLD.root AND NEW.frontier = OLD.frontier THEN
-            IF OLD.public_key = '' OR NEW.public_key = OLD.public_key OR session_user <> 'audit_app' THEN
-                RETURN NEW;
-            END IF;
+        IF (owner OR OLD.public_key = '' OR NEW.public_key = OLD.public_key)
+            AND (NEW.size > OLD.size AND (owner OR NEW.size - OLD.size <= 10000)
+                OR NEW.size = OLD.size AND NEW.root = OLD.root AND NEW.frontier = OLD.frontier) THEN
+            RETURN NEW;
         END IF;
-    ELSIF TG_OP = 'UPDATE' AND TG_TABLE_NAME = 'tiles' THEN
-        IF NEW.level = OLD.level AND NEW.index = OLD.index
-            AND substring(NEW.data FROM 1 FOR length(OLD.data)) = OLD.data THEN
+    ELSIF TG_OP IN ('INSERT', 'UPDATE') AND TG_TABLE_NAME = 'tiles' THEN
+        SELECT size INTO leaves FROM audit.tree;
+        IF (TG_OP = 'INSERT' OR NEW.level = OLD.level AND NEW.index = OLD.index
+                AND substring(NEW.data FROM 1 FOR length(OLD.data)) = OLD.data)
+            AND (owner OR length(NEW.data) <= 32 * ((leaves >> (8 * NEW.level)) - 256 * NEW.index::numeric)) THEN
             RETURN NEW;
         END IF;
     END IF;
-    RAISE EXCEPTION 'the audit log only grows: % on %.% is refused', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
+    RAISE EXCEPTION 'the audit log only grows, its tiles up to its head: % on %.% is refused', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME
         USING ERRCODE = 'insufficient_privilege';
+END
+$$;
+-- +goose StatementEnd
+
+-- Looked at when the transaction ends, as the head goes first and its tiles follow.
+-- +goose StatementBegin
+CREATE FUNCTION audit.require_tiles() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = ''
+AS $$
+DECLARE
+    head   audit.tree;
+    before bigint; -- hashes in the level
+    after  bigint;
+    bytes  bigint;
+BEGIN
+    IF pg_has_role(current_user, (SELECT relowner FROM pg_catalog.pg_class WHERE oid = TG_RELID), 'MEMBER') THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO head FROM audit.tree;
+    IF length(head.frontier) <> 32 * bit_count(head.size::bit(64)) THEN
+        RAISE EXCEPTION 'the frontier of the audit log is not that of % leaves', head.size USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    FOR wanted IN 0..7 LOOP
+        before := OLD.size >> (8 * wanted);
+        after := head.size >> (8 * wanted);
+        CONTINUE WHEN after = before;
+        SELECT coalesce(sum(length(data)), 0) INTO bytes FROM audit.tiles
+        WHERE level = wanted AND index BETWEEN before / 256 AND after / 256;
+        IF bytes <> 32 * (after - before / 256 * 256) THEN
+            RAISE EXCEPTION 'the audit log has no tiles of level % for % leaves', wanted, head.size
+                USING ERRCODE = 'insufficient_privilege';
+        END IF;
+    END LOOP;
+    RETURN NULL;
 END
 $$;
 -- +goose StatementEnd
 
 CREATE TRIGGER tree_grows BEFORE UPDATE ON audit.tree FOR EACH ROW EXECUTE FUNCTION audit.refuse_rewrite();
 CREATE TRIGGER tree_stays BEFORE DELETE OR TRUNCATE ON audit.tree FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse_rewrite();
-CREATE TRIGGER tiles_grow BEFORE UPDATE ON audit.tiles FOR EACH ROW EXECUTE FUNCTION audit.refuse_rewrite();
+CREATE TRIGGER tiles_grow BEFORE INSERT OR UPDATE ON audit.tiles FOR EACH ROW EXECUTE FUNCTION audit.refuse_rewrite();
 CREATE TRIGGER tiles_stay BEFORE DELETE OR TRUNCATE ON audit.tiles FOR EACH STATEMENT EXECUTE FUNCTION audit.refuse_rewrite();
 ALTER TABLE audit.tree ENABLE ALWAYS TRIGGER tree_grows;
 ALTER TABLE audit.tree ENABLE ALWAYS TRIGGER tree_stays;
 ALTER TABLE audit.tiles ENABLE ALWAYS TRIGGER tiles_grow;
 ALTER TABLE audit.tiles ENABLE ALWAYS TRIGGER tiles_stay;
+CREATE CONSTRAINT TRIGGER tree_has_tiles AFTER UPDATE ON audit.tree DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW WHEN (NEW.size <> OLD.size) EXECUTE FUNCTION audit.require_tiles();
+ALTER TABLE audit.tree ENABLE ALWAYS TRIGGER tree_has_tiles;
 
 -- ensure_partition makes the partition of a day (UTC) unless it is there, and
 -- tells whether it made one. It runs as the owner, so the service can have the
@@ -213,6 +270,7 @@ $$;
 DROP FUNCTION audit.ensure_partition(date);
 DROP TABLE audit.tiles;
 DROP TABLE audit.tree;
+DROP FUNCTION audit.require_tiles();
 DROP FUNCTION audit.refuse_rewrite();
 DROP TABLE audit.dropped_partitions;
 DROP TABLE audit.events;
