@@ -18,6 +18,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const (
@@ -41,16 +42,9 @@ func TestMain(m *testing.M) {
 type example struct {
 	public string
 	signer note.Signer
-	stored []tlog.Hash
-	leaves [][]byte
-}
+	testkit.StoredHashes
 
-func (e *example) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = e.stored[index]
-	}
-	return hashes, nil
+	leaves [][]byte
 }
 
 // newExample makes the same log each time. Its key is everybody's.
@@ -83,7 +77,7 @@ func (e *example) log(t *testing.T, n int64, service, action, outcome, agent, ac
 	require.NoError(t, err)
 	hashes, err := tlog.StoredHashes(n, leaf, e)
 	require.NoError(t, err)
-	e.stored, e.leaves = append(e.stored, hashes...), append(e.leaves, leaf)
+	e.StoredHashes, e.leaves = append(e.StoredHashes, hashes...), append(e.leaves, leaf)
 }
 
 func (e *example) checkpoint(t *testing.T, size int64) string {

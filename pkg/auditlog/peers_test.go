@@ -15,17 +15,17 @@ import (
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
-	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // These tests hold the package against other people's implementations of the same documents:
 // golang.org/x/mod/sumdb (the Go checksum database) and github.com/transparency-dev (certificate
 // transparency's authors).
 
-const origin = "example.com/audit"
+const origin = testkit.LogOrigin
 
 func leafHashOf(t *testing.T, leaf string) string {
 	t.Helper()
@@ -120,15 +120,11 @@ func raw(hashes []tlog.Hash) [][]byte {
 
 func TestACheckpointIsReadByOthersAndTheirsByUs(t *testing.T) {
 	t.Parallel()
-	secret, public, err := auditlog.GenerateKey(rand.Reader, origin)
+	key := testkit.AuditLogKey(t)
+	signer, verifier := key.Signer, key.Verifier
+	derived, err := auditlog.PublicKey(key.Secret)
 	require.NoError(t, err)
-	signer, err := note.NewSigner(secret)
-	require.NoError(t, err)
-	verifier, err := note.NewVerifier(public)
-	require.NoError(t, err)
-	derived, err := auditlog.PublicKey(secret)
-	require.NoError(t, err)
-	require.Equal(t, public, derived)
+	require.Equal(t, key.Public, derived)
 
 	for _, size := range []int64{0, 1, 1 << 40} {
 		c := auditlog.Checkpoint{Origin: origin, Size: size, Root: auditlog.HashLeaf(fmt.Append(nil, size))}
@@ -162,12 +158,8 @@ func TestAWitnessSignsAsOthersDo(t *testing.T) {
 	require.Equal(t, mine.KeyHash(), theirs.KeyHash())
 	require.Equal(t, mine.Name(), theirs.Name())
 
-	logSecret, logPublic, err := auditlog.GenerateKey(rand.Reader, origin)
-	require.NoError(t, err)
-	logSigner, err := note.NewSigner(logSecret)
-	require.NoError(t, err)
-	logVerifier, err := note.NewVerifier(logPublic)
-	require.NoError(t, err)
+	key := testkit.AuditLogKey(t)
+	logSigner, logVerifier := key.Signer, key.Verifier
 	c := auditlog.Checkpoint{Origin: origin, Size: 7, Root: auditlog.HashLeaf(nil)}
 	head, err := auditlog.Sign(c, logSigner)
 	require.NoError(t, err)
@@ -231,16 +223,8 @@ func TestAWitnessSignsAsOthersDo(t *testing.T) {
 
 func TestACheckpointOfAnotherLogIsRefused(t *testing.T) {
 	t.Parallel()
-	secret, public, err := auditlog.GenerateKey(rand.Reader, origin)
-	require.NoError(t, err)
-	signer, err := note.NewSigner(secret)
-	require.NoError(t, err)
-	verifier, err := note.NewVerifier(public)
-	require.NoError(t, err)
-	stranger, _, err := auditlog.GenerateKey(rand.Reader, origin)
-	require.NoError(t, err)
-	strangeSigner, err := note.NewSigner(stranger)
-	require.NoError(t, err)
+	key, stranger := testkit.AuditLogKey(t), testkit.AuditLogKey(t)
+	signer, verifier := key.Signer, key.Verifier
 	c := auditlog.Checkpoint{Origin: origin, Size: 3, Root: auditlog.HashLeaf(nil)}
 
 	other := c
@@ -250,7 +234,7 @@ func TestACheckpointOfAnotherLogIsRefused(t *testing.T) {
 	_, _, err = auditlog.Open(signed, verifier)
 	require.ErrorIs(t, err, auditlog.ErrOtherLog, "the origin is not the key's name")
 
-	signed, err = auditlog.Sign(c, strangeSigner)
+	signed, err = auditlog.Sign(c, stranger.Signer)
 	require.NoError(t, err)
 	_, _, err = auditlog.Open(signed, verifier)
 	require.ErrorIs(t, err, auditlog.ErrOtherLog, "another key of the same name")

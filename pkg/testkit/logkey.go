@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
@@ -35,4 +36,16 @@ func AuditLogKey(tb testing.TB) LogKey {
 		tb.Fatalf("read a log key: %v", err)
 	}
 	return key
+}
+
+// StoredHashes are the hashes of a tree in memory, as tlog numbers them.
+type StoredHashes []tlog.Hash
+
+// ReadHashes implements tlog.HashReader.
+func (s StoredHashes) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		hashes[i] = s[index]
+	}
+	return hashes, nil
 }

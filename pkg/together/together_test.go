@@ -32,6 +32,17 @@ func newFerry() *ferry {
 	return f
 }
 
+// newBusyFerry is one with as many trips under way as there may be.
+func newBusyFerry(t *testing.T) *ferry {
+	t.Helper()
+	f := newFerry()
+	for range config.UnderWay {
+		f.ask(t, "first")
+		<-f.arrived
+	}
+	return f
+}
+
 // ask asks in the background, and has the answer checked.
 func (f *ferry) ask(t *testing.T, question string) {
 	t.Helper()
@@ -73,11 +84,7 @@ func TestWhatIsAskedMeanwhileGoesTogether(t *testing.T) {
 func TestATripIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFerry()
-		for range config.UnderWay {
-			f.ask(t, "first")
-			<-f.arrived
-		}
+		f := newBusyFerry(t)
 		for range config.Most + 3 {
 			f.ask(t, "more")
 		}
@@ -93,11 +100,7 @@ func TestATripIsBounded(t *testing.T) {
 func TestWhoLeavesIsNotCarriedAndTheOthersGetTheirAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFerry()
-		for range config.UnderWay {
-			f.ask(t, "first")
-			<-f.arrived
-		}
+		f := newBusyFerry(t)
 		hurry, leave := context.WithCancel(t.Context())
 		left := make(chan error, config.Most)
 		for range config.Most {

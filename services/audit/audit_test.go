@@ -3,29 +3,24 @@ package audit_test
 import (
 	"context"
 	"crypto/rand"
-	"crypto/rsa"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
-	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
-	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/audit"
 )
 
@@ -34,42 +29,6 @@ const (
 	internalToken = "internal-token-of-a-test"
 	patience      = 30 * time.Second
 )
-
-// tokenService stands for the token service: it publishes a key, signs with it,
-// and knows of no revocation.
-type tokenService struct {
-	*httptest.Server
-	key *rsa.PrivateKey
-}
-
-func startTokenService(t *testing.T) *tokenService {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	set, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "RS256", Public: key.Public()}})
-	require.NoError(t, err)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /internal/v1"+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
-	mux.HandleFunc("POST /internal/v1"+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(tokenapi.CheckResponse{})
-	})
-	s := &tokenService{Server: httptest.NewServer(mux), key: key}
-	t.Cleanup(s.Close)
-	return s
-}
-
-func (s *tokenService) sign(t *testing.T, scope string) string {
-	t.Helper()
-	agent, now := uuid.NewString(), time.Now()
-	token := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
-		"iss": issuer, "aud": issuer, "sub": agent, "client_id": agent, "jti": uuid.Must(uuid.NewV7()).String(),
-		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "scope": scope, "owner": "test",
-	})
-	token.Header["typ"], token.Header["kid"] = "at+jwt", "k1"
-	signed, err := token.SignedString(s.key)
-	require.NoError(t, err)
-	return signed
-}
 
 // environment is the settings of a replica, and nothing of the machine's.
 func environment(values map[string]string) []config.Option {
@@ -80,7 +39,7 @@ func environment(values map[string]string) []config.Option {
 }
 
 type bundle struct {
-	tokens           *tokenService
+	tokens           *testkit.TokenService
 	key              testkit.LogKey
 	conn             *natsx.Conn
 	public, internal string
@@ -95,7 +54,7 @@ func setup(t *testing.T) *bundle {
 // setupWith is setup on a database, with more settings.
 func setupWith(t *testing.T, database testkit.Database, more map[string]string) *bundle {
 	t.Helper()
-	b := &bundle{tokens: startTokenService(t), key: testkit.AuditLogKey(t)}
+	b := &bundle{tokens: testkit.StartTokenService(t, issuer), key: testkit.AuditLogKey(t)}
 	nats := testkit.NATSServer(t)
 	b.conn = testkit.ConnectNATS(t, nats.URL())
 	settings := map[string]string{
@@ -165,7 +124,7 @@ func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
 		return err == nil
 	}, patience, 50*time.Millisecond)
 
-	reader := b.tokens.sign(t, "audit:read")
+	reader := b.tokens.Sign(t, uuid.New(), "audit:read")
 	one := b.public + "/api/v1/audit/" + id.String()
 	require.Eventually(t, func() bool { return b.get(t, one, reader).status == http.StatusOK }, patience, 50*time.Millisecond)
 
@@ -185,10 +144,10 @@ func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
 		refused := b.get(t, url, "")
 		require.Equal(t, http.StatusUnauthorized, refused.status)
 		require.Contains(t, refused.header.Get("WWW-Authenticate"), "Bearer")
-		refused = b.get(t, url, b.tokens.sign(t, "agents:read agents:write tokens:read"))
+		refused = b.get(t, url, b.tokens.Sign(t, uuid.New(), "agents:read agents:write tokens:read"))
 		require.Equal(t, http.StatusForbidden, refused.status)
 		require.Contains(t, refused.header.Get("WWW-Authenticate"), `scope="audit:read"`)
-		require.Equal(t, http.StatusOK, b.get(t, url, b.tokens.sign(t, "agents:admin")).status)
+		require.Equal(t, http.StatusOK, b.get(t, url, b.tokens.Sign(t, uuid.New(), "agents:admin")).status)
 	}
 }
 

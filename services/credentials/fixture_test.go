@@ -3,9 +3,6 @@ package credentials_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -15,13 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/natsx"
@@ -45,7 +40,7 @@ const (
 // race detector takes a second of a core, and more of it at once only waits.
 type fixture struct {
 	registry *fakeRegistry
-	key      *ecdsa.PrivateKey
+	tokens   *testkit.TokenService
 	nats     *natsx.Conn
 	db       *pgdb.DB
 	log      *lockedBuffer
@@ -58,23 +53,20 @@ type fixture struct {
 
 func setup(t *testing.T) *fixture {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
 	natsServer, redisServer := testkit.NATSServer(t), testkit.RedisServer(t)
 	database := testkit.Postgres(t, "credentials")
 	f := &fixture{
 		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
-		key:      key, nats: testkit.ConnectNATS(t, natsServer.URL()), db: testkit.Open(t, database.AppURL),
+		tokens:   testkit.StartTokenService(t, issuer), nats: testkit.ConnectNATS(t, natsServer.URL()), db: testkit.Open(t, database.AppURL),
 		log: &lockedBuffer{}, stopped: make(chan error, 1),
 	}
 	require.NoError(t, f.nats.DeclareAudit(t.Context()))
-	registry, token := httptest.NewServer(f.registry), httptest.NewServer(f.tokenService(t))
+	registry := httptest.NewServer(f.registry)
 	t.Cleanup(registry.Close)
-	t.Cleanup(token.Close)
 
 	cfg, err := credentials.LoadConfig(config.Environ(environment(map[string]string{
 		"DATABASE_URL": database.AppURL, "REDIS_URL": redisServer.URL(), "NATS_URL": natsServer.URL(),
-		"REGISTRY_INTERNAL_URL": registry.URL, "TOKEN_INTERNAL_URL": token.URL,
+		"REGISTRY_INTERNAL_URL": registry.URL, "TOKEN_INTERNAL_URL": f.tokens.URL,
 		"ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s", "LOG_LEVEL": "debug",
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0",
 		"MAX_ACTIVE_CREDENTIALS": "50", "CREDENTIALS_MAX_ACTIVE_CREDENTIALS": "3",
@@ -116,36 +108,10 @@ func environment(values map[string]string) func(string) (string, bool) {
 	}
 }
 
-// tokenService publishes the key and knows of no revocation.
-func (f *fixture) tokenService(t *testing.T) http.Handler {
-	t.Helper()
-	keys, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "ES256", Public: f.key.Public()}})
-	require.NoError(t, err)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /internal/v1/jwks", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(keys)
-	})
-	mux.HandleFunc("POST /internal/v1/revocations/check", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = io.WriteString(w, `{"revoked":false}`)
-	})
-	return mux
-}
-
 // token for an agent, as the token service would sign it.
 func (f *fixture) token(t *testing.T, agent uuid.UUID, scope string) string {
 	t.Helper()
-	now := time.Now()
-	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
-		"iss": issuer, "aud": issuer, "sub": agent.String(), "client_id": agent.String(),
-		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(),
-		"jti": uuid.Must(uuid.NewV7()).String(), "scope": scope, "owner": "tests",
-	})
-	token.Header["typ"], token.Header["kid"] = "at+jwt", "k1"
-	signed, err := token.SignedString(f.key)
-	require.NoError(t, err)
-	return signed
+	return f.tokens.Sign(t, agent, scope)
 }
 
 type answer struct {

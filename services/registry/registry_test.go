@@ -2,22 +2,18 @@ package registry_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/peer"
@@ -39,7 +35,7 @@ type replica struct {
 	public, internal string
 	api              *registryapi.Client
 	nats             *natsx.Conn
-	key              ed25519.PrivateKey
+	tokens           *testkit.TokenService
 	stop             func() error
 }
 
@@ -84,28 +80,17 @@ func start(t *testing.T, values map[string]string) *replica {
 
 func setup(t *testing.T) *replica {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(nil)
-	require.NoError(t, err)
-	keys, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: authn.EdDSA, Public: public}})
-	require.NoError(t, err)
-	token := http.NewServeMux()
-	token.HandleFunc("GET /internal/v1/jwks", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(keys) })
-	token.HandleFunc("POST /internal/v1/revocations/check", func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, `{"revoked":false}`)
-	})
-	tokenService := httptest.NewServer(token)
-	t.Cleanup(tokenService.Close)
-
+	tokens := testkit.StartTokenService(t, issuer)
 	natsServer := testkit.NATSServer(t)
 	conn := testkit.ConnectNATS(t, natsServer.URL())
 	require.NoError(t, conn.DeclareAudit(t.Context()))
 	require.NoError(t, conn.DeclareLifecycle(t.Context()))
 	r := start(t, settings(map[string]string{
 		"DATABASE_URL": testkit.Postgres(t, "registry").AppURL, "REDIS_URL": testkit.RedisServer(t).URL(),
-		"NATS_URL": natsServer.URL(), "TOKEN_INTERNAL_URL": tokenService.URL,
+		"NATS_URL": natsServer.URL(), "TOKEN_INTERNAL_URL": tokens.URL,
 		"FREE_TIER_MAX_AGENTS": "50", "REGISTRY_FREE_TIER_MAX_AGENTS": "2",
 	}))
-	r.nats, r.key = conn, private
+	r.nats, r.tokens = conn, tokens
 	require.Eventually(t, func() bool { return get(t, r.internal+"/readyz").StatusCode == http.StatusOK }, patience, often)
 	return r
 }
@@ -141,15 +126,7 @@ func text(t *testing.T, response *http.Response) string {
 
 func (r *replica) token(t *testing.T, agent uuid.UUID) string {
 	t.Helper()
-	now := time.Now()
-	unsigned := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
-		"iss": issuer, "aud": issuer, "sub": agent.String(), "client_id": agent.String(), "iat": now.Unix(), "nbf": now.Unix(),
-		"exp": now.Add(time.Hour).Unix(), "jti": uuid.Must(uuid.NewV7()).String(), "scope": "agents:admin", "owner": "platform",
-	})
-	unsigned.Header["typ"], unsigned.Header["kid"] = "at+jwt", "k1"
-	raw, err := unsigned.SignedString(r.key)
-	require.NoError(t, err)
-	return raw
+	return r.tokens.Sign(t, agent, "agents:admin")
 }
 
 // events are the audit events in the stream, once there are n of them.

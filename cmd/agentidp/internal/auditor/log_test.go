@@ -2,7 +2,6 @@ package auditor_test
 
 import (
 	"bytes"
-	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // row is an event as a database would hold it; nil where somebody took it away.
@@ -33,7 +33,8 @@ type audit struct {
 	t        *testing.T
 	signer   note.Signer
 	verifier note.Verifier
-	stored   []tlog.Hash // as tlog numbers them
+	testkit.StoredHashes
+
 	leaves   []tlog.Hash // the hash of each leaf as the log's tiles say it
 	rows     []row
 	dropped  []auditlog.DroppedDay
@@ -43,23 +44,10 @@ type audit struct {
 
 func newAudit(t *testing.T, events int) *audit {
 	t.Helper()
-	secret, public, err := auditlog.GenerateKey(rand.Reader, "example.com/audit")
-	require.NoError(t, err)
-	signer, err := note.NewSigner(secret)
-	require.NoError(t, err)
-	verifier, err := note.NewVerifier(public)
-	require.NoError(t, err)
-	a := &audit{t: t, signer: signer, verifier: verifier}
+	key := testkit.AuditLogKey(t)
+	a := &audit{t: t, signer: key.Signer, verifier: key.Verifier}
 	a.add(events)
 	return a
-}
-
-func (a *audit) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = a.stored[index]
-	}
-	return hashes, nil
 }
 
 // add logs so many events, ten a day.
@@ -77,7 +65,7 @@ func (a *audit) log(leaf []byte) {
 	n := int64(len(a.leaves))
 	hashes, err := tlog.StoredHashes(n, leaf, a)
 	require.NoError(a.t, err)
-	a.stored = append(a.stored, hashes...)
+	a.StoredHashes = append(a.StoredHashes, hashes...)
 	a.leaves = append(a.leaves, auditlog.HashLeaf(leaf))
 	a.rows = append(a.rows, row{n, leaf})
 }

@@ -3,8 +3,6 @@ package auditor_test
 import (
 	"context"
 	"crypto/rand"
-	"crypto/rsa"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -18,7 +16,6 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -30,12 +27,10 @@ import (
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/witness"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
-	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
-	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	auditservice "github.com/sentryagent/agentidp/services/audit"
 )
 
@@ -63,11 +58,11 @@ func run(t *testing.T, settings map[string]string) *running {
 	r.admin, err = pgx.Connect(t.Context(), database.AdminURL)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = r.admin.Close(context.Background()) })
-	tokens, token := tokenService(t)
+	tokens := testkit.StartTokenService(t, issuer)
 	values := map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": "internal-token-of-a-test", "DRAIN_DELAY": "0s",
 		"DATABASE_URL": database.AppURL, "NATS_URL": nats.URL(), "REDIS_URL": "redis://" + miniredis.RunT(t).Addr(), "RATE_LIMIT_PER_MINUTE": "0",
-		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": tokens, "AUDIT_LOG_KEY": r.key.Secret,
+		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": tokens.URL, "AUDIT_LOG_KEY": r.key.Secret,
 	}
 	maps.Copy(values, settings)
 	cfg, err := auditservice.LoadConfig(config.Environ(func(string) (string, bool) { return "", false }), config.Values(values))
@@ -84,38 +79,13 @@ func run(t *testing.T, settings map[string]string) *running {
 		stop()
 		require.NoError(t, <-ended)
 	})
-	source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: token})
+	source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: tokens.Sign(t, uuid.New(), "audit:read")})
 	r.client, err = auditor.NewClient(r.base, oauth2.NewClient(context.Background(), source))
 	require.NoError(t, err)
 	return r
 }
 
 const issuer = "https://idp.example.com"
-
-// tokenService stands for the token service, and gives a token that may read the trail.
-func tokenService(t *testing.T) (url, token string) {
-	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	require.NoError(t, err)
-	set, err := authn.MarshalJWKS([]authn.Key{{ID: "k1", Algorithm: "RS256", Public: key.Public()}})
-	require.NoError(t, err)
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /internal/v1"+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
-	mux.HandleFunc("POST /internal/v1"+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(tokenapi.CheckResponse{})
-	})
-	server := httptest.NewServer(mux)
-	t.Cleanup(server.Close)
-	agent, now := uuid.NewString(), time.Now()
-	claims := jwt.NewWithClaims(jwt.SigningMethodRS256, jwt.MapClaims{
-		"iss": issuer, "aud": issuer, "sub": agent, "client_id": agent, "jti": uuid.Must(uuid.NewV7()).String(),
-		"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix(), "scope": "audit:read", "owner": "test",
-	})
-	claims.Header["typ"], claims.Header["kid"] = "at+jwt", "k1"
-	token, err = claims.SignedString(key)
-	require.NoError(t, err)
-	return server.URL, token
-}
 
 // publish has so many events stored, ten a day from three days ago on, and waits until they are leaves.
 func (r *running) publish(events int) {

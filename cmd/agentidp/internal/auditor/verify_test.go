@@ -48,12 +48,12 @@ func TestARunningLogIsCheckedFromWhereItWasLeft(t *testing.T) {
 	require.EqualValues(t, 30, report.Events, "only the new ones")
 
 	before := *a
-	a.stored, a.leaves, a.rows = nil, nil, nil
+	a.StoredHashes, a.leaves, a.rows = nil, nil, nil
 	a.add(90)
 	require.Contains(t, kinds(run(true, false)), auditor.Rollback)
 	a.add(20)
 	require.Contains(t, kinds(run(true, false)), auditor.Forked)
-	a.stored, a.leaves, a.rows = before.stored, before.leaves, before.rows
+	a.StoredHashes, a.leaves, a.rows = before.StoredHashes, before.leaves, before.rows
 	require.True(t, run(false, false).Proven(), "what was refused was not kept")
 
 	require.NoError(t, os.WriteFile(state, newAudit(t, 5).signed(), 0o600))

@@ -18,6 +18,7 @@ import (
 
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/witness"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // world is a log, its key, and a witness of it.
@@ -27,40 +28,28 @@ type world struct {
 	signer   note.Signer
 	verifier note.Verifier
 	cosigner *auditlog.Cosigner
-	stored   []tlog.Hash
-	server   *httptest.Server
-	witness  *witness.Witness
+	testkit.StoredHashes
+
+	server  *httptest.Server
+	witness *witness.Witness
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	secret, public, err := auditlog.GenerateKey(rand.Reader, "example.com/audit")
-	require.NoError(t, err)
-	signer, err := note.NewSigner(secret)
-	require.NoError(t, err)
-	verifier, err := note.NewVerifier(public)
-	require.NoError(t, err)
-	secret, _, err = auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
+	key := testkit.AuditLogKey(t)
+	secret, _, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
 	require.NoError(t, err)
 	cosigner, err := auditlog.NewCosigner(secret, time.Now)
 	require.NoError(t, err)
-	w := &world{t: t, dir: t.TempDir(), signer: signer, verifier: verifier, cosigner: cosigner}
+	w := &world{t: t, dir: t.TempDir(), signer: key.Signer, verifier: key.Verifier, cosigner: cosigner}
 	for n := range int64(100) {
 		hashes, err := tlog.StoredHashes(n, fmt.Append(nil, n), w)
 		require.NoError(t, err)
-		w.stored = append(w.stored, hashes...)
+		w.StoredHashes = append(w.StoredHashes, hashes...)
 	}
-	require.NoError(t, witness.Init(w.dir, []note.Verifier{verifier}))
+	require.NoError(t, witness.Init(w.dir, []note.Verifier{key.Verifier}))
 	w.open()
 	return w
-}
-
-func (w *world) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = w.stored[index]
-	}
-	return hashes, nil
 }
 
 func (w *world) open() {

@@ -311,12 +311,7 @@ func TestListNamesADateRangeThatIsReversedWithAllElse(t *testing.T) {
 
 func TestListRefuses(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct {
-		query string
-		set   func(b *bundle)
-		code  int
-		want  string
-	}{
+	requireRefusals(t, "/api/v1/audit", map[string]refusalOf{
 		"fromDate after toDate":             {"?fromDate=2026-11-20&toDate=2026-11-19", nil, 400, "VALIDATION_ERROR"},
 		"fromDate before the window":        {"?fromDate=2026-01-01T00:00:00Z", nil, 400, "RETENTION_WINDOW_EXCEEDED"},
 		"a repeated parameter":              {"?outcome=success&outcome=failure", nil, 400, "VALIDATION_ERROR"},
@@ -327,15 +322,27 @@ func TestListRefuses(t *testing.T) {
 		"an unauthenticated caller":         {"", func(b *bundle) { b.gate.unauthenticated = apperr.New(apperr.Unauthorized, "who") }, 401, "UNAUTHORIZED"},
 		"while the store is away":           {"", func(b *bundle) { b.shelf.err = apperr.Unavailable(nil) }, 503, "SERVICE_UNAVAILABLE"},
 		"a limit of the caller's is passed": {"", func(b *bundle) { b.gate.unauthenticated = apperr.New(apperr.RateLimitExceeded, "slow") }, 429, "RATE_LIMIT_EXCEEDED"},
-	}
-	for name, test := range tests {
+	})
+}
+
+// refusalOf is a request and how it is refused.
+type refusalOf struct {
+	query string
+	set   func(b *bundle)
+	code  int
+	want  string
+}
+
+func requireRefusals(t *testing.T, path string, refusals map[string]refusalOf) {
+	t.Helper()
+	for name, test := range refusals {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t)
 			if test.set != nil {
 				test.set(b)
 			}
-			response := b.do(t, http.MethodGet, "/api/v1/audit"+test.query)
+			response := b.do(t, http.MethodGet, path+test.query)
 			require.Equal(t, test.code, response.Code, response.Body.String())
 			require.Equal(t, test.want, decode[refusal](t, response).Code)
 		})

@@ -116,12 +116,7 @@ func TestExportShowsOtherSystemsOnlyTheRetentionWindow(t *testing.T) {
 
 func TestExportRefuses(t *testing.T) {
 	t.Parallel()
-	tests := map[string]struct {
-		query string
-		set   func(b *bundle)
-		code  int
-		want  string
-	}{
+	requireRefusals(t, "/api/v1/audit/export", map[string]refusalOf{
 		"a format it does not know":       {"?format=xml", nil, 400, "VALIDATION_ERROR"},
 		"proofs where no line has them":   {"?format=ocsf&proofs=true", nil, 400, "VALIDATION_ERROR"},
 		"a cursor that is no number":      {"?cursor=x", nil, 400, "VALIDATION_ERROR"},
@@ -133,19 +128,7 @@ func TestExportRefuses(t *testing.T) {
 		"what the policy denies":          {"", func(b *bundle) { b.gate.denied = apperr.New(apperr.Forbidden, "no") }, 403, "FORBIDDEN"},
 		"an unauthenticated caller":       {"", func(b *bundle) { b.gate.unauthenticated = apperr.New(apperr.Unauthorized, "who") }, 401, "UNAUTHORIZED"},
 		"an unauthenticated caller's bad": {"?x", func(b *bundle) { b.gate.unauthenticated = apperr.New(apperr.Unauthorized, "who") }, 401, "UNAUTHORIZED"},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := setup(t)
-			if test.set != nil {
-				test.set(b)
-			}
-			response := b.do(t, http.MethodGet, "/api/v1/audit/export"+test.query)
-			require.Equal(t, test.code, response.Code, response.Body.String())
-			require.Equal(t, test.want, decode[refusal](t, response).Code)
-		})
-	}
+	})
 }
 
 func TestExportSaysThatItBrokeOff(t *testing.T) {

@@ -27,20 +27,13 @@ import (
 
 // growing is a log in memory.
 type growing struct {
-	t      *testing.T
-	key    testkit.LogKey
-	mu     sync.Mutex
-	stored []tlog.Hash
+	t   *testing.T
+	key testkit.LogKey
+	mu  sync.Mutex
+	testkit.StoredHashes
+
 	size   int64
 	signed func() // after a head was given, if set
-}
-
-func (g *growing) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	hashes := make([]tlog.Hash, len(indexes))
-	for i, index := range indexes {
-		hashes[i] = g.stored[index]
-	}
-	return hashes, nil
 }
 
 func (g *growing) add(leaves int) {
@@ -48,7 +41,7 @@ func (g *growing) add(leaves int) {
 	for range leaves {
 		hashes, err := tlog.StoredHashes(g.size, fmt.Append(nil, g.size, g.key.Public), g)
 		require.NoError(g.t, err)
-		g.stored = append(g.stored, hashes...)
+		g.StoredHashes = append(g.StoredHashes, hashes...)
 		g.size++
 	}
 }
