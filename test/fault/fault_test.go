@@ -22,6 +22,7 @@ const (
 func TestTheBooksBalanceWhateverIsKilled(t *testing.T) {
 	given := os.Getenv("FAULT_DURATION")
 	if given == "" {
+		// Left out of a plain `go test ./...` only, for it takes three minutes; every run of test/run, and so of CI, has it.
 		t.Skip("takes minutes: make fault, or FAULT_DURATION=2m")
 	}
 	duration, err := time.ParseDuration(given)

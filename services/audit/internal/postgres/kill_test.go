@@ -26,6 +26,7 @@ const (
 // nothing.
 func TestSequencerProcess(t *testing.T) {
 	if os.Getenv(childDatabase) == "" {
+		// Not a test that is left out: the one below runs it, as a process that it can kill.
 		t.Skip("only as a child of the test that kills sequencers")
 	}
 	signer, err := note.NewSigner(os.Getenv(childKey))
