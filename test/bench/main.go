@@ -45,11 +45,6 @@ func run(ctx context.Context, args []string) error {
 	if o.out == "" {
 		o.out = filepath.Join(root, "bench", "results")
 	}
-	dir, err := os.MkdirTemp("", "agentidp-bench-")
-	if err != nil {
-		return fmt.Errorf("directory for the run: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	signer, err := rawsign.New(runtime.NumCPU())
 	if err != nil {
 		return err
@@ -60,13 +55,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	b.results = report.Results{Started: time.Now().UTC(), Quick: o.quick, Machine: describeMachine(ctx, root)}
 
-	b.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: os.Stderr, CountStatements: true})
-	if err == nil {
-		err = b.all(ctx)
-	}
-	if stopErr := b.rig.Stop(); err == nil {
-		err = stopErr
-	}
+	err = rig.Run(ctx, rig.Config{Root: root, Out: os.Stderr, CountStatements: true}, func(r *rig.Rig) error {
+		b.rig = r
+		return b.all(ctx)
+	})
 	if err != nil {
 		return err
 	}

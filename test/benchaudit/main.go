@@ -85,19 +85,11 @@ func run(ctx context.Context, args []string) error {
 	if o.out == "" {
 		o.out = filepath.Join(root, "bench", "results")
 	}
-	dir, err := os.MkdirTemp("", "agentidp-bench-audit-")
-	if err != nil {
-		return fmt.Errorf("directory for the run: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
 	b := &bench{options: o, say: os.Stderr, results: results{Started: time.Now().UTC(), Seed: o.seed}}
-	b.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: os.Stderr})
-	if err == nil {
-		err = b.all(ctx)
-	}
-	if stopErr := b.rig.Stop(); err == nil {
-		err = stopErr
-	}
+	err = rig.Run(ctx, rig.Config{Root: root, Out: os.Stderr}, func(r *rig.Rig) error {
+		b.rig = r
+		return b.all(ctx)
+	})
 	if err != nil {
 		return err
 	}
@@ -119,7 +111,7 @@ func (b *bench) all(ctx context.Context) error {
 	}{
 		{"measuring COPY", b.rawCopy},
 		{fmt.Sprintf("filling the trail with %d events", b.events), b.fill},
-		{"starting the audit service", b.restart},
+		{"starting the services", b.restart},
 		{"lists", b.lists},
 		{"proofs", b.proofs},
 		{"exports", b.exports},
@@ -137,9 +129,13 @@ func (b *bench) all(ctx context.Context) error {
 
 func says(text string) string { return time.Now().UTC().Format("15:04:05 ") + text }
 
+// restart replaces all services: those that ran while the trail was filled have connections to a Postgres that was
+// killed since, and answer the first requests on these with 503.
 func (b *bench) restart(ctx context.Context) error {
-	if _, err := b.rig.StartService(ctx, "audit", nil); err != nil {
-		return err
+	for _, service := range rig.Services() {
+		if err := b.rig.Restart(ctx, service, nil); err != nil {
+			return err
+		}
 	}
 	var err error
 	b.token, err = b.rig.Token(ctx, b.rig.Operator(), "audit:read")

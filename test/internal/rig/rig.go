@@ -113,6 +113,23 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 	return r, nil
 }
 
+// Run starts a rig in a directory of its own, does something with it, stops it and removes what it left.
+func Run(ctx context.Context, cfg Config, do func(*Rig) error) error {
+	var err error
+	if cfg.Dir, err = os.MkdirTemp("", "agentidp-rig-"); err != nil {
+		return fmt.Errorf("directory for the rig: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(cfg.Dir) }()
+	r, err := Start(ctx, cfg)
+	if err == nil {
+		err = do(r)
+	}
+	if r == nil {
+		return err
+	}
+	return errors.Join(err, r.Stop())
+}
+
 func (r *Rig) say(format string, args ...any) { _, _ = fmt.Fprintf(r.out, format+"\n", args...) }
 
 // Stop ends everything that runs, the services first.
