@@ -24,6 +24,9 @@ func (r *Rig) startPostgres(ctx context.Context, count bool) error {
 	if err := devservers.CreateDatabase(ctx, r.postgres.AdminURL(), databaseName); err != nil {
 		return err
 	}
+	if err := r.connectPostgres(ctx); err != nil {
+		return err
+	}
 	if count {
 		if err := r.countStatements(ctx); err != nil {
 			return err
@@ -34,17 +37,14 @@ func (r *Rig) startPostgres(ctx context.Context, count bool) error {
 }
 
 // openPostgres starts the server on the data there is, on a port of its choice for 0.
-func (r *Rig) openPostgres(ctx context.Context, port int) error {
+func (r *Rig) openPostgres(ctx context.Context, port int) (err error) {
 	cfg := devservers.PostgresConfig{Dir: filepath.Join(r.dir, "postgres"), Port: port, Password: r.password, Fsync: true}
-	server, err := devservers.StartPostgres(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	r.postgres = server
-	if port != 0 && r.db != nil {
-		return nil
-	}
-	if r.db, err = pgxpool.New(ctx, server.URL(devservers.Superuser, "", databaseName)); err != nil {
+	r.postgres, err = devservers.StartPostgres(ctx, cfg)
+	return err
+}
+
+func (r *Rig) connectPostgres(ctx context.Context) (err error) {
+	if r.db, err = pgxpool.New(ctx, r.postgres.URL(devservers.Superuser, "", databaseName)); err != nil {
 		return fmt.Errorf("connect to postgres: %w", err)
 	}
 	return nil
@@ -58,6 +58,9 @@ func (r *Rig) countStatements(ctx context.Context) error {
 	r.db.Close()
 	r.postgres.Stop()
 	if err := r.openPostgres(ctx, 0); err != nil {
+		return err
+	}
+	if err := r.connectPostgres(ctx); err != nil {
 		return err
 	}
 	if _, err := r.db.Exec(ctx, "CREATE EXTENSION pg_stat_statements"); err != nil {
