@@ -82,7 +82,6 @@ func (w *worker) take(ctx context.Context, s step) bool {
 		if !s.repeats && len(a.requests) > 0 {
 			a = open(s)
 		}
-		a.began = earlier(a.began, time.Now())
 		t := w.send(context.WithoutCancel(ctx), s.ask)
 		result := t.result()
 		a.note(t, result)
@@ -117,19 +116,12 @@ func (w *worker) take(ctx context.Context, s step) bool {
 }
 
 func open(s step) *action {
-	return &action{kinds: s.kinds, side: s.side, want: maps.Clone(s.want)}
+	return &action{kinds: s.kinds, side: s.side, want: maps.Clone(s.want), began: time.Now()}
 }
 
 // backoff is as long as a client in the field would wait at first.
 func (w *worker) backoff() time.Duration {
 	return time.Duration(100+w.random.IntN(400)) * time.Millisecond
-}
-
-func earlier(known, now time.Time) time.Time {
-	if known.IsZero() {
-		return now
-	}
-	return known
 }
 
 // life of one agent.

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
@@ -61,30 +62,32 @@ func (r *run) proven(ctx context.Context, stored []event, bearer string) ([]find
 	}
 	log := &leaves{hashes: map[int64]tlog.Hash{}, holders: map[int64]event{}}
 	replicas := r.rig.Instances("audit")
-	var group sync.WaitGroup
-	places := make(chan struct{}, provers)
+	var group errgroup.Group
+	group.SetLimit(provers)
 	for i, e := range stored {
 		address := r.rig.Public(replicas[i%len(replicas)])
-		places <- struct{}{}
-		group.Go(func() {
-			defer func() { <-places }()
-			var proof auditlog.Proof
-			answer, err := r.rig.Get(ctx, "http://"+address+"/api/v1/audit/"+e.id+"/proof", bearer)
-			if err == nil {
-				err = json.Unmarshal(answer, &proof)
-			}
-			if err != nil {
+		group.Go(func() error {
+			if proof, err := r.proofOf(ctx, address, e, bearer); err != nil {
 				log.miss(e, "it has no proof: "+err.Error())
-				return
+			} else {
+				log.take(e, proof, checkProof(e, proof, verifier))
 			}
-			log.take(e, proof, checkProof(e, proof, verifier))
+			return nil
 		})
 		if ctx.Err() != nil {
 			break
 		}
 	}
-	group.Wait()
+	_ = group.Wait() // what is found is in the log
 	return append(log.found, log.heads(r.observer.seen, verifier)...), ctx.Err()
+}
+
+func (r *run) proofOf(ctx context.Context, address string, e event, bearer string) (proof auditlog.Proof, err error) {
+	answer, err := r.rig.Get(ctx, "http://"+address+"/api/v1/audit/"+e.id+"/proof", bearer)
+	if err == nil {
+		err = json.Unmarshal(answer, &proof)
+	}
+	return proof, err
 }
 
 // checkProof says what is wrong with the proof of an event, "" if nothing is.

@@ -59,11 +59,11 @@ func (r *run) waiting(ctx context.Context) (string, error) {
 			waits += fmt.Sprintf(" %d rows in %s.outbox", rows, schema)
 		}
 	}
-	audit, err := r.rig.Stream(ctx, "AUDIT")
+	messages, err := r.rig.Waiting(ctx)
 	if err != nil {
 		return "", err
 	}
-	if messages := audit.CachedInfo().State.Msgs; messages > 0 {
+	if messages > 0 {
 		waits += fmt.Sprintf(" %d messages in the stream AUDIT", messages)
 	}
 	lifecycle, err := r.rig.Stream(ctx, "LIFECYCLE")
