@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -125,7 +127,7 @@ func (b *bench) ingest(ctx context.Context) error {
 	last, err := look(time.Duration(10 * b.seconds * float64(time.Second)))
 	took := time.Since(measured).Seconds()
 	stop()
-	if err := firstOf(err, <-ended); err != nil {
+	if err := errors.Join(err, <-ended); err != nil {
 		return err
 	}
 	b.results.IngestPerSecond = float64(last-first) / took
@@ -225,10 +227,12 @@ func (b *bench) lag(ctx context.Context) error {
 	}
 	stop := b.watch(ctx)
 	p := b.publisher(4 << 32)
-	err = firstOf(b.steadily(ctx, p), b.balance(ctx, begin, p))
+	if err = b.steadily(ctx, p); err == nil {
+		err = b.balance(ctx, begin, p)
+	}
 	pause(ctx, 10*sampleEvery) // until the last size was seen
 	seen, watchErr := stop()
-	if err := firstOf(err, watchErr); err != nil {
+	if err := errors.Join(err, watchErr); err != nil {
 		return err
 	}
 	lags, err := b.lags(ctx, begin, p.sent, seen)
@@ -271,22 +275,16 @@ func (b *bench) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	address := fmt.Sprintf("http://%s/api/v1/audit/export?cursor=%d", b.rig.Public("audit"), max(size-50_000, 0))
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	export, err := b.openExport(ctx, url.Values{"cursor": {strconv.FormatInt(max(size-50_000, 0), 10)}})
 	if err != nil {
 		return err
 	}
-	request.Header.Set("Authorization", "Bearer "+b.token)
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
+	defer func() { _ = export.Close() }()
 	key, err := note.NewVerifier(b.rig.LogPublicKey)
 	if err != nil {
 		return err
 	}
-	lines := bufio.NewScanner(response.Body)
+	lines := bufio.NewScanner(export)
 	lines.Buffer(nil, 1<<20)
 	lines.Scan()
 	var header auditlog.ExportHeader
@@ -313,13 +311,4 @@ func (b *bench) verify(ctx context.Context) error {
 	}
 	b.results.Leaves = head.Size
 	return lines.Err()
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

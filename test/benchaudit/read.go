@@ -171,28 +171,38 @@ func (b *bench) exports(ctx context.Context) error {
 	return nil
 }
 
+// openExport asks for an export; the body is to be closed.
+func (b *bench) openExport(ctx context.Context, query url.Values) (io.ReadCloser, error) {
+	address := "http://" + b.rig.Public("audit") + "/api/v1/audit/export?" + query.Encode()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Authorization", "Bearer "+b.token)
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	if response.StatusCode != http.StatusOK {
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("export: %s", response.Status)
+	}
+	return response.Body, nil
+}
+
 // export reads an export to its end, or for exportMost.
 func (b *bench) export(ctx context.Context, query url.Values) (exported, error) {
 	reading, cancel := context.WithTimeout(ctx, exportMost)
 	defer cancel()
-	address := "http://" + b.rig.Public("audit") + "/api/v1/audit/export?" + query.Encode()
-	request, err := http.NewRequestWithContext(reading, http.MethodGet, address, http.NoBody)
-	if err != nil {
-		return exported{}, err
-	}
-	request.Header.Set("Authorization", "Bearer "+b.token)
 	begin := time.Now()
-	response, err := http.DefaultClient.Do(request)
+	export, err := b.openExport(reading, query)
 	if err != nil {
 		return exported{}, err
 	}
-	defer func() { _ = response.Body.Close() }()
-	if response.StatusCode != http.StatusOK {
-		return exported{}, fmt.Errorf("export: %s", response.Status)
-	}
+	defer func() { _ = export.Close() }()
 	var found exported
 	buffer := make([]byte, 64<<10)
-	body := bufio.NewReader(response.Body)
+	body := bufio.NewReader(export)
 	for {
 		n, err := body.Read(buffer)
 		found.Bytes += int64(n)
