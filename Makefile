@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-MODULES  := pkg migrations services/registry services/credentials services/token services/audit cmd/agentidp sdk test
+MODULES  := pkg migrations services/registry services/credentials services/token services/audit cmd/agentidp sdk test deploy
 SERVICES := registry credentials token audit
 PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
 BIN      := .bin
