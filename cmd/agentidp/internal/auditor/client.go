@@ -127,6 +127,11 @@ func (c *Client) Proof(ctx context.Context, eventID string) (auditlog.Proof, err
 // Export reads an export line by line, newline left out, from leaf cursor on. Where the connection breaks it
 // asks again from the leaf behind the last whole line, which makes a further part with a first line of its own.
 func (c *Client) Export(ctx context.Context, filter url.Values, cursor int64, use func(raw []byte) error) error {
+	return c.export(ctx, filter, cursor, func(raw []byte, _ *line) error { return use(raw) })
+}
+
+// export hands on what a line says as well: it has to be parsed anyway, to know where to go on.
+func (c *Client) export(ctx context.Context, filter url.Values, cursor int64, use func(raw []byte, l *line) error) error {
 	at := &position{place: place{next: cursor}}
 	for failures := 0; ; {
 		before := at.next
@@ -162,7 +167,7 @@ type position struct {
 // errUse marks an error of who uses the lines: asking again would not help.
 var errUse = errors.New("export")
 
-func (c *Client) part(ctx context.Context, filter url.Values, at *position, use func(raw []byte) error) error {
+func (c *Client) part(ctx context.Context, filter url.Values, at *position, use func(raw []byte, l *line) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	watchdog := time.AfterFunc(stalled, cancel)
@@ -193,7 +198,7 @@ func (c *Client) part(ctx context.Context, filter url.Values, at *position, use 
 		if l == nil {
 			continue
 		}
-		if err := use(raw[:len(raw)-1]); err != nil {
+		if err := use(raw[:len(raw)-1], l); err != nil {
 			return fmt.Errorf("%w: %w", errUse, err)
 		}
 		at.pass(l)

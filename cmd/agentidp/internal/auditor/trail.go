@@ -61,15 +61,6 @@ func NewTrail(log note.Verifier, witnesses ...note.Verifier) *Trail {
 	}
 }
 
-// Line takes one line of an export.
-func (t *Trail) Line(raw []byte) error {
-	l, err := parse(raw)
-	if err != nil || l == nil {
-		return err
-	}
-	return t.line(l)
-}
-
 // Keep says which checkpoint was believed before. It is for before the first Read.
 func (t *Trail) Keep(c auditlog.Checkpoint) {
 	t.report.Kept = c.Size

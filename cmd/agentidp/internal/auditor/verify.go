@@ -30,7 +30,8 @@ func Online(ctx context.Context, client *Client, trail *Trail, cursor int64, hea
 		trail.Anchor(head)
 	}
 	trail.refuse, trail.begin = true, cursor
-	if err := client.Export(ctx, nil, cursor, trail.Line); err != nil {
+	use := func(_ []byte, l *line) error { return trail.line(l) }
+	if err := client.export(ctx, nil, cursor, use); err != nil {
 		return err
 	}
 	for range behind { // another replica answered, which had not heard of the head yet
@@ -40,7 +41,7 @@ func Online(ctx context.Context, client *Client, trail *Trail, cursor int64, hea
 		if err := client.pause(ctx, time.Second); err != nil {
 			return err
 		}
-		if err := client.Export(ctx, nil, trail.next, trail.Line); err != nil {
+		if err := client.export(ctx, nil, trail.next, use); err != nil {
 			return err
 		}
 	}
