@@ -7,11 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
@@ -34,41 +34,7 @@ func LoadCheckpoint(path string, log note.Verifier) (c auditlog.Checkpoint, ok b
 // SaveCheckpoint keeps a signed checkpoint. The file is whole at any moment, and the new one is on the disk
 // when it returns.
 func SaveCheckpoint(path string, signed []byte) error {
-	return replace(path, func(w io.Writer) error {
-		_, err := w.Write(signed)
-		return err
-	})
-}
-
-func replace(path string, write func(io.Writer) error) (err error) {
-	file, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = file.Close()
-			_ = os.Remove(file.Name())
-		}
-	}()
-	if err := write(file); err != nil {
-		return err
-	}
-	if err := errors.Join(file.Chmod(0o644), file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	dir, err := os.Open(path) //nolint:gosec // of a file that was just written
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return atomicfile.Write(path, signed, 0o644) // checkpoints are public
 }
 
 // Hashes are the leaf hashes that were read before, kept in a file of 32 bytes for each: with them a changed

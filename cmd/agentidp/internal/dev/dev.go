@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/bootstrap"
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/ingress"
 	"github.com/sentryagent/agentidp/pkg/devservers"
@@ -280,7 +281,7 @@ func (s *session) operator(ctx context.Context) (operator, string, error) {
 // handOver writes the files for scripts.
 func (s *session) handOver(op operator) error {
 	tokenFile := s.dir.join("internal-api.token")
-	if err := writeFileAtomic(tokenFile, []byte(s.layout.internalToken.Reveal()+"\n")); err != nil {
+	if err := atomicfile.Write(tokenFile, []byte(s.layout.internalToken.Reveal()+"\n"), 0o600); err != nil {
 		return err
 	}
 	services := make(map[string]endpoint, len(s.programs))

@@ -57,24 +57,6 @@ func TestTheServicesFileNamesEveryAddress(t *testing.T) {
 	require.JSONEq(t, `{"url":"http://u","internalTokenFile":"/f","services":{"token":{"publicUrl":"http://p","internalUrl":"http://i"}}}`, string(content))
 }
 
-func TestAnAtomicWriteLeavesNothingBehind(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	path := filepath.Join(dir, "file")
-	require.NoError(t, writeFileAtomic(path, []byte("one")))
-	require.NoError(t, writeFileAtomic(path, []byte("two")))
-	content, err := os.ReadFile(path)
-	require.NoError(t, err)
-	require.Equal(t, "two", string(content))
-	require.Error(t, writeFileAtomic(filepath.Join(dir, "no", "file"), nil))
-	require.NoError(t, os.Mkdir(filepath.Join(dir, "taken"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "taken", "x"), nil, 0o600))
-	require.Error(t, writeFileAtomic(filepath.Join(dir, "taken"), nil))
-	entries, err := os.ReadDir(dir)
-	require.NoError(t, err)
-	require.Len(t, entries, 2, "no temporary files")
-}
-
 func TestKeysAreMadeOnceAndKept(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

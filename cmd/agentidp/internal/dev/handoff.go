@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
@@ -52,7 +53,7 @@ func writeOperatorFile(path, baseURL string, op operator) error {
 	} {
 		fmt.Fprintf(&text, "%s=%s\n", line.name, shellQuote(line.value))
 	}
-	return writeFileAtomic(path, []byte(text.String()))
+	return atomicfile.Write(path, []byte(text.String()), 0o600)
 }
 
 // writeLogKeyFile writes the public key that checks what the audit log signs with secret.
@@ -61,7 +62,7 @@ func writeLogKeyFile(path string, secret config.Secret) error {
 	if err != nil {
 		return errors.New("AUDIT_LOG_KEY is not a secret key of an audit log")
 	}
-	return writeFileAtomic(path, []byte(public+"\n"))
+	return atomicfile.Write(path, []byte(public+"\n"), 0o600)
 }
 
 func writeServicesFile(path string, h handoff) error {
@@ -69,7 +70,7 @@ func writeServicesFile(path string, h handoff) error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", servicesFileName, err)
 	}
-	return writeFileAtomic(path, append(content, '\n'))
+	return atomicfile.Write(path, append(content, '\n'), 0o600)
 }
 
 // storedOperator is the form in which the credential outlives a run. operator.env cannot do that: it is
@@ -100,7 +101,7 @@ func storeOperator(path string, op operator) error {
 	if err != nil {
 		return fmt.Errorf("encode the operator's credential: %w", err)
 	}
-	return writeFileAtomic(path, append(content, '\n'))
+	return atomicfile.Write(path, append(content, '\n'), 0o600)
 }
 
 // shellQuote leaves a value alone that no shell changes, and quotes every other.

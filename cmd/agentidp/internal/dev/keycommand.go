@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
 
@@ -35,7 +36,7 @@ func (s *session) handOverKeySettings() error {
 	if err != nil {
 		return fmt.Errorf("encode %s: %w", keySettingsName, err)
 	}
-	return writeFileAtomic(s.dir.join("secrets", keySettingsName), append(content, '\n'))
+	return atomicfile.Write(s.dir.join("secrets", keySettingsName), append(content, '\n'), 0o600)
 }
 
 // KeySettings are the settings with which commands about signing keys reach the run on a data directory.

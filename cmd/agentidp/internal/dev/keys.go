@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
@@ -71,7 +72,7 @@ func loadKeys(dir string, random io.Reader, databaseExists bool) (keys, error) {
 			return keys{}, fmt.Errorf("make a key: %w", err)
 		}
 		value := file.encoding(raw)
-		if err := writeFileAtomic(path, []byte(value+"\n")); err != nil {
+		if err := atomicfile.Write(path, []byte(value+"\n"), 0o600); err != nil {
 			return keys{}, err
 		}
 		*file.into = config.Secret(value)

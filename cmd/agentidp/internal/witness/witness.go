@@ -23,12 +23,15 @@ import (
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
-	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
 // maxRequest bounds a request: 63 hashes and a checkpoint with the signatures of many.
 const maxRequest = 64 << 10
+
+// stateMode is that of what a witness keeps: checkpoints are public.
+const stateMode = 0o644
 
 // Witness signs for the logs that it was told about.
 type Witness struct {
@@ -55,7 +58,7 @@ func Init(dir string, logs []note.Verifier) error {
 	if err := unalike(logs); err != nil {
 		return err
 	}
-	if err := auditor.MakeDir(dir); err != nil {
+	if err := atomicfile.MakeDir(dir); err != nil {
 		return err
 	}
 	lock, err := acquire(dir)
@@ -67,7 +70,7 @@ func Init(dir string, logs []note.Verifier) error {
 		_, err := load(dir, verifier)
 		if errors.Is(err, ErrNoState) {
 			nothing := auditlog.Checkpoint{Origin: verifier.Name(), Root: new(auditlog.Frontier).Root()}
-			err = auditor.SaveCheckpoint(statePath(dir, verifier), []byte(nothing.String()+"\n"))
+			err = atomicfile.Write(statePath(dir, verifier), []byte(nothing.String()+"\n"), stateMode)
 		}
 		if err != nil {
 			return err
@@ -219,7 +222,7 @@ func (w *Witness) add(body []byte) ([]byte, *refusal) {
 	}
 	line, err := auditlog.SignatureLine(opened.Text, w.cosigner)
 	if err == nil {
-		err = auditor.SaveCheckpoint(s.path, append(append([]byte{}, request.Checkpoint...), line...))
+		err = atomicfile.Write(s.path, append(append([]byte{}, request.Checkpoint...), line...), stateMode)
 	}
 	if err != nil {
 		w.log.Error("a checkpoint cannot be kept, and is not signed", slog.Any("error", err))

@@ -1,4 +1,4 @@
-package auditor
+package atomicfile
 
 import (
 	"os"
@@ -15,7 +15,7 @@ func MakeDir(path string) error {
 		}
 		parents = append(parents, filepath.Dir(at))
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // checkpoints are public
+	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // a file says with its own mode who may read it
 		return err
 	}
 	for _, parent := range parents {

@@ -1,4 +1,4 @@
-package auditor_test
+package atomicfile_test
 
 import (
 	"os"
@@ -7,7 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 )
 
 func TestADirectoryIsMadeWithThoseAboveIt(t *testing.T) {
@@ -15,10 +15,10 @@ func TestADirectoryIsMadeWithThoseAboveIt(t *testing.T) {
 	top := t.TempDir()
 	path := filepath.Join(top, "a", "b", "c")
 	for range 2 {
-		require.NoError(t, auditor.MakeDir(path))
+		require.NoError(t, atomicfile.MakeDir(path))
 		require.DirExists(t, path)
 	}
 	file := filepath.Join(top, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	require.Error(t, auditor.MakeDir(filepath.Join(file, "below")))
+	require.Error(t, atomicfile.MakeDir(filepath.Join(file, "below")))
 }
