@@ -26,6 +26,7 @@ const (
 	ScreenPath             = "/secrets/screen"
 	UsagePath              = "/usage"
 	OperatorCredentialPath = "/operator-credential"
+	OperatorRevocationPath = "/operator-credential/revoke"
 )
 
 // VerifyRequest asks whether Secret is a good secret of the client. Servers decode it from JSON as it is; only Client can
@@ -104,6 +105,12 @@ type OperatorCredentialWire struct {
 	CreatedAt    *time.Time `json:"createdAt,omitempty"`
 }
 
+// OperatorRevocation takes a credential back that was issued by an OperatorCredentialRequest and could not be handed over.
+type OperatorRevocation struct {
+	AgentID      uuid.UUID `json:"agentId"`
+	CredentialID uuid.UUID `json:"credentialId"`
+}
+
 // Caller sends one JSON request to the credentials service and decodes its answer; *peer.Client is one.
 type Caller interface {
 	Do(ctx context.Context, method, path string, in, out any) error
@@ -169,4 +176,9 @@ func (c *Client) OperatorCredential(ctx context.Context, req OperatorCredentialR
 		return OperatorCredential{}, err
 	}
 	return res, nil
+}
+
+// RevokeOperatorCredential ends a credential of the operator for good. One that is revoked already is an error, and revoked.
+func (c *Client) RevokeOperatorCredential(ctx context.Context, req OperatorRevocation) error {
+	return c.caller.Do(ctx, http.MethodPost, "/internal/v1"+OperatorRevocationPath, req, nil)
 }

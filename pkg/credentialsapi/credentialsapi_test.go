@@ -134,3 +134,15 @@ func TestOperatorCredential(t *testing.T) {
 	_, err = credentialsapi.NewClient(&caller{err: apperr.Unavailable(nil)}).OperatorCredential(t.Context(), credentialsapi.OperatorCredentialRequest{})
 	require.Error(t, err)
 }
+
+func TestRevokeOperatorCredential(t *testing.T) {
+	t.Parallel()
+	c := &caller{}
+	req := credentialsapi.OperatorRevocation{AgentID: client, CredentialID: credential}
+	require.NoError(t, credentialsapi.NewClient(c).RevokeOperatorCredential(t.Context(), req))
+	require.Equal(t, "POST /internal/v1/operator-credential/revoke", c.method+" "+c.path)
+	require.JSONEq(t, `{"agentId":"0190a7c0-0000-4000-8000-00000000000a","credentialId":"0190a7c0-0000-4000-8000-00000000000c"}`, c.sent)
+
+	c.err = apperr.Unavailable(nil)
+	require.Error(t, credentialsapi.NewClient(c).RevokeOperatorCredential(t.Context(), req))
+}

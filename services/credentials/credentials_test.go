@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
@@ -231,6 +232,10 @@ func TestTheOperatorGetsItsCredentialOnce(t *testing.T) {
 	second, err := f.internal.OperatorCredential(t.Context(), req)
 	require.NoError(t, err)
 	require.Equal(t, credentialsapi.OperatorCredential{Exists: true}, second)
+	taken := credentialsapi.OperatorRevocation{AgentID: operator, CredentialID: first.CredentialID}
+	require.NoError(t, f.internal.RevokeOperatorCredential(t.Context(), taken))
+	require.False(t, f.verify(t, operator, first.ClientSecret.Reveal()).Valid)
+	require.ErrorIs(t, f.internal.RevokeOperatorCredential(t.Context(), taken), apperr.New(apperr.CredentialAlreadyRevoked, ""))
 }
 
 func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {

@@ -1,6 +1,6 @@
 // Package bootstrap creates the first operator of a deployment: the one agent that nobody registered,
 // with every system scope, and its credential. It only asks the services, over their internal APIs; it
-// must not decide what an operator is, and it keeps the secret nowhere.
+// must not decide what an operator is, and it keeps the secret nowhere but in the one Store it is given.
 package bootstrap
 
 import (
@@ -35,6 +35,7 @@ type Registry interface {
 // Credentials is the part of the credentials service's internal API that makes the secret.
 type Credentials interface {
 	OperatorCredential(ctx context.Context, req credentialsapi.OperatorCredentialRequest) (credentialsapi.OperatorCredential, error)
+	RevokeOperatorCredential(ctx context.Context, req credentialsapi.OperatorRevocation) error
 	Verify(ctx context.Context, req credentialsapi.VerifyRequest) (credentialsapi.VerifyResponse, error)
 }
 

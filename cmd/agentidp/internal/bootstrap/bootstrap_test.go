@@ -31,6 +31,7 @@ type services struct {
 	secrets     []string
 	unavailable int // how many calls are still refused
 	requests    []registryapi.BootstrapRequest
+	revoked     []credentialsapi.OperatorRevocation
 }
 
 func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -55,6 +56,11 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.bootstrap(w, r, fail)
 	case "POST /internal/v1/operator-credential":
 		s.credential(w, r)
+	case "POST /internal/v1/operator-credential/revoke":
+		var req credentialsapi.OperatorRevocation
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		s.revoked = append(s.revoked, req)
+		w.WriteHeader(http.StatusNoContent)
 	case "POST /internal/v1/secrets/verify":
 		var req struct {
 			ClientID uuid.UUID

@@ -10,7 +10,7 @@ import (
 // operator's terminal and nowhere else.
 func (r Result) WriteText(w io.Writer) error {
 	text := fmt.Sprintf("The operator exists: %s (%s). Nothing was changed.\n"+
-		"Its secret was shown when it was issued and cannot be shown again; `agentidp bootstrap --new-secret` issues another.\n",
+		"Its secret was shown when it was issued and cannot be shown again; `bootstrap --new-secret` issues another.\n",
 		r.Agent.AgentID, r.Agent.Email)
 	if r.Issued() {
 		head := "The operator was created"
@@ -21,6 +21,17 @@ func (r Result) WriteText(w io.Writer) error {
 			head, r.Agent.Email, r.Agent.AgentID, r.ClientSecret.Reveal())
 	}
 	_, err := io.WriteString(w, text)
+	return err
+}
+
+// WriteKept tells a person that the credential is in store, and shows no secret.
+func (r Result) WriteKept(w io.Writer, store Store) error {
+	head := "The operator was created"
+	if !r.AgentCreated {
+		head = "The operator exists; a new credential was issued to it, and those that it had go on"
+	}
+	_, err := fmt.Fprintf(w, "%s: %s (%s).\nCredential %s is kept in %s.\n",
+		head, r.Agent.AgentID, r.Agent.Email, r.CredentialID, store)
 	return err
 }
 

@@ -18,9 +18,11 @@ const callTimeout = 10 * time.Second
 
 // Settings say where the internal APIs are.
 type Settings struct {
-	RegistryURL    string        `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"Base URL of the registry's internal port."`
-	CredentialsURL string        `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"Base URL of the credentials service's internal port."`
-	Token          config.Secret `env:"INTERNAL_API_TOKEN" required:"true" desc:"Token that the services ask of each other; or INTERNAL_API_TOKEN_FILE."`
+	RegistryURL    string `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"Base URL of the registry's internal port."`
+	CredentialsURL string `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"Base URL of the credentials service's internal port."`
+	// PublicURL is only kept beside the credential; nothing is asked of it.
+	PublicURL config.URL    `env:"AGENTIDP_URL" desc:"Base URL of the public routes, as agents know it."`
+	Token     config.Secret `env:"INTERNAL_API_TOKEN" required:"true" desc:"Token that the services ask of each other; or INTERNAL_API_TOKEN_FILE."`
 }
 
 // LoadSettings reads them from the environment and names everything that is missing or wrong.

@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/bootstrap"
 )
 
 // Console is what a command reads and writes.
@@ -29,7 +31,7 @@ func New(console Console) *cobra.Command {
 	root.SetOut(console.Out)
 	root.SetErr(console.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.AddCommand(devCommand(console), bootstrapCommand(console), keysCommand(console), setupCommand(console), auditCommand(console),
+	root.AddCommand(devCommand(console), bootstrap.Command(console.Out, console.Environ), keysCommand(console), setupCommand(console), auditCommand(console),
 		versionCommand(console))
 	return root
 }

@@ -53,6 +53,14 @@ func (r *operatorRequest) Check(f *apperr.Fields) {
 	requireID(f, "agentId", r.AgentID)
 }
 
+type operatorRevocation credentialsapi.OperatorRevocation
+
+// Check implements httpx.Checker.
+func (r *operatorRevocation) Check(f *apperr.Fields) {
+	requireID(f, "agentId", r.AgentID)
+	requireID(f, "credentialId", r.CredentialID)
+}
+
 func requireID(f *apperr.Fields, field string, id uuid.UUID) {
 	if id == uuid.Nil {
 		f.Add(field, "is required")
@@ -126,5 +134,17 @@ func (a *API) createForOperator(c *gin.Context) error {
 	httpx.JSON(c, http.StatusCreated, credentialsapi.OperatorCredentialWire{
 		CredentialID: &issued.ID, ClientID: &issued.AgentID, ClientSecret: issued.Secret.Reveal(), CreatedAt: &issued.CreatedAt,
 	})
+	return nil
+}
+
+func (a *API) revokeForOperator(c *gin.Context) error {
+	var req operatorRevocation
+	if err := httpx.DecodeJSON(c, &req); err != nil {
+		return err
+	}
+	if err := a.credentials.Revoke(c.Request.Context(), req.AgentID, req.CredentialID, guard.Origin(c)); err != nil {
+		return err
+	}
+	c.Status(http.StatusNoContent)
 	return nil
 }

@@ -20,6 +20,7 @@ const (
 	screenPath   = "/internal/v1" + credentialsapi.ScreenPath
 	usagePath    = "/internal/v1" + credentialsapi.UsagePath
 	operatorPath = "/internal/v1" + credentialsapi.OperatorCredentialPath
+	takeBackPath = "/internal/v1" + credentialsapi.OperatorRevocationPath
 )
 
 func TestVerifyAnswersTheVerdict(t *testing.T) {
@@ -89,6 +90,18 @@ func TestAnOperatorIsGivenACredentialOrToldThatItHasOne(t *testing.T) {
 	require.False(t, f.domain.calls[1].onlyIfNone)
 }
 
+func TestACredentialOfTheOperatorIsTakenBack(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	body := `{"agentId": "` + agentID.String() + `", "credentialId": "` + credentialID.String() + `"}`
+	res := f.callInternal(t, http.MethodPost, takeBackPath, body)
+	require.Equal(t, http.StatusNoContent, res.status, res.body)
+	require.Equal(t, []call{{method: "revoke", agentID: agentID, credentialID: credentialID}}, f.domain.calls)
+
+	f.domain.err = apperr.New(apperr.CredentialNotFound, "")
+	require.Equal(t, http.StatusNotFound, f.callInternal(t, http.MethodPost, takeBackPath, body).status)
+}
+
 func TestInternalRequestsAreHeldToTheirForm(t *testing.T) {
 	t.Parallel()
 	many := strings.Repeat(`{"credentialId":"`+uuid.NewString()+`","usedAt":"2026-11-22T09:14:03Z"},`, credentialsapi.MaxUses)
@@ -103,6 +116,7 @@ func TestInternalRequestsAreHeldToTheirForm(t *testing.T) {
 		"a use of nothing":          {usagePath, `{"uses": [{}]}`, []string{"uses[0].credentialId", "uses[0].usedAt"}},
 		"too many uses":             {usagePath, `{"uses": [` + many + `{"credentialId":"` + uuid.NewString() + `","usedAt":"2026-11-22T09:14:03Z"}]}`, []string{"uses"}},
 		"an operator of no id":      {operatorPath, `{}`, []string{"agentId"}},
+		"no credential to revoke":   {takeBackPath, `{}`, []string{"agentId", "credentialId"}},
 	} {
 		f := setup(t)
 		require.Equal(t, tc.fields, f.callInternal(t, http.MethodPost, tc.path, tc.body).failing(t), name)
@@ -115,7 +129,7 @@ func TestInternalRequestsAreHeldToTheirForm(t *testing.T) {
 
 func TestTheInternalAPINeedsTheInternalToken(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{verifyPath, screenPath, usagePath, operatorPath} {
+	for _, path := range []string{verifyPath, screenPath, usagePath, operatorPath, takeBackPath} {
 		for _, token := range []string{"", "Bearer wrong", "Basic " + internalToken} {
 			f := setup(t)
 			req := newRequest(t, http.MethodPost, path, `{}`)
@@ -135,6 +149,8 @@ func TestTheInternalAPINeedsTheInternalToken(t *testing.T) {
 			body = `{"secrets": []}`
 		case operatorPath:
 			body = `{"agentId": "` + agentID.String() + `"}`
+		case takeBackPath:
+			body = `{"agentId": "` + agentID.String() + `", "credentialId": "` + credentialID.String() + `"}`
 		}
 		require.Equal(t, http.StatusServiceUnavailable, f.callInternal(t, http.MethodPost, path, body).status)
 	}

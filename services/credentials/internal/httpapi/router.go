@@ -64,4 +64,5 @@ func (a *API) Internal(g *gin.RouterGroup) {
 	g.POST(credentialsapi.ScreenPath, httpx.Handle(a.screen))
 	g.POST(credentialsapi.UsagePath, httpx.Handle(a.recordUses))
 	g.POST(credentialsapi.OperatorCredentialPath, httpx.Handle(a.createForOperator))
+	g.POST(credentialsapi.OperatorRevocationPath, httpx.Handle(a.revokeForOperator))
 }

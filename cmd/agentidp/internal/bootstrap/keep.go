@@ -1,0 +1,84 @@
+package bootstrap
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+)
+
+// revokeTimeout bounds taking a credential back, also after the run's own time is up.
+const revokeTimeout = 10 * time.Second
+
+// errKept is what a Store says whose place was taken by another run in the meantime.
+var errKept = errors.New("a credential is kept there already")
+
+// Handover is what an operator needs: where the system is, and a credential for it.
+type Handover struct {
+	URL          string // base URL of the public routes, without a trailing slash
+	ClientID     uuid.UUID
+	ClientSecret config.Secret
+}
+
+// variables are a Handover as the environment of whoever uses it, in the order in which people read them.
+func (h Handover) variables() [][2]string {
+	return [][2]string{
+		{"AGENTIDP_URL", h.URL},
+		{"AGENTIDP_CLIENT_ID", h.ClientID.String()},
+		{"AGENTIDP_CLIENT_SECRET", h.ClientSecret.Reveal()},
+	}
+}
+
+// Store is a place that keeps the credential of an operator, one at most.
+type Store interface {
+	// Exists says whether there is one. What it fails of must be what Save would fail of, where that can be known.
+	Exists(ctx context.Context) (bool, error)
+	// Save keeps all of it or nothing, and is errKept where another run was faster: it replaces none.
+	Save(ctx context.Context, handover Handover) error
+	// String names the place for people.
+	String() string
+}
+
+// Keep makes the operator and a credential for it, and hands that to store; kept is false, and nothing was asked of anybody,
+// where store holds one already. A credential that store refuses is revoked. What an earlier run issued and lost, in a
+// crash just before it was kept, nobody knows; it shows as one that was never used in the list of the operator's credentials.
+func (c Clients) Keep(ctx context.Context, req Request, store Store, url string) (result Result, kept bool, err error) {
+	found, err := store.Exists(ctx)
+	if err != nil || found {
+		return Result{}, false, err
+	}
+	req.NewSecret = true
+	if result, err = c.Run(ctx, req); err != nil {
+		return Result{}, false, err
+	}
+	err = store.Save(ctx, Handover{URL: url, ClientID: result.Agent.AgentID, ClientSecret: result.ClientSecret})
+	if err == nil {
+		return result, true, nil
+	}
+	failed := c.takeBack(context.WithoutCancel(ctx), result)
+	if errors.Is(err, errKept) && failed == nil {
+		return Result{}, false, nil
+	}
+	return Result{}, false, errors.Join(fmt.Errorf("keep the operator's credential: %w", err), failed)
+}
+
+// takeBack revokes the credential of a result, for nobody has its secret.
+func (c Clients) takeBack(ctx context.Context, result Result) error {
+	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
+	defer cancel()
+	err := whileUnavailable(ctx, func() error {
+		return c.Credentials.RevokeOperatorCredential(ctx, credentialsapi.OperatorRevocation{
+			AgentID: result.Agent.AgentID, CredentialID: result.CredentialID,
+		})
+	})
+	if err == nil || errors.Is(err, apperr.New(apperr.CredentialAlreadyRevoked, "")) {
+		return nil // an attempt whose answer was lost did it
+	}
+	return fmt.Errorf("revoke credential %s, which nobody knows the secret of: %w", result.CredentialID, err)
+}
