@@ -30,8 +30,17 @@ var (
 
 // Leaf is the canonical form (RFC 8785) of an event's payload: what is hashed, exported and proven. It
 // refuses whatever two readers could understand differently (I-JSON, RFC 7493 §2), as a proof about such
-// a leaf would prove nothing. Its errors are those of this package and never repeat the payload.
+// a leaf would prove nothing. Its errors are those of this package and never repeat the payload. The leaf of
+// a payload that is canonical already is the payload itself, not a copy.
 func Leaf(payload []byte) ([]byte, error) {
+	if Canonical(payload) {
+		return payload, nil
+	}
+	return canonicalize(payload)
+}
+
+// canonicalize is Leaf, whatever the form of the payload.
+func canonicalize(payload []byte) ([]byte, error) {
 	if !utf8.Valid(payload) || !json.Valid(payload) || !bytes.HasPrefix(bytes.TrimLeft(payload, " \t\r\n"), []byte("{")) {
 		return nil, ErrNotObject
 	}
