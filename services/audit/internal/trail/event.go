@@ -9,13 +9,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
-	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
 // SchemaVersion is the version of the event's form that this package reads. New
@@ -31,6 +31,12 @@ const (
 // MaxIDDrift is how far the time in an event's id may be from the event's own. The
 // days around the former are then all where another event under this id can be.
 const MaxIDDrift = 24 * time.Hour
+
+// The longest words of an action, and the longest name of a service, in bytes.
+const (
+	maxWord    = 32
+	maxService = 64
+)
 
 // Resolution is the precision of an event's time, that of the database.
 const Resolution = time.Microsecond
@@ -68,42 +74,24 @@ type wire struct {
 	Metadata      json.RawMessage `json:"metadata"`
 }
 
-// lookalike tells whether a JSON object has a field whose name is that of one of
-// wire's but for its case. Package json decodes it as that one, and other readers of
-// the leaf do not: what is shown would not be what is proven.
-func lookalike(payload []byte) bool {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(payload, &fields); err != nil {
-		return false // no event anyway
-	}
-	for field := range reflect.TypeFor[wire]().Fields() {
-		known := field.Tag.Get("json")
-		for name := range fields {
-			if name != known && strings.EqualFold(name, known) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// Names are open ended: an event of a newer publisher, with an action this
-// version has never heard of, is stored and shown all the same.
-var (
-	actionForm  = regexp.MustCompile(`^[a-z][a-z_]{0,31}\.[a-z][a-z_]{0,31}$`)
-	serviceForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
-)
-
 // Decode reads one published event. Its errors say what is wrong without
 // repeating the payload, so that they can be stored and logged. The event keeps
 // payload itself, not a copy.
 func Decode(payload []byte) (Event, error) {
-	if !utf8.Valid(payload) {
-		return Event{}, errors.New("not valid UTF-8")
-	}
+	return decode(payload, auditlog.Canonical(payload))
+}
+
+// decode is Decode where it is known whether payload is canonical.
+func decode(payload []byte, canonical bool) (Event, error) {
 	var w wire
-	if err := json.Unmarshal(payload, &w); err != nil {
-		return Event{}, fmt.Errorf("not an event: %w", describe(err))
+	if !canonical || !w.scan(payload) {
+		if !utf8.Valid(payload) {
+			return Event{}, errors.New("not valid UTF-8")
+		}
+		w = wire{}
+		if err := json.Unmarshal(payload, &w); err != nil {
+			return Event{}, fmt.Errorf("not an event: %w", describe(err))
+		}
 	}
 	if err := w.check(); err != nil {
 		return Event{}, err
@@ -134,11 +122,11 @@ func (w *wire) check() error {
 		return errors.New("timestamp is missing")
 	case year < 1 || year > 9999:
 		return errors.New("timestamp is out of range")
-	case !actionForm.MatchString(w.Action):
+	case !isAction(w.Action):
 		return errors.New("action is missing or malformed")
 	case w.Outcome != OutcomeSuccess && w.Outcome != OutcomeFailure:
 		return errors.New("outcome is neither success nor failure")
-	case !serviceForm.MatchString(w.Service):
+	case !isService(w.Service):
 		return errors.New("service is missing or malformed")
 	case !isObject(w.Metadata):
 		return errors.New("metadata is not a JSON object")
@@ -181,4 +169,27 @@ func metadata(raw json.RawMessage) json.RawMessage {
 		return json.RawMessage("{}")
 	}
 	return raw
+}
+
+// isAction tells whether text is two words with a point between them. Actions and services are
+// open ended: an event of a newer publisher, with an action this version has never heard of, is
+// stored and shown all the same.
+func isAction(text string) bool {
+	subject, verb, _ := strings.Cut(text, ".")
+	return isWord(subject, "_", maxWord) && isWord(verb, "_", maxWord)
+}
+
+func isService(text string) bool { return isWord(text, "-0123456789", maxService) }
+
+// isWord tells whether text is a small letter and then small letters and others, at most most.
+func isWord(text, others string, most int) bool {
+	if text == "" || len(text) > most {
+		return false
+	}
+	for i, c := range []byte(text) {
+		if (c < 'a' || c > 'z') && (i == 0 || strings.IndexByte(others, c) < 0) {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package trail
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -45,18 +46,17 @@ func Receive(origin Origin, payload []byte) Delivery {
 		d.Reject = fmt.Sprintf("cannot be a leaf of the log: more than %d bytes", MaxPayload)
 		return d
 	}
-	event, err := Decode(payload)
-	if err != nil {
+	leaf, unfit := auditlog.Leaf(payload)
+	event, err := decode(payload, unfit == nil && bytes.Equal(leaf, payload))
+	switch {
+	case err != nil:
 		d.Reject = err.Error()
 		return d
-	}
-	if lookalike(payload) {
-		d.Reject = "a field has the name of another but for its case"
+	case unfit != nil:
+		d.Reject = fmt.Sprintf("cannot be a leaf of the log: %v", unfit)
 		return d
-	}
-	leaf, err := auditlog.Leaf(payload)
-	if err != nil {
-		d.Reject = fmt.Sprintf("cannot be a leaf of the log: %v", err)
+	case lookalike(leaf):
+		d.Reject = "a field has the name of another but for its case"
 		return d
 	}
 	d.Event, d.LeafHash = event, auditlog.HashLeaf(leaf)
