@@ -3,6 +3,7 @@
 package auditevent
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,20 +93,21 @@ type Origin struct {
 	RequestID string     `json:"requestId"`
 }
 
-// Event is one audit event. AgentID is the agent it is about (nil if there is none).
+// Event is one audit event. AgentID is the agent it is about (nil if there is none). The fields are in the
+// order of their JSON names, so that Message writes them in it.
 type Event struct {
-	SchemaVersion int            `json:"schemaVersion"`
-	EventID       uuid.UUID      `json:"eventId"`
-	Timestamp     time.Time      `json:"timestamp"`
-	AgentID       *uuid.UUID     `json:"agentId"`
-	ActorID       *uuid.UUID     `json:"actorId"`
 	Action        Action         `json:"action"`
-	Outcome       Outcome        `json:"outcome"`
+	ActorID       *uuid.UUID     `json:"actorId"`
+	AgentID       *uuid.UUID     `json:"agentId"`
+	EventID       uuid.UUID      `json:"eventId"`
 	IPAddress     string         `json:"ipAddress"`
-	UserAgent     string         `json:"userAgent"`
-	Service       string         `json:"service"`
-	RequestID     string         `json:"requestId"`
 	Metadata      map[string]any `json:"metadata"`
+	Outcome       Outcome        `json:"outcome"`
+	RequestID     string         `json:"requestId"`
+	SchemaVersion int            `json:"schemaVersion"`
+	Service       string         `json:"service"`
+	Timestamp     time.Time      `json:"timestamp"`
+	UserAgent     string         `json:"userAgent"`
 }
 
 // New makes an event: the time in UTC and cut to microseconds, which is what the database keeps;
@@ -135,16 +137,20 @@ func New(id uuid.UUID, at time.Time, service string, action Action, agentID *uui
 	}
 }
 
-// Message is the event as the outbox takes it, on the subject audit.<service>.<action>.
+// Message is the event as the outbox takes it, on the subject audit.<service>.<action>. Its payload is in the canonical
+// form of RFC 8785 already, as a rule: whoever makes a leaf of the audit log of it finds little to do. Text and numbers
+// for which that form is not that of package json make no difference to anybody, but cost the audit service time.
 func (e Event) Message() (outbox.Message, error) {
-	payload, err := json.Marshal(e)
-	if err != nil {
+	var payload bytes.Buffer
+	encoder := json.NewEncoder(&payload)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(e); err != nil {
 		return outbox.Message{}, fmt.Errorf("encode audit event %s: %w", e.EventID, err)
 	}
 	return outbox.Message{
 		ID:      e.EventID,
 		Subject: fmt.Sprintf("audit.%s.%s", e.Service, e.Action),
-		Payload: payload,
+		Payload: bytes.TrimSuffix(payload.Bytes(), []byte("\n")),
 	}, nil
 }
 

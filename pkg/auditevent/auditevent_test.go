@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
 var (
@@ -56,7 +57,7 @@ func TestAnEventOfNobodyAboutNothingHasNullsAndAnEmptyObject(t *testing.T) {
 	require.Equal(t, auditevent.Failure, e.Outcome)
 	payload, err := json.Marshal(e)
 	require.NoError(t, err)
-	require.Contains(t, string(payload), `"agentId":null,"actorId":null`)
+	require.Contains(t, string(payload), `"actorId":null,"agentId":null`)
 	require.Contains(t, string(payload), `"metadata":{}`)
 }
 
@@ -69,6 +70,24 @@ func TestOnlyAFailedAuthenticationIsAFailure(t *testing.T) {
 		require.True(t, e.Outcome.Valid())
 	}
 	require.Len(t, auditevent.Actions(), 13)
+}
+
+func TestAnEventIsPublishedInCanonicalForm(t *testing.T) {
+	t.Parallel()
+	origin := auditevent.Origin{ActorID: &actor, IPAddress: "2001:db8::1", UserAgent: `<a href="x">&\ \u00e9 😀`, RequestID: "req-1"}
+	for _, action := range auditevent.Actions() {
+		e := auditevent.New(id, at, "token", action, &agent, origin, map[string]any{
+			"scope": "agents:read agents:write", "active": true, "expiresIn": 3600, "b": []string{"version"}, "a": nil, "Z": map[string]any{"y": 1, "x": "\n\x01"},
+		})
+		msg, err := e.Message()
+		require.NoError(t, err)
+		require.True(t, auditlog.Canonical(msg.Payload), string(msg.Payload))
+	}
+	e := event()
+	e.Metadata = nil
+	msg, err := e.Message()
+	require.NoError(t, err)
+	require.True(t, auditlog.Canonical(msg.Payload), "nobody made a map")
 }
 
 func TestMetadataThatIsNoJSONIsAnError(t *testing.T) {
