@@ -79,7 +79,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	}
 	if cfg.OnwardBytes > 0 {
 		s.onward = onward.New(onward.Config{
-			Log: store, Conn: r.NATS, MaxBytes: int64(cfg.OnwardBytes), Holder: uuid.New(), Logger: r.Telemetry.Log,
+			Log: store, Conn: r.NATS, MaxBytes: int64(cfg.OnwardBytes), Holder: uuid.New(), Logger: r.Telemetry.Log, Clock: time.Now,
 		})
 	}
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context

@@ -34,6 +34,8 @@ const (
 	// has followed does not go on.
 	publishFor = 5 * time.Second
 	lease      = 15 * time.Second
+	// recently is how far back the events of a page are looked for first.
+	recently = 48 * time.Hour
 	// releaseFor bounds how long the end of a replica waits to give its turn back.
 	releaseFor = time.Second
 	// look is how often a replica looks for new events, or for its turn.
@@ -44,16 +46,20 @@ const (
 // Log is where the events are, and how far they were published.
 type Log interface {
 	// Lease makes holder the one who publishes for two thirds of until at least, and
-	// says which leaf is next; ok is false while another one is.
-	Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (next int64, ok bool, err error)
+	// says what is to be published; ok is false while another one is.
+	Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (due Due, ok bool, err error)
 	// Release ends the lease of holder, if it has one.
 	Release(ctx context.Context, holder uuid.UUID) error
 	// Advance sets which leaf is next, if it was from until now and holder still
 	// publishes.
 	Advance(ctx context.Context, holder uuid.UUID, from, next int64) (ok bool, err error)
-	Head(ctx context.Context) (export.Head, error)
+	// Rows are events that match filter, any where it is nil, of the leaves from first
+	// to before end, in their order and at most limit.
 	Rows(ctx context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error)
 }
+
+// Due are the leaves that are to be published: from Next to before Size.
+type Due struct{ Next, Size int64 }
 
 // Config is what a Publisher works with; every field is required.
 type Config struct {
@@ -62,6 +68,7 @@ type Config struct {
 	MaxBytes int64 // of the stream
 	Holder   uuid.UUID
 	Logger   *slog.Logger
+	Clock    func() time.Time
 }
 
 // Publisher is the part of one replica.
@@ -116,20 +123,16 @@ func retry(last time.Duration) time.Duration {
 
 // turn publishes the next page, and says whether more is waiting.
 func (p *Publisher) turn(ctx context.Context) (more bool, err error) {
-	next, ok, err := p.Log.Lease(ctx, p.Holder, lease)
-	if err != nil || !ok {
+	due, ok, err := p.Log.Lease(ctx, p.Holder, lease)
+	if err != nil || !ok || due.Next >= due.Size {
 		return false, err
 	}
-	head, err := p.Log.Head(ctx)
-	if err != nil || next >= head.Size {
-		return false, err
-	}
-	end := min(next+pageEvents, head.Size)
-	rows, err := p.Log.Rows(ctx, nil, next, end, pageEvents)
+	end := min(due.Next+pageEvents, due.Size)
+	rows, err := p.page(ctx, due.Next, end)
 	if err != nil {
 		return false, err
 	}
-	if len(rows) == pageEvents {
+	if len(rows) == pageEvents { // more rows than leaves, if somebody added some
 		end = rows[len(rows)-1].Index + 1
 	}
 	publishing, cancel := context.WithTimeout(ctx, publishFor)
@@ -137,8 +140,19 @@ func (p *Publisher) turn(ctx context.Context) (more bool, err error) {
 	if err := p.publish(publishing, rows); err != nil {
 		return false, err
 	}
-	ok, err = p.Log.Advance(ctx, p.Holder, next, end)
-	return ok && end < head.Size, err
+	ok, err = p.Log.Advance(ctx, p.Holder, due.Next, end)
+	return ok && end < due.Size, err
+}
+
+// page are the events of leaves. It looks among those of the last days first: as a rule all
+// are of these, and a statement over all days takes longer with each of them.
+func (p *Publisher) page(ctx context.Context, first, end int64) ([]export.Row, error) {
+	recent := p.Clock().Add(-recently)
+	rows, err := p.Log.Rows(ctx, &trail.Filter{From: &recent}, first, end, pageEvents)
+	if err == nil && int64(len(rows)) < end-first {
+		rows, err = p.Log.Rows(ctx, nil, first, end, pageEvents)
+	}
+	return rows, err
 }
 
 // publish sends events and waits until all are stored. What was sent before a

@@ -24,22 +24,26 @@ import (
 
 const waitFor, tick = 30 * time.Second, 10 * time.Millisecond
 
-// shelf is a log in memory. Row 3 is gone, row 5 is no event any more.
+var now = time.Date(2026, 11, 22, 15, 30, 0, 0, time.UTC)
+
+// shelf is a log in memory. Row 3 is gone, row 4 is older than the others, row
+// 5 is no event any more.
 type shelf struct {
 	mutex  sync.Mutex
 	size   int64
 	next   int64
 	holder uuid.UUID // who publishes, whoever asks first
 	forget bool      // does not hear the next Advance
+	asked  []bool    // for each call of Rows, whether it was for the last days
 }
 
-func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (int64, bool, error) {
+func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (onward.Due, bool, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if s.holder == uuid.Nil {
 		s.holder = holder
 	}
-	return s.next, s.holder == holder, nil
+	return onward.Due{Next: s.next, Size: s.size}, s.holder == holder, nil
 }
 
 func (s *shelf) Release(_ context.Context, holder uuid.UUID) error {
@@ -65,17 +69,18 @@ func (s *shelf) Advance(_ context.Context, holder uuid.UUID, from, next int64) (
 	return true, nil
 }
 
-func (s *shelf) Head(context.Context) (export.Head, error) {
+func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error) {
 	s.mutex.Lock()
-	defer s.mutex.Unlock()
-	return export.Head{Size: s.size}, nil
-}
-
-func (s *shelf) Rows(_ context.Context, _ *trail.Filter, first, end int64, limit int) ([]export.Row, error) {
+	s.asked = append(s.asked, filter != nil)
+	s.mutex.Unlock()
 	var rows []export.Row
 	for i := first; i < end && len(rows) < limit; i++ {
 		switch i {
 		case 3:
+		case 4:
+			if filter == nil || !filter.From.After(now.Add(-72*time.Hour)) { // it is three days old
+				rows = append(rows, export.Row{Index: i, Payload: payload(i)})
+			}
 		case 5:
 			rows = append(rows, export.Row{Index: i, Payload: []byte(`{}`)})
 		default:
@@ -101,7 +106,8 @@ func serve(t *testing.T, s *shelf, url string) *natsx.Conn {
 	t.Helper()
 	conn, err := natsx.Connect(natsx.Config{URL: config.Secret(url), Replicas: 1}, "audit", telemetry.Discard("audit"))
 	require.NoError(t, err)
-	p := onward.New(onward.Config{Log: s, Conn: conn, MaxBytes: 1 << 20, Holder: uuid.New(), Logger: telemetry.Discard("audit").Log})
+	p := onward.New(onward.Config{Log: s, Conn: conn, MaxBytes: 1 << 20, Holder: uuid.New(), Logger: telemetry.Discard("audit").Log,
+		Clock: func() time.Time { return now }})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- p.Run(ctx) }()
@@ -157,6 +163,21 @@ func TestStoredEventsArePublishedOnceAndInOrder(t *testing.T) {
 	stream, err := conn.JS().Stream(t.Context(), natsx.OnwardStream)
 	require.NoError(t, err)
 	require.EqualValues(t, 1198, stream.CachedInfo().State.Msgs, "what was published before its cursor was lost is not there twice")
+}
+
+func TestAPageIsLookedForInTheLastDaysFirst(t *testing.T) {
+	t.Parallel()
+	s := &shelf{size: 3}
+	conn := serve(t, s, testkit.NATSServer(t).URL())
+	published(t, conn, 3)
+	s.mutex.Lock()
+	require.Equal(t, []bool{true}, s.asked, "all were there")
+	s.mutex.Unlock()
+	s.grow(5)
+	require.Equal(t, "4", published(t, conn, 4)[3].Headers().Get(onward.HeaderLeafIndex))
+	s.mutex.Lock()
+	require.Equal(t, []bool{true, true, false}, s.asked, "some were not")
+	s.mutex.Unlock()
 }
 
 func TestAStreamThatIsLostIsMadeAgain(t *testing.T) {

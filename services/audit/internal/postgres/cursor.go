@@ -21,9 +21,10 @@ const (
 WITH leased AS (
   UPDATE audit.cursors SET holder = $1, held_until = now() + $2::interval
   WHERE name = 'onward' AND (held_until < now() OR holder = $1 AND held_until < now() + $2::interval * (2.0 / 3))
-  RETURNING next_leaf)
-SELECT next_leaf FROM leased UNION ALL
-SELECT next_leaf FROM audit.cursors WHERE name = 'onward' AND holder = $1 AND held_until >= now() + $2::interval * (2.0 / 3)`
+  RETURNING next_leaf), held AS (
+  SELECT next_leaf FROM leased UNION ALL
+  SELECT next_leaf FROM audit.cursors WHERE name = 'onward' AND holder = $1 AND held_until >= now() + $2::interval * (2.0 / 3))
+SELECT held.next_leaf, tree.size FROM held, audit.tree`
 
 	sqlReleaseCursor = `-- name: cursor_release
 UPDATE audit.cursors SET holder = NULL, held_until = '-infinity' WHERE name = 'onward' AND holder = $1`
@@ -34,12 +35,12 @@ UPDATE audit.cursors SET next_leaf = $3 WHERE name = 'onward' AND holder = $1 AN
 
 // Lease makes holder the one who publishes events onward for a while; see
 // onward.Log.
-func (s *Store) Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (next int64, ok bool, err error) {
-	err = s.db.QueryRow(ctx, sqlLeaseCursor, holder, until).Scan(&next)
+func (s *Store) Lease(ctx context.Context, holder uuid.UUID, until time.Duration) (due onward.Due, ok bool, err error) {
+	err = s.db.QueryRow(ctx, sqlLeaseCursor, holder, until).Scan(&due.Next, &due.Size)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, false, nil
+		return onward.Due{}, false, nil
 	}
-	return next, err == nil, pgdb.Fault(err)
+	return due, err == nil, pgdb.Fault(err)
 }
 
 // Release lets another one publish at once; see onward.Log.

@@ -8,16 +8,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/services/audit/internal/onward"
 )
 
 func TestOneReplicaAtATimePublishesOnward(t *testing.T) {
 	t.Parallel()
 	admin := testkit.Postgres(t, "audit")
 	store, one, other := open(t, testkit.Open(t, admin.AppURL)), uuid.New(), uuid.New()
-	next, ok, err := store.Lease(t.Context(), one, time.Hour)
+	record(t, store, published(t, 1, nil), published(t, 2, nil))
+	due, ok, err := store.Lease(t.Context(), one, time.Hour)
 	require.NoError(t, err)
 	require.True(t, ok)
-	require.Zero(t, next)
+	require.Equal(t, onward.Due{Next: 0, Size: 2}, due)
 	_, ok, err = store.Lease(t.Context(), other, time.Hour)
 	require.NoError(t, err)
 	require.False(t, ok, "while the first one does")
@@ -32,10 +34,10 @@ func TestOneReplicaAtATimePublishesOnward(t *testing.T) {
 
 	_, err = testkit.Open(t, admin.AdminURL).Exec(t.Context(), "UPDATE audit.cursors SET held_until = now() - interval '1 second'")
 	require.NoError(t, err)
-	next, ok, err = store.Lease(t.Context(), other, time.Hour)
+	due, ok, err = store.Lease(t.Context(), other, time.Hour)
 	require.NoError(t, err)
 	require.True(t, ok, "the first one was not heard of for too long")
-	require.EqualValues(t, 5, next)
+	require.Equal(t, onward.Due{Next: 5, Size: 2}, due)
 	ok, err = store.Advance(t.Context(), one, 5, 9)
 	require.NoError(t, err)
 	require.False(t, ok)
@@ -51,9 +53,9 @@ func TestALeaseIsRenewedWhenAThirdOfItIsOver(t *testing.T) {
 		return until
 	}
 	lease := func(holder uuid.UUID) bool {
-		next, ok, err := store.Lease(t.Context(), holder, time.Hour)
+		due, ok, err := store.Lease(t.Context(), holder, time.Hour)
 		require.NoError(t, err)
-		require.Zero(t, next)
+		require.Zero(t, due)
 		return ok
 	}
 	require.True(t, lease(one))
