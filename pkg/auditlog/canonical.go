@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"iter"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/gowebpki/jcs"
@@ -153,13 +154,11 @@ func canonicalEscape(text []byte) int {
 	case '"', '\\', 'b', 'f', 'n', 'r', 't':
 		return len(`\n`)
 	case 'u':
-		if len(text) < len(`\u001f`) || text[2] != '0' || text[3] != '0' || text[4] != '0' && text[4] != '1' {
+		if len(text) < len(`\u001f`) || string(text[2:4]) != "00" {
 			return 0
 		}
-		switch c := text[5]; {
-		case c >= '0' && c <= '7', c == 'b', c == 'e', c == 'f':
-			return len(`\u001f`)
-		case text[4] == '1' && (c == '8' || c == '9' || c == 'a' || c == 'c' || c == 'd'):
+		last := string(text[5:6])
+		if text[4] == '0' && strings.Contains("01234567bef", last) || text[4] == '1' && strings.Contains("0123456789abcdef", last) {
 			return len(`\u001f`)
 		}
 	}
