@@ -12,6 +12,7 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"log/slog"
+	"regexp"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -33,6 +34,46 @@ func Files(service string) (fs.FS, error) {
 	}
 	return fs.Sub(files, service)
 }
+
+// contract marks a migration that takes away what the release before still used: the release that brings it works
+// without it as well.
+var contract = regexp.MustCompile(`(?m)^-- phase: contract$`)
+
+// Needed is the version of its schema that this release of a service needs: the highest migration that is not marked
+// with the line "-- phase: contract". A schema that is newer is fine, as a migration never breaks the release before.
+func Needed(service string) (int64, error) {
+	source, err := Files(service)
+	if err != nil {
+		return 0, err
+	}
+	return needed(source)
+}
+
+func needed(source fs.FS) (int64, error) {
+	names, err := fs.Glob(source, "*.sql") // in order
+	if err != nil {
+		return 0, err
+	}
+	for _, name := range slices.Backward(names) {
+		content, err := fs.ReadFile(source, name)
+		if err != nil {
+			return 0, err
+		}
+		if contract.Match(content) {
+			continue
+		}
+		return goose.NumericComponent(name)
+	}
+	return 0, nil
+}
+
+// VersionQuery asks which version a schema is at, 0 for one that was never migrated. The service's own role may ask from
+// the migration on that lets it; before, and where there is no such schema, Postgres refuses.
+func VersionQuery(service string) string {
+	return "-- name: schema_version\nSELECT coalesce(max(version_id), 0) FROM " + versionTable(service) + " WHERE is_applied"
+}
+
+func versionTable(service string) string { return service + ".goose_db_version" }
 
 // Apply brings the schema of a service up to date. ownerURL is of the role that owns the schema; no
 // other role is needed. Replicas may do so at the same time: an advisory lock lets one go first.
@@ -82,7 +123,7 @@ func newProvider(service string, db *sql.DB) (*goose.Provider, error) {
 		return nil, fmt.Errorf("lock for migrations: %w", err)
 	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, source,
-		goose.WithTableName(service+".goose_db_version"),
+		goose.WithTableName(versionTable(service)),
 		goose.WithSessionLocker(locker),
 		goose.WithDisableGlobalRegistry(true),
 	)

@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/stretchr/testify/require"
 )
@@ -29,6 +30,35 @@ func TestEveryMigrationIsNumberedWithoutGapsAndCanBeTakenBack(t *testing.T) {
 			require.Contains(t, string(sql), "-- +goose Down", entry.Name())
 		}
 	}
+}
+
+func TestTheNeededVersionIsTheLastThatIsNotAContraction(t *testing.T) {
+	t.Parallel()
+	file := func(text string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte("-- What it does.\n" + text + "\n-- +goose Up\n")}
+	}
+	const contraction = "-- phase: contract\n"
+	for _, tt := range []struct {
+		files fstest.MapFS
+		want  int64
+	}{
+		{fstest.MapFS{}, 0},
+		{fstest.MapFS{"00001_a.sql": file("")}, 1},
+		{fstest.MapFS{"00001_a.sql": file(""), "00002_b.sql": file("-- phase: contracted"), "00003_c.sql": file(contraction)}, 2},
+		{fstest.MapFS{"00001_a.sql": file(""), "00002_b.sql": file(contraction), "00003_c.sql": file("")}, 3},
+		{fstest.MapFS{"00009_a.sql": file(""), "00010_b.sql": file("")}, 10},
+	} {
+		got, err := needed(tt.files)
+		require.NoError(t, err)
+		require.Equal(t, tt.want, got)
+	}
+	for _, service := range Services() {
+		got, err := Needed(service)
+		require.NoError(t, err)
+		require.Positive(t, got, service)
+	}
+	_, err := Needed("billing")
+	require.ErrorContains(t, err, "billing")
 }
 
 func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {

@@ -99,6 +99,10 @@ func (s *Server) readyz(c *gin.Context) {
 	// Not WriteError: a service that waits for its dependencies is no failed
 	// request, and must not be logged as one at every probe.
 	e := apperr.Unavailable(nil)
+	var known *apperr.Error
+	if errors.As(err, &known) && known.Code == e.Code {
+		e.Details = known.Details // public, as all details are
+	}
 	c.Header("Retry-After", "1")
 	JSON(c, e.Code.Status(), e)
 }

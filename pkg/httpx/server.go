@@ -85,7 +85,8 @@ type Options struct {
 	// OpenAPI is served at /openapi.yaml on the internal listener; nil serves none.
 	OpenAPI []byte
 	// Ready is asked by /readyz and must answer within two seconds; nil means
-	// always ready. Its error is logged when it changes, and never shown.
+	// always ready. Its error is logged when it changes; of it only the
+	// details of an apperr.Unavailable are shown.
 	Ready func(context.Context) error
 }
 

@@ -68,7 +68,18 @@ type Replica struct {
 
 	service string
 	http    httpx.Config
+	schema  *schema
 	flush   func()
+}
+
+// Work is what a replica does beside its requests. Each part goes on until its context ends and then returns nil; one that
+// fails stops the replica.
+type Work struct {
+	// AtOnce is what touches no table.
+	AtOnce []func(context.Context) error
+	// OnceMigrated begins when the schema is the one that this release needs: what is done to an older one could fail, or
+	// be done in a way that it does not know.
+	OnceMigrated []func(context.Context) error
 }
 
 // Open makes a replica of a service. It connects to nothing yet: what a service depends on may come later. Close lets go of
@@ -96,6 +107,9 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 	if r.DB, err = pgdb.Open(ctx, cfg.Database, tel); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
+	if r.schema, err = newSchema(r.service, r.DB, tel); err != nil {
+		return fmt.Errorf("migrations: %w", err)
+	}
 	if r.Redis, err = redisx.Open(cfg.Redis, tel); err != nil {
 		return fmt.Errorf("redis: %w", err)
 	}
@@ -112,10 +126,17 @@ func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
 	})
 }
 
-// Server makes the replica's two listeners, which do not listen yet.
+// Server makes the replica's two listeners, which do not listen yet. The replica is ready once its schema is what it needs
+// and ready says so too, which is asked only then.
 func (r *Replica) Server(openAPI []byte, ready func(context.Context) error) (*httpx.Server, error) {
 	server, err := httpx.NewServer(r.http, httpx.Options{
-		Service: r.service, Telemetry: r.Telemetry, OpenAPI: openAPI, Ready: ready,
+		Service: r.service, Telemetry: r.Telemetry, OpenAPI: openAPI,
+		Ready: func(ctx context.Context) error {
+			if err := r.schema.Ready(ctx); err != nil {
+				return err
+			}
+			return ready(ctx)
+		},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("http: %w", err)
@@ -123,9 +144,10 @@ func (r *Replica) Server(openAPI []byte, ready func(context.Context) error) (*ht
 	return server, nil
 }
 
-// Run serves until ctx ends, finishes the requests that are under way, closes the replica and returns nil. The workers go
-// on until the last request has been answered, so that its events still leave. A worker that fails stops everything.
-func (r *Replica) Run(ctx context.Context, server *httpx.Server, workers ...func(context.Context) error) error {
+// Run serves until ctx ends, finishes the requests that are under way, closes the replica and returns nil. The work goes
+// on until the last request has been answered, so that its events still leave. A schema that is older than needed is waited
+// for, however long that takes.
+func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) error {
 	defer r.Close()
 	serve, stopServing := context.WithCancel(ctx)
 	defer stopServing()
@@ -137,10 +159,22 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, workers ...func
 		defer stopWork()
 		return server.Run(serve)
 	})
-	for _, worker := range workers {
+	for _, worker := range does.AtOnce {
 		group.Go(func() error {
 			defer stopServing()
 			return worker(work)
+		})
+	}
+	group.Go(func() error { r.schema.wait(work); return nil })
+	for _, worker := range does.OnceMigrated {
+		group.Go(func() error {
+			defer stopServing()
+			select {
+			case <-r.schema.there:
+				return worker(work)
+			case <-work.Done():
+				return nil
+			}
 		})
 	}
 	return group.Wait()

@@ -50,7 +50,7 @@ func TestAReplicaStartsWithoutItsDependenciesAndItsWorkersEndAfterTheServer(t *t
 	ended := make(chan error, 1)
 	served := make(chan error, 1)
 	go func() {
-		ended <- r.Run(ctx, server, func(work context.Context) error {
+		ended <- r.Run(ctx, server, replica.Work{AtOnce: []func(context.Context) error{func(work context.Context) error {
 			<-work.Done()
 			resp, err := http.Get(health)
 			if err == nil {
@@ -58,7 +58,7 @@ func TestAReplicaStartsWithoutItsDependenciesAndItsWorkersEndAfterTheServer(t *t
 			}
 			served <- err
 			return nil
-		})
+		}}})
 	}()
 	require.Eventually(t, func() bool {
 		resp, err := http.Get(health)
@@ -76,7 +76,8 @@ func TestAWorkerThatFailsStopsTheReplica(t *testing.T) {
 	t.Parallel()
 	r, server := open(t)
 	failure := errors.New("the watch is broken")
-	require.ErrorIs(t, r.Run(t.Context(), server, func(context.Context) error { return failure }), failure)
+	fails := replica.Work{AtOnce: []func(context.Context) error{func(context.Context) error { return failure }}}
+	require.ErrorIs(t, r.Run(t.Context(), server, fails), failure)
 	_, err := http.Get("http://" + server.PublicAddr() + "/healthz")
 	require.Error(t, err)
 }

@@ -168,9 +168,12 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	workers := []func(context.Context) error{s.guard.Run, s.intake.Run, s.keepDays, s.witnesses.Run}
-	if s.onward != nil {
-		workers = append(workers, s.onward.Run)
+	work := replica.Work{
+		AtOnce:       []func(context.Context) error{s.guard.Run},
+		OnceMigrated: []func(context.Context) error{s.intake.Run, s.keepDays, s.witnesses.Run},
 	}
-	return s.replica.Run(ctx, s.server, workers...)
+	if s.onward != nil {
+		work.OnceMigrated = append(work.OnceMigrated, s.onward.Run)
+	}
+	return s.replica.Run(ctx, s.server, work)
 }

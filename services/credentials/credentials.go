@@ -116,5 +116,8 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, drains, releases everything and returns nil. It runs
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
-	return s.replica.Run(ctx, s.server, s.guard.Run, s.relay.Run, s.agents)
+	return s.replica.Run(ctx, s.server, replica.Work{
+		AtOnce:       []func(context.Context) error{s.guard.Run},
+		OnceMigrated: []func(context.Context) error{s.relay.Run, s.agents},
+	})
 }

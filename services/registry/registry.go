@@ -107,7 +107,10 @@ func (s *Service) Addresses() (public, internal string) {
 
 // Run serves until ctx ends, then finishes the requests that are under way and returns nil.
 func (s *Service) Run(ctx context.Context) error {
-	return s.replica.Run(ctx, s.server, s.relay.Run, s.guard.Run, s.forgetKeys)
+	return s.replica.Run(ctx, s.server, replica.Work{
+		AtOnce:       []func(context.Context) error{s.guard.Run},
+		OnceMigrated: []func(context.Context) error{s.relay.Run, s.forgetKeys},
+	})
 }
 
 // forgetKeys deletes expired idempotency keys from time to time, in every replica: they do not stand in each other's way.

@@ -61,8 +61,8 @@ func TestAWarmTokenCostsOneRoundTripToRedisOnePublishAndNoStatement(t *testing.T
 		}
 		moreStatements := since(statements, w.counts(t, "agentidp_db_query_duration_seconds"))
 		moreCommands := since(commands, w.counts(t, "agentidp_redis_command_duration_seconds"))
-		if attempt == 1 && moreStatements["outbox_append"] > 0 {
-			continue // one publish was not acknowledged in time
+		if attempt == 1 && (moreStatements["outbox_append"] > 0 || moreCommands["hello"] > 0) {
+			continue // one publish was not acknowledged in time, or the pool opened a further connection to Redis
 		}
 		for _, statement := range []string{ // all that a token could cause; the others are those of workers, which run by the clock
 			"assertion_use", "quota_open", "quota_used", "quota_take", "quota_give_back",

@@ -6,7 +6,6 @@ package token
 import (
 	"context"
 	"errors"
-	"sync/atomic"
 
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
@@ -20,7 +19,6 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
 	"github.com/sentryagent/agentidp/services/token/internal/journal"
 	"github.com/sentryagent/agentidp/services/token/internal/keys"
-	"github.com/sentryagent/agentidp/services/token/internal/postgres"
 	"github.com/sentryagent/agentidp/services/token/internal/quota"
 	"github.com/sentryagent/agentidp/services/token/internal/usage"
 )
@@ -46,9 +44,6 @@ type Service struct {
 	used     *assertion.Sweeper
 	hydrator *hydration.Hydrator
 	relay    *outbox.Relay
-
-	// migrated is set once the schema has answered.
-	migrated atomic.Bool
 }
 
 // New puts a service together. It connects to nothing: what the service depends on may come later. A Service that was
@@ -92,16 +87,10 @@ func (s *Service) open(ctx context.Context, cfg Config) (err error) {
 }
 
 // ready is nil once tokens can be issued and verified. Redis and NATS are not asked: the service works without them.
-// Postgres is asked until the schema has answered once: without it tokens for known agents, the JWKS and most checks go
-// on, and all replicas would leave their balancer at the same time.
+// Nor is Postgres, once the schema was seen: without it tokens for known agents, the JWKS and most checks go on, and all
+// replicas would leave their balancer at the same time.
 func (s *Service) ready(ctx context.Context) error {
-	var schemaErr error
-	if !s.migrated.Load() {
-		if schemaErr = postgres.Ready(ctx, s.replica.DB); schemaErr == nil {
-			s.migrated.Store(true)
-		}
-	}
-	return errors.Join(schemaErr, s.ring.Ready(), s.guard.Ready(ctx))
+	return errors.Join(s.ring.Ready(), s.guard.Ready(ctx))
 }
 
 // Listen opens both listeners, so that Addresses are known before Run; Run does it where nobody did.
@@ -115,10 +104,13 @@ func (s *Service) Addresses() (public, internal string) {
 // Run serves until ctx ends, then finishes the requests that are under way and returns nil. What works behind the
 // requests writes what it still holds then.
 func (s *Service) Run(ctx context.Context) error {
-	return s.replica.Run(ctx, s.server,
-		s.ring.Run, s.guard.Run, s.watch, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
-		s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,
-	)
+	return s.replica.Run(ctx, s.server, replica.Work{
+		AtOnce: []func(context.Context) error{s.guard.Run},
+		OnceMigrated: []func(context.Context) error{
+			s.ring.Run, s.watch, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
+			s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,
+		},
+	})
 }
 
 // watch makes every replica forget what it remembers of agents that change.

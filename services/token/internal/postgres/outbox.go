@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,10 +12,6 @@ import (
 
 // Schema of this service.
 const Schema = "token"
-
-// sqlReady names the tables of the schema, so that it fails before they are made.
-const sqlReady = "-- name: schema_ready\n" + `
-SELECT EXISTS (SELECT FROM token.signing_keys) OR EXISTS (SELECT FROM token.quota_usage)`
 
 // Outbox stores events that could not be published directly.
 type Outbox struct {
@@ -34,13 +29,4 @@ func (s *Outbox) Append(ctx context.Context, messages []outbox.Message) error {
 	return pgdb.Fault(s.db.WithTx(ctx, func(tx pgx.Tx) error {
 		return s.outbox.Append(ctx, tx, messages...)
 	}))
-}
-
-// Ready answers nil when the database answers and the schema is there.
-func Ready(ctx context.Context, db *pgdb.DB) error {
-	var used bool
-	if err := db.QueryRow(ctx, sqlReady).Scan(&used); err != nil {
-		return fmt.Errorf("token schema is not ready: %w", err)
-	}
-	return nil
 }

@@ -348,7 +348,6 @@ func TestCountsAreOnlyRaised(t *testing.T) {
 func TestTheOutboxTakesABatch(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	require.NoError(t, postgres.Ready(t.Context(), db))
 	store := postgres.NewOutbox(db, outbox.New(postgres.Schema))
 	require.NoError(t, store.Append(t.Context(), []outbox.Message{
 		{ID: newID(), Subject: "audit.token.token.issued", Payload: []byte("{}")},
@@ -406,5 +405,4 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { requireUnavailable(t, call()) })
 	}
-	require.Error(t, postgres.Ready(ctx, db))
 }
