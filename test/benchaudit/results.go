@@ -55,6 +55,7 @@ type list struct {
 	Action bool `json:"action"`
 	Day    bool `json:"day"`
 	Deep   bool `json:"deep"`
+	Once   bool `json:"once"` // no list is asked for twice
 }
 
 func (l list) name() string {
@@ -70,6 +71,9 @@ func (l list) name() string {
 	}
 	if l.Deep {
 		return strings.Join(parts, ", ") + ", deep cursor"
+	}
+	if l.Once {
+		return strings.Join(parts, ", ") + ", first page, each once"
 	}
 	return strings.Join(parts, ", ") + ", first page"
 }

@@ -178,6 +178,7 @@ func TestADayIsMadeByTheServicesRoleAndBelongsToTheOwner(t *testing.T) {
 	var owner string
 	require.NoError(t, conn.QueryRow(t.Context(), "SELECT relowner::regrole::text FROM pg_class WHERE oid = $1::text::regclass", partitionOf(tomorrow)).Scan(&owner))
 	require.Equal(t, "audit_owner", owner)
+	testkit.Postgres(t, "registry") // makes the role, which belongs to the whole server
 	other := connect(t, testkit.Database{AdminURL: database.AdminURL}.For("registry").AppURL)
 	requireRefused(t, other, "SELECT audit.ensure_partition('2026-01-01')", "another service's role")
 }

@@ -12,10 +12,6 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
-// countUpTo is how many events are counted one by one. Of more, the number is
-// estimated: to count them would take longer with every day.
-const countUpTo = 1000
-
 // nearbyFor is how long before its beginning a page is looked for first.
 const nearbyFor = 3 * 24 * time.Hour
 
@@ -31,7 +27,6 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 
 	sqlList  = "-- name: event_list\nSELECT payload::text FROM audit.events WHERE "
 	sqlOrder = " ORDER BY timestamp DESC, event_id DESC"
-	sqlCount = "-- name: event_count\nSELECT count(*), min(timestamp) FROM (SELECT timestamp FROM audit.events WHERE "
 )
 
 // List returns up to slice.Limit+1 events that match, newest first, and the
@@ -39,13 +34,13 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 // exact one up to countUpTo, else an estimate.
 func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
 	var events []trail.Event
-	var err error
-	if near, ok := s.nearby(filter, slice); ok {
-		events, err = s.page(ctx, near, slice)
-	}
-	if err == nil && len(events) <= slice.Limit {
-		events, err = s.page(ctx, filter, slice)
-	}
+	until := s.beginning(filter, slice)
+	// Whoever is behind an offset wants more than fits into a page.
+	stretch := stretch{filter: filter, until: until, want: slice.Offset + int64(slice.Limit) + 1}
+	err := stretch.look(until.Add(-nearbyFor), func(some trail.Filter) (found int64, err error) {
+		events, err = s.page(ctx, some, slice)
+		return slice.Offset + int64(len(events)), err
+	})
 	if err != nil {
 		return nil, trail.Total{}, pgdb.Fault(err)
 	}
@@ -62,21 +57,46 @@ func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice
 	return events, total, nil
 }
 
-// nearby is the filter for the last days before the page begins. Most pages are full
-// within these, and a statement costs about as much for each day it has to open as
-// for all that it reads there. It is not ok where it would be the whole filter.
-func (s *Store) nearby(filter trail.Filter, slice trail.Slice) (near trail.Filter, ok bool) {
+// beginning is a moment that no event of the page is after, unless it has just happened.
+func (s *Store) beginning(filter trail.Filter, slice trail.Slice) time.Time {
 	until := s.clock()
-	if filter.To != nil && filter.To.Before(until) {
-		until = *filter.To
+	if filter.To != nil {
+		until = earlier(until, *filter.To)
 	}
-	if slice.After != nil && slice.After.Time.Before(until) {
-		until = slice.After.Time
+	if slice.After != nil {
+		until = earlier(until, slice.After.Time)
 	}
-	from := until.Add(-nearbyFor)
-	near = filter
-	near.From = &from
-	return near, from.After(*filter.From)
+	return until
+}
+
+// stretch is the search for the want newest events that match a filter, none of them after until.
+// A statement costs about as much for each day that it has to open as for all that it
+// reads there, so it opens as few as it may.
+type stretch struct {
+	filter trail.Filter
+	until  time.Time
+	want   int64
+}
+
+// look asks for the events since from, and as long as they are too few for those of a longer
+// time: as long as would hold enough, going by those that were found. What would be most of
+// the filter is all of it.
+func (s stretch) look(from time.Time, find func(trail.Filter) (found int64, err error)) error {
+	whole := s.until.Sub(*s.filter.From)
+	for length := s.until.Sub(from); length < whole/2; {
+		some, since := s.filter, s.until.Add(-length)
+		some.From = &since
+		found, err := find(some)
+		if err != nil || found >= s.want {
+			return err
+		}
+		if found <= 0 {
+			break // nothing is known of how far apart they are
+		}
+		length = time.Duration(min(max(2, 1.25*float64(s.want)/float64(found))*float64(length), float64(whole)))
+	}
+	_, err := find(s.filter)
+	return err
 }
 
 func (s *Store) page(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, err error) {
@@ -111,62 +131,6 @@ func (s *Store) ask(ctx context.Context, sql string, args []any, read func(pgx.R
 	})
 	batch.Queue(sql, args...).Query(read)
 	return s.db.SendBatch(ctx, batch).Close()
-}
-
-// total counts the newest that match, and stops where that gets dear. page are some
-// of the newest.
-func (s *Store) total(ctx context.Context, filter trail.Filter, page []trail.Event) (trail.Total, error) {
-	counted, oldest, err := int64(0), (*time.Time)(nil), error(nil)
-	if recent, ok := reach(filter, page); ok {
-		counted, oldest, err = s.count(ctx, recent)
-	}
-	if err == nil && counted <= countUpTo {
-		counted, oldest, err = s.count(ctx, filter)
-	}
-	if err != nil || counted <= countUpTo || oldest == nil {
-		return trail.Total{Events: counted}, err
-	}
-	days, err := s.volumes.read(ctx, s.db)
-	if err != nil {
-		return trail.Total{}, err
-	}
-	until := s.clock()
-	if filter.To != nil && filter.To.Before(until) {
-		until = *filter.To
-	}
-	if filter.Broad() {
-		return trail.Total{Events: max(days.between(*filter.From, until), counted), Estimate: true}, nil
-	}
-	return trail.Total{Events: days.extrapolate(counted, *filter.From, *oldest, until), Estimate: true}, nil
-}
-
-// reach is the filter for as many days as should hold more than are counted, going
-// by how far apart the events of a page are: each day that a statement leaves out
-// makes it cheaper. It is not ok where that is the whole filter.
-func reach(filter trail.Filter, page []trail.Event) (recent trail.Filter, ok bool) {
-	if len(page) < 2 {
-		return filter, false
-	}
-	newest, last := page[0].Timestamp, page[len(page)-1].Timestamp
-	pages := float64(2*(countUpTo+len(page))) / float64(len(page))
-	if span := newest.Sub(last); span < 365*24*time.Hour {
-		from := last.Add(-time.Duration(pages * float64(span)))
-		recent, ok = filter, from.After(*filter.From)
-		recent.From = &from
-	}
-	return recent, ok
-}
-
-// count counts the newest events that match, up to one more than countUpTo, and
-// says when the oldest of them was.
-func (s *Store) count(ctx context.Context, filter trail.Filter) (counted int64, oldest *time.Time, err error) {
-	where := matching(filter)
-	sql := sqlCount + where.sql() + sqlOrder + where.bind(" LIMIT %s", countUpTo+1) + ") newest"
-	err = s.ask(ctx, sql, where.args, func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&counted, &oldest}, func() error { return nil })
-		return err
-	})
-	return counted, oldest, err
 }
 
 // conditions collects what a row must meet. Only conditions that are asked for
