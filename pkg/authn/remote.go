@@ -38,6 +38,7 @@ type RemoteKeys struct {
 	mu        sync.RWMutex
 	keys      map[string]Key
 	attempted time.Time // the end of the last fetch
+	fetched   time.Time // the end of the last fetch that succeeded
 	asked     time.Time // the end of the last fetch that a request caused
 	lastErr   error
 }
@@ -136,7 +137,7 @@ func (k *RemoteKeys) refresh(ctx context.Context) {
 	if k.lastErr != nil || !maps.EqualFunc(k.keys, fresh, func(a, b Key) bool { return a.Algorithm == b.Algorithm }) {
 		k.log.InfoContext(ctx, "signing keys fetched", "kids", slices.Sorted(maps.Keys(fresh)))
 	}
-	k.keys, k.lastErr = fresh, nil
+	k.keys, k.lastErr, k.fetched = fresh, nil, k.attempted
 }
 
 // Run fetches until there is a set and then every 5 seconds, until ctx is done. It returns nil.
@@ -154,6 +155,13 @@ func (k *RemoteKeys) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// Fetched is when the set was last read, zero before the first time. Keys that were taken out since are still believed.
+func (k *RemoteKeys) Fetched() time.Time {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	return k.fetched
 }
 
 // pause is how long Run waits after an attempt.

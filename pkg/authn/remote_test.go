@@ -146,6 +146,7 @@ func TestRemoteKeysKeepsTheLastSetAndDoesNotGuessAboutOtherKeys(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, keys.Ready(t.Context()))
 	require.Equal(t, 2, server.called())
+	require.Equal(t, clock.now().Add(-10*time.Second), keys.Fetched(), "when it last succeeded")
 }
 
 func TestRemoteKeysTriesTwiceASecondUntilThereIsASet(t *testing.T) {

@@ -6,12 +6,14 @@ package guard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -106,6 +108,9 @@ func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *re
 		return nil, err
 	}
 	keys := authn.NewRemoteKeys(tokens.JWKS, time.Now, tel.Log)
+	if err := tel.Metrics.Registry.Register(fetchedMetric(keys)); err != nil {
+		return nil, fmt.Errorf("register the metric of the signing keys: %w", err)
+	}
 	g := New(Options{
 		Verifier:    authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Issuer, Audience: cfg.Issuer, Keys: keys}),
 		Redis:       rdb,
@@ -117,6 +122,20 @@ func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *re
 	})
 	g.keys = keys
 	return g, nil
+}
+
+// fetchedMetric tells how old the keys are that tokens are verified with.
+func fetchedMetric(keys *authn.RemoteKeys) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "agentidp_signing_keys_fetched_timestamp_seconds",
+		Help: "Unix time at which the signing keys were last fetched from the token service, 0 before the first time.",
+	}, func() float64 {
+		fetched := keys.Fetched()
+		if fetched.IsZero() {
+			return 0
+		}
+		return float64(fetched.UnixMilli()) / 1000
+	})
 }
 
 // Run keeps signing keys (NewRemote) and policy fresh until ctx is done; it returns nil.

@@ -107,6 +107,9 @@ func (s *Server) readyz(c *gin.Context) {
 	JSON(c, e.Code.Status(), e)
 }
 
+// Ready answers what /readyz does: nil while the service is ready to be sent requests.
+func (s *Server) Ready(ctx context.Context) error { return s.readiness(ctx) }
+
 func (s *Server) readiness(ctx context.Context) error {
 	if s.draining.Load() {
 		return errDraining

@@ -217,11 +217,13 @@ func TestWhileNATSIsAwayRowsWaitAndGoWhenItReturns(t *testing.T) {
 	b.append(t, during...)
 	require.Eventually(t, func() bool { return testutil.ToFloat64(b.tel.Metrics.OutboxPending) == 700 }, patient, often)
 	require.Equal(t, 700, b.rows(t))
+	require.Eventually(t, func() bool { return testutil.ToFloat64(b.tel.Metrics.OutboxOldest) > 0.1 }, patient, often)
 
 	require.NoError(t, server.Restart())
 	b.emptied(t)
 	b.requireOnce(t, append(before, during...))
 	require.Eventually(t, func() bool { return testutil.ToFloat64(b.tel.Metrics.OutboxPending) == 0 }, patient, often)
+	require.Eventually(t, func() bool { return testutil.ToFloat64(b.tel.Metrics.OutboxOldest) == 0 }, patient, often)
 }
 
 func TestLifecycleGoesOnWhileNobodyTakesAuditEvents(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
@@ -132,19 +133,39 @@ func (r *Relay) listenOnce(ctx context.Context, wake func()) error {
 	}
 }
 
-// count keeps agentidp_outbox_pending. While the database is away the gauge keeps its last value.
+// count keeps agentidp_outbox_pending and agentidp_outbox_oldest_seconds. While the database is away the one keeps its
+// last value, and the other grows: an event that waits does not get younger.
 func (r *Relay) count(ctx context.Context) {
+	var oldest time.Time
 	for {
 		var pending int64
+		var first *uuid.UUID
 		query, cancel := context.WithTimeout(ctx, sqlTimeout)
-		if err := r.db.QueryRow(query, r.outbox.sql.count).Scan(&pending); err == nil {
+		if err := r.db.QueryRow(query, r.outbox.sql.count).Scan(&pending, &first); err == nil {
+			oldest = madeAt(first)
 			r.tel.Metrics.OutboxPending.Set(float64(pending))
 		}
 		cancel()
+		r.tel.Metrics.OutboxOldest.Set(age(oldest, r.clock()))
 		if !pause(ctx, countEvery) {
 			return
 		}
 	}
+}
+
+// madeAt is the time in an id (RFC 9562 §5.7), zero for none and for one that has no time in it.
+func madeAt(id *uuid.UUID) time.Time {
+	if id == nil || id.Version() != 7 {
+		return time.Time{}
+	}
+	return time.Unix(id.Time().UnixTime())
+}
+
+func age(of, now time.Time) float64 {
+	if of.IsZero() {
+		return 0
+	}
+	return max(0, now.Sub(of).Seconds())
 }
 
 // pause waits and says whether ctx still lives.

@@ -105,4 +105,4 @@ FROM unnest($1::uuid[], $2::timestamptz[]) AS m (event_id, claimed_until)
 WHERE o.event_id = m.event_id AND o.claimed_until = m.claimed_until`
 
 const sqlCount = `-- name: outbox_count
-SELECT count(*) FROM {table}`
+SELECT count(*), (SELECT event_id FROM {table} ORDER BY position LIMIT 1) FROM {table}`

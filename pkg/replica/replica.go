@@ -177,6 +177,10 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 			}
 		})
 	}
+	group.Go(func() error {
+		watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies()}.run(work)
+		return nil
+	})
 	return group.Wait()
 }
 

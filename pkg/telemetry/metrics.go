@@ -22,17 +22,26 @@ type Metrics struct {
 	RedisCommand *prometheus.HistogramVec
 	// OutboxPending is the number of events that wait to be published.
 	OutboxPending prometheus.Gauge
+	// OutboxOldest is the age of the one of them that waits longest, in seconds; 0 if none does.
+	OutboxOldest prometheus.Gauge
+	// Ready is 1 while the service is ready to be sent requests, else 0.
+	Ready prometheus.Gauge
+	// DependencyUp has the label dependency (postgres, redis, nats): 1 while it answers, else 0.
+	DependencyUp *prometheus.GaugeVec
 	// CacheRequests has labels cache and result (hit or miss).
 	CacheRequests *prometheus.CounterVec
+}
+
+// Seconds are the buckets of histograms of time: from half a millisecond, a warm token, to ten seconds, a call that timed out.
+func Seconds() []float64 {
+	return []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 }
 
 // NewMetrics registers the common metrics, and those of the Go runtime and
 // the process, in a fresh registry.
 func NewMetrics() *Metrics {
-	// From half a millisecond, a warm token, to ten seconds, a call that timed out.
-	seconds := []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 	histogram := func(name, help string, labels ...string) *prometheus.HistogramVec {
-		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: seconds}, labels)
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: name, Help: help, Buckets: Seconds()}, labels)
 	}
 	m := &Metrics{
 		Registry: prometheus.NewRegistry(),
@@ -48,12 +57,22 @@ func NewMetrics() *Metrics {
 		OutboxPending: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "agentidp_outbox_pending", Help: "Events that wait to be published.",
 		}),
+		OutboxOldest: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentidp_outbox_oldest_seconds", Help: "Age of the event that waits longest to be published, 0 if none does.",
+		}),
+		Ready: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "agentidp_ready", Help: "1 while the service is ready to be sent requests, else 0.",
+		}),
+		DependencyUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "agentidp_dependency_up", Help: "1 while a server that the service works with answers, else 0.",
+		}, []string{"dependency"}),
 		CacheRequests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_cache_requests_total", Help: "Lookups in a cache, by result.",
 		}, []string{"cache", "result"}),
 	}
 	m.Registry.MustRegister(
-		m.HTTPRequests, m.HTTPDuration, m.RateLimitRejections, m.DBQuery, m.RedisCommand, m.OutboxPending, m.CacheRequests,
+		m.HTTPRequests, m.HTTPDuration, m.RateLimitRejections, m.DBQuery, m.RedisCommand, m.OutboxPending, m.OutboxOldest,
+		m.Ready, m.DependencyUp, m.CacheRequests,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m

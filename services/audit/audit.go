@@ -20,6 +20,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/audit/api"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/figures"
 	"github.com/sentryagent/agentidp/services/audit/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/audit/internal/intake"
 	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
@@ -38,6 +39,7 @@ type Service struct {
 	guard        *guard.Guard
 	intake       *intake.Intake
 	sequencer    *postgres.Sequencer
+	figures      *figures.Watch
 	onward       *onward.Publisher // nil: nothing is published onward
 	witnesses    *witness.Client
 	retentionURL config.Secret
@@ -76,6 +78,10 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: s.sequencer, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
+	}
+	s.figures, err = figures.New(figures.Config{Store: store, Window: window, Telemetry: r.Telemetry, Clock: time.Now})
+	if err != nil {
+		return fmt.Errorf("figures: %w", err)
 	}
 	if cfg.OnwardBytes > 0 {
 		s.onward = onward.New(onward.Config{
@@ -170,7 +176,7 @@ func (s *Service) Addresses() (public, internal string) {
 func (s *Service) Run(ctx context.Context) error {
 	work := replica.Work{
 		AtOnce:       []func(context.Context) error{s.guard.Run},
-		OnceMigrated: []func(context.Context) error{s.intake.Run, s.keepDays, s.witnesses.Run},
+		OnceMigrated: []func(context.Context) error{s.intake.Run, s.keepDays, s.witnesses.Run, s.figures.Run},
 	}
 	if s.onward != nil {
 		work.OnceMigrated = append(work.OnceMigrated, s.onward.Run)

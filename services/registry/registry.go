@@ -37,6 +37,7 @@ type Service struct {
 	guard    *guard.Guard
 	relay    *outbox.Relay
 	registry *agent.Registry
+	fleet    *fleet
 	server   *httpx.Server
 }
 
@@ -84,6 +85,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		Log:        r.Telemetry.Log,
 		Registered: countRegistrations(r.Telemetry.Metrics.Registry),
 	})
+	s.fleet = newFleet(r.Telemetry.Metrics.Registry, cfg.MaxAgents, store.Living)
 	s.relay = outbox.New(postgres.Schema).NewRelay(outbox.RelayConfig{
 		DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now,
 	})
@@ -109,7 +111,7 @@ func (s *Service) Addresses() (public, internal string) {
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
 		AtOnce:       []func(context.Context) error{s.guard.Run},
-		OnceMigrated: []func(context.Context) error{s.relay.Run, s.forgetKeys},
+		OnceMigrated: []func(context.Context) error{s.relay.Run, s.forgetKeys, s.fleet.Run},
 	})
 }
 

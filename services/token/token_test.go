@@ -346,6 +346,7 @@ func TestMetricsCountTokensAndCaches(t *testing.T) {
 		`agentidp_tokens_issued_total{outcome="success"} 2`,
 		`agentidp_tokens_issued_total{outcome="invalid_client"} 1`,
 		`agentidp_tokens_issued_total{outcome="invalid_scope"} 0`,
+		`agentidp_token_issue_duration_seconds_count 2`,
 		`agentidp_cache_requests_total{cache="secret",result="hit"} 1`,
 	} {
 		require.Contains(t, metrics, line)

@@ -19,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/clientkeys"
 	"github.com/sentryagent/agentidp/services/token/internal/credentials"
@@ -187,12 +188,20 @@ func (s signing) Signer() (issue.Sign, error) {
 // newID makes time-ordered ids (UUIDv7): neighbours in time are neighbours in the index.
 func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
 
-type outcomes struct{ counter *prometheus.CounterVec }
+type outcomes struct {
+	counter  *prometheus.CounterVec
+	duration prometheus.Histogram
+}
 
-// Count counts one request for a token.
-func (o outcomes) Count(outcome string) { o.counter.WithLabelValues(outcome).Inc() }
+// Count counts one request for a token. How long a refusal took is nobody's measure: some are slow on purpose.
+func (o outcomes) Count(outcome string, took time.Duration) {
+	o.counter.WithLabelValues(outcome).Inc()
+	if outcome == issue.OutcomeSuccess {
+		o.duration.Observe(took.Seconds())
+	}
+}
 
-// countTokens registers the metric of tokens, with every outcome there is at zero.
+// countTokens registers the metrics of tokens, with every outcome there is at zero.
 func countTokens(metrics prometheus.Registerer) issue.Outcomes {
 	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "agentidp_tokens_issued_total",
@@ -201,6 +210,11 @@ func countTokens(metrics prometheus.Registerer) issue.Outcomes {
 	for _, outcome := range issue.AllOutcomes() {
 		counter.WithLabelValues(outcome)
 	}
-	metrics.MustRegister(counter)
-	return outcomes{counter}
+	duration := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name:    "agentidp_token_issue_duration_seconds",
+		Help:    "Time to issue a token, of those that were issued.",
+		Buckets: telemetry.Seconds(),
+	})
+	metrics.MustRegister(counter, duration)
+	return outcomes{counter, duration}
 }

@@ -64,12 +64,15 @@ type Intake struct {
 	log      *slog.Logger
 	clock    func() time.Time
 	events   *prometheus.CounterVec
+	faults   *prometheus.CounterVec
 	lag      prometheus.Gauge
 }
 
 // New returns an Intake and registers its metrics: agentidp_audit_lag_seconds,
-// the age of the oldest event that waits in the stream, and
-// agentidp_audit_events_total by result (stored, duplicate, dead_letter, retry).
+// the age of the oldest event that waits in the stream,
+// agentidp_audit_events_total by result (stored, duplicate, dead_letter, retry), and
+// agentidp_audit_log_faults_total by fault (other_key, torn), batches that no other
+// try will store.
 func New(cfg Config) (*Intake, error) {
 	in := &Intake{
 		conn:     cfg.Conn,
@@ -80,18 +83,25 @@ func New(cfg Config) (*Intake, error) {
 			Name: "agentidp_audit_events_total",
 			Help: "Messages taken from the audit stream, by what became of them.",
 		}, []string{"result"}),
+		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "agentidp_audit_log_faults_total",
+			Help: "Batches that the audit log does not take until somebody repairs it, by what is wrong.",
+		}, []string{"fault"}),
 		lag: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "agentidp_audit_lag_seconds",
 			Help: "Age of the oldest event that waits in the audit stream, 0 if none does.",
 		}),
 	}
-	for _, metric := range []prometheus.Collector{in.events, in.lag} {
+	for _, metric := range []prometheus.Collector{in.events, in.faults, in.lag} {
 		if err := cfg.Telemetry.Metrics.Registry.Register(metric); err != nil {
 			return nil, fmt.Errorf("register the metrics of the intake: %w", err)
 		}
 	}
 	for _, result := range []string{resultStored, resultDuplicate, resultDead, resultRetry} {
 		in.events.WithLabelValues(result)
+	}
+	for _, fault := range []string{faultOtherKey, faultTorn} {
+		in.faults.WithLabelValues(fault)
 	}
 	return in, nil
 }

@@ -2,6 +2,7 @@ package intake
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -18,6 +19,12 @@ const (
 	resultRetry     = "retry"
 )
 
+// The values of the label fault.
+const (
+	faultOtherKey = "other_key"
+	faultTorn     = "torn"
+)
+
 // record makes one batch durable and settles its messages. The error is the
 // recorder's: nothing is stored then, and all messages come again later.
 func (in *Intake) record(ctx context.Context, batch []jetstream.Msg) error {
@@ -32,11 +39,21 @@ func (in *Intake) record(ctx context.Context, batch []jetstream.Msg) error {
 	verdicts, err := in.recorder.Record(work, deliveries)
 	if err != nil {
 		verdicts = make([]trail.Verdict, len(batch)) // all Retry
+		in.countFault(err)
 	}
 	for i, message := range batch {
 		in.settle(ctx, message, deliveries[i], verdicts[i])
 	}
 	return err
+}
+
+func (in *Intake) countFault(err error) {
+	switch {
+	case errors.Is(err, trail.ErrOtherKey):
+		in.faults.WithLabelValues(faultOtherKey).Inc()
+	case errors.Is(err, trail.ErrTorn):
+		in.faults.WithLabelValues(faultTorn).Inc()
+	}
 }
 
 func delivery(message jetstream.Msg) trail.Delivery {

@@ -3,6 +3,7 @@ package intake
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"time"
@@ -119,6 +120,16 @@ func TestNothingIsAcknowledgedThatWasNotRecorded(t *testing.T) {
 	require.Equal(t, firstRetry, first.away)
 	require.Equal(t, lastRetry, again.away, "the delay grows with the deliveries")
 	require.InDelta(t, 2, testutil.ToFloat64(in.events.WithLabelValues("retry")), 0)
+}
+
+func TestWhatNoOtherTryWillStoreIsCountedAsAFaultOfTheLog(t *testing.T) {
+	t.Parallel()
+	for fault, err := range map[string]error{"torn": trail.ErrTorn, "other_key": trail.ErrOtherKey} {
+		in := newIntake(t, &clerk{err: fmt.Errorf("postgres: %w", err)})
+		require.Error(t, in.record(t.Context(), []jetstream.Msg{&note{data: eventPayload(t), delivered: 1}}))
+		require.InDelta(t, 1, testutil.ToFloat64(in.faults.WithLabelValues(fault)), 0)
+		require.Equal(t, 2, testutil.CollectAndCount(in.faults), "the other is there at zero")
+	}
 }
 
 func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {

@@ -42,11 +42,15 @@ type Dropped struct {
 	Events int64
 }
 
-const sqlPartitions = `-- name: partitions_list
-SELECT day FROM (
+const (
+	sqlDaysBefore = `SELECT day FROM (
   SELECT to_date(c.relname, '"events_y"YYYY"m"MM"d"DD') AS day
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'audit.events'::regclass
-) partitions WHERE day < $1::date ORDER BY day`
+) partitions WHERE day < $1::date`
+
+	sqlPartitions = `-- name: partitions_list
+` + sqlDaysBefore + ` ORDER BY day`
+)
 
 // Drop removes every day before the window, the oldest first, and returns those it
 // removed, also when it failed half-way. If another process is about it, it leaves

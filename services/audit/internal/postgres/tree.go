@@ -3,7 +3,6 @@ package postgres
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -13,12 +12,6 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
-)
-
-// Faults of the log that no other try repairs.
-var (
-	errOtherKey = errors.New("the log is signed with another key than AUDIT_LOG_KEY")
-	errTorn     = errors.New("the tiles of the log do not fit its head")
 )
 
 const (
@@ -127,15 +120,15 @@ func (s *Sequencer) head(row pgx.Row) (*auditlog.Frontier, error) {
 		return nil, fmt.Errorf("take the tree: %w", err)
 	}
 	if key != "" && key != s.PublicKey {
-		return nil, fmt.Errorf("%w: its public key is %s", errOtherKey, key)
+		return nil, fmt.Errorf("%w: its public key is %s", trail.ErrOtherKey, key)
 	}
 	hashes, err := auditlog.TileHashes(frontier)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errTorn, err)
+		return nil, fmt.Errorf("%w: %w", trail.ErrTorn, err)
 	}
 	tree, err := auditlog.NewFrontier(size, hashes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errTorn, err)
+		return nil, fmt.Errorf("%w: %w", trail.ErrTorn, err)
 	}
 	return tree, nil
 }
@@ -186,7 +179,7 @@ func fitting(rows pgx.Rows, size int64) error {
 	_, err := pgx.ForEachRow(rows, []any{&level, &index, &length}, func() error {
 		hashes := min(auditlog.TileWidth, size>>(auditlog.TileHeight*level)-index*auditlog.TileWidth)
 		if length != hashes*tlog.HashSize {
-			return fmt.Errorf("%w: tile %d/%d", errTorn, level, index)
+			return fmt.Errorf("%w: tile %d/%d", trail.ErrTorn, level, index)
 		}
 		return nil
 	})

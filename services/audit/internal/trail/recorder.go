@@ -3,6 +3,7 @@ package trail
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -73,6 +74,14 @@ const (
 	Stored                   // the event is durable now
 	Duplicate                // the event was durable before
 	Dead                     // kept as a dead letter
+)
+
+// Faults of the log that no other try repairs: an operator has to. A Recorder's error wraps them.
+var (
+	// ErrOtherKey tells that the log is signed with another key than this replica has.
+	ErrOtherKey = errors.New("the log is signed with another key than AUDIT_LOG_KEY")
+	// ErrTorn tells that head and tiles of the log are not of the same moment.
+	ErrTorn = errors.New("the tiles of the log do not fit its head")
 )
 
 // Recorder makes deliveries durable.

@@ -54,6 +54,15 @@ func (s *Store) Ready(ctx context.Context) error {
 	return nil
 }
 
+const sqlLiving = `-- name: fleet_living
+SELECT living FROM registry.fleet`
+
+// Living counts the agents that are not decommissioned.
+func (s *Store) Living(ctx context.Context) (living int64, err error) {
+	err = s.db.QueryRow(ctx, sqlLiving).Scan(&living)
+	return living, pgdb.Fault(err)
+}
+
 // Register stores a new agent, its messages and its idempotency key together. The fleet's row comes last, so that
 // registrations wait for each other as briefly as they can.
 func (s *Store) Register(ctx context.Context, entry agent.Entry) (agent.Agent, error) {

@@ -81,6 +81,9 @@ func (b bundle) living(t *testing.T) int {
 	counted := b.count(t, "SELECT living FROM registry.fleet")
 	require.Equal(t, b.count(t, "SELECT count(*) FROM registry.agents WHERE status <> 'decommissioned'"), counted,
 		"the counter is what there is")
+	told, err := b.store.Living(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, counted, told)
 	return counted
 }
 

@@ -164,7 +164,7 @@ func (f failures) Count(context.Context, string, string) time.Duration {
 
 type outcomes struct{ *world }
 
-func (o outcomes) Count(outcome string) { o.outcomes = append(o.outcomes, outcome) }
+func (o outcomes) Count(outcome string, _ time.Duration) { o.outcomes = append(o.outcomes, outcome) }
 
 func (w *world) Used(credentialID uuid.UUID, _ bool, _ time.Time) {
 	w.used = append(w.used, credentialID)

@@ -351,7 +351,7 @@ func TestLimitsRefuse(t *testing.T) {
 	}{
 		"rate limit":                        {limited, "", issue.TooManyRequests, "rate_limited", "Too many"},
 		"rate limit comes before the scope": {limited, "no:such", issue.TooManyRequests, "rate_limited", "Too many"},
-		"quota":                             {issue.Charge{Window: ratelimit.Window{Allowed: true}, QuotaExceeded: true}, "", issue.UnauthorizedClient, "unauthorized_client", "limit of 7 tokens"},
+		"quota":                             {issue.Charge{Window: ratelimit.Window{Allowed: true}, QuotaExceeded: true}, "", issue.UnauthorizedClient, "quota_exceeded", "limit of 7 tokens"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -412,7 +412,7 @@ func TestAFaultOfOurOwnIsNotCalledTemporary(t *testing.T) {
 	require.Equal(t, 1, w.refunds)
 	require.Equal(t, w.charge, w.refunded, "what was charged is given back, whenever that was")
 	require.Equal(t, []string{"error"}, w.outcomes)
-	require.Subset(t, issue.AllOutcomes(), []string{"success", "error", "rate_limited", "invalid_client"})
+	require.Subset(t, issue.AllOutcomes(), []string{"success", "error", "rate_limited", "quota_exceeded", "invalid_client"})
 }
 
 func TestNoSecretIsInAnyText(t *testing.T) {

@@ -68,8 +68,10 @@ type IssuerConfig struct {
 	Outcomes      Outcomes
 }
 
-// Outcomes counts what became of requests for a token.
-type Outcomes interface{ Count(outcome string) }
+// Outcomes counts what became of requests for a token, and how long that took; not, for those that never came to Issue.
+type Outcomes interface {
+	Count(outcome string, took time.Duration)
+}
 
 // Issuer issues access tokens by the client credentials grant (RFC 6749 §4.4).
 type Issuer struct {
@@ -101,13 +103,14 @@ type Token struct {
 // Issue answers a token or a Refusal, and in either case the client's rate window
 // for the response. Its event is durable before the token is returned.
 func (i *Issuer) Issue(ctx context.Context, request Request) (Token, ratelimit.Window, error) {
+	began := i.Events.Clock()
 	token, window, err := i.issue(ctx, request)
-	i.Outcomes.Count(outcome(err))
+	i.Outcomes.Count(outcome(err), i.Events.Clock().Sub(began))
 	return token, window, err
 }
 
 // Refused counts a request that was refused before it came to Issue.
-func (i *Issuer) Refused(err error) { i.Outcomes.Count(outcome(err)) }
+func (i *Issuer) Refused(err error) { i.Outcomes.Count(outcome(err), 0) }
 
 func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.Window, error) {
 	agent, err := i.Authenticator.Authenticate(ctx, request.Credentials, request.Origin)
@@ -183,8 +186,10 @@ func (i *Issuer) overQuota(ctx context.Context, agent Agent, origin auditevent.O
 	if err := i.Authenticator.recordFailure(ctx, &agent.ID, auditevent.ReasonQuotaExceeded, origin); err != nil {
 		return err
 	}
-	return Refuse(UnauthorizedClient,
+	refusal := Refuse(UnauthorizedClient,
 		fmt.Sprintf("The limit of %d tokens in a calendar month is reached.", i.Budget.MonthlyLimit()))
+	refusal.cause = errOverQuota
+	return refusal
 }
 
 // grant is what was decided about a request before its token is made.
@@ -232,13 +237,19 @@ func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	return Token{Access: access, ExpiresIn: i.TTL, Scope: scope}, nil
 }
 
-// What agentidp_tokens_issued_total tells of a request; other outcomes are the
+// OutcomeSuccess is the outcome of a request that got its token.
+const OutcomeSuccess = "success"
+
+// What else agentidp_tokens_issued_total tells of a request; other outcomes are the
 // error codes of the kinds of refusal.
 const (
-	outcomeSuccess     = "success"
 	outcomeRateLimited = "rate_limited"
+	outcomeOverQuota   = "quota_exceeded"
 	outcomeError       = "error"
 )
+
+// errOverQuota tells the one refusal of an unauthorized client that more room would have spared it.
+var errOverQuota = errors.New("the quota is used up")
 
 func (k Kind) outcome() string {
 	if k == TooManyRequests {
@@ -249,7 +260,7 @@ func (k Kind) outcome() string {
 
 // AllOutcomes lists what Outcomes may be told.
 func AllOutcomes() []string {
-	all := []string{outcomeSuccess, outcomeError}
+	all := []string{OutcomeSuccess, outcomeError, outcomeOverQuota}
 	for kind := InvalidRequest; kind <= Unavailable; kind++ {
 		if name := kind.outcome(); !slices.Contains(all, name) {
 			all = append(all, name)
@@ -262,7 +273,9 @@ func outcome(err error) string {
 	var refusal *Refusal
 	switch {
 	case err == nil:
-		return outcomeSuccess
+		return OutcomeSuccess
+	case errors.Is(err, errOverQuota):
+		return outcomeOverQuota
 	case errors.As(err, &refusal):
 		return refusal.Kind.outcome()
 	default:
