@@ -114,7 +114,7 @@ func TestTheMetricsPageTellsWhatTheServicesExport(t *testing.T) {
 	require.NoError(t, err)
 	before, rest, found := strings.Cut(string(page), metricsOpening)
 	require.True(t, found)
-	_, after, found = strings.Cut(rest, metricsClosing)
+	_, after, found := strings.Cut(rest, metricsClosing)
 	require.True(t, found)
 	all := map[string]*exported{}
 	for _, service := range slices.Sorted(maps.Keys(in.internal)) {
