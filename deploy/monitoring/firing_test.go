@@ -53,6 +53,7 @@ func then(name string, first, n, second, m int) string {
 
 func stories() map[string]story {
 	const day = 24 * 60
+	const schema = `agentidp_schema_version_needed{job="token",instance="a"} 4x60`
 	up := func(value string) []string {
 		return []string{`up{job="registry"} 1x60`, `up{job="credentials"} 1x60`, `up{job="audit"} 1x60`, `up{job="token"} ` + value}
 	}
@@ -77,6 +78,10 @@ func stories() map[string]story {
 		"AgentIDPNoneReady": {
 			at(30, `agentidp_ready{job="token",instance="a"} 0x60`),
 			at(30, `agentidp_ready{job="token",instance="a"} 0x60`, `agentidp_ready{job="token",instance="b"} 1x60`),
+		},
+		"AgentIDPSchemaOld": {
+			at(30, schema, `agentidp_schema_version{job="token",instance="a"} 3x60`, `agentidp_dependency_up{job="token",instance="a",dependency="postgres"} 1x60`),
+			at(30, schema, `agentidp_schema_version{job="token",instance="a"} 0x60`, `agentidp_dependency_up{job="token",instance="a",dependency="postgres"} 0x60`),
 		},
 		"AgentIDPRestarts": {
 			at(30, `process_start_time_seconds{job="token"} 0x20 1 1 1 2 2 2 3 3 3 4x60`),

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sentryagent/agentidp/migrations"
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -29,6 +30,7 @@ type schema struct {
 	needed  int64
 	db      *pgdb.DB
 	log     *slog.Logger
+	version prometheus.Gauge
 
 	there chan struct{} // closed once the schema is what is needed
 	found sync.Once
@@ -39,7 +41,20 @@ func newSchema(service string, db *pgdb.DB, tel *telemetry.Telemetry) (*schema, 
 	if err != nil {
 		return nil, err
 	}
-	return &schema{service: service, needed: needed, db: db, log: tel.Log, there: make(chan struct{})}, nil
+	s := &schema{service: service, needed: needed, db: db, log: tel.Log, there: make(chan struct{})}
+	return s, s.register(tel.Metrics.Registry)
+}
+
+// register adds agentidp_schema_version and agentidp_schema_version_needed.
+func (s *schema) register(metrics prometheus.Registerer) error {
+	s.version = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "agentidp_schema_version", Help: "Version of the service's schema when it was last looked at, 0 for one that it cannot read.",
+	})
+	needed := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "agentidp_schema_version_needed", Help: "Version of its schema that this release of the service needs.",
+	})
+	needed.Set(float64(s.needed))
+	return errors.Join(metrics.Register(s.version), metrics.Register(needed))
 }
 
 // Ready is nil once the schema was seen at the version that is needed, or a newer one. Else its error says what was found,
@@ -53,6 +68,9 @@ func (s *schema) Ready(ctx context.Context) error {
 	var version int64
 	err := s.db.QueryRow(ctx, migrations.VersionQuery(s.service)).Scan(&version)
 	var refused *pgconn.PgError
+	if err == nil {
+		s.version.Set(float64(version))
+	}
 	switch {
 	case errors.As(err, &refused) && tooOld(refused.Code):
 		return s.behind(fmt.Sprintf("the schema %s is at no version that this service could read", s.service), err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"io"
 	"net/http"
 	"testing"
 	"time"
@@ -62,6 +63,16 @@ func (s *started) readiness(t *testing.T) (status int, reason string) {
 	var body struct{ Details struct{ Reason string } }
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&body))
 	return resp.StatusCode, body.Details.Reason
+}
+
+func (s *started) metrics(t *testing.T) string {
+	t.Helper()
+	resp, err := http.Get(s.internal + "/metrics")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, resp.Body.Close()) }()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	return string(text)
 }
 
 func begun(told chan struct{}) bool {
@@ -125,6 +136,8 @@ func TestReadinessNamesTheVersionThatIsThereAndTheOneThatIsNeeded(t *testing.T) 
 	s := start(t, "registry", db.AppURL)
 	_, reason := s.readiness(t)
 	require.Equal(t, "the schema registry is at version 1, and version 3 is needed: run registry migrate", reason)
+	require.Contains(t, s.metrics(t), "agentidp_schema_version 1\n")
+	require.Contains(t, s.metrics(t), "agentidp_schema_version_needed 3\n")
 
 	_, err = owner.Exec(t.Context(), "INSERT INTO registry.goose_db_version (version_id, is_applied) VALUES (999, true)")
 	require.NoError(t, err)
