@@ -21,7 +21,7 @@ const (
 	dropIn     = "# Made by agentidp while it installs packages, and removed afterwards.\ncreate_main_cluster = false\n"
 )
 
-// Missing lists the Debian packages with the server programs that this machine does not have.
+// Missing lists the Debian packages with the server programs that `agentidp dev` needs and this machine does not have.
 func Missing() []string {
 	var packages []string
 	if len(postgresFolders()) == 0 {
@@ -31,6 +31,26 @@ func Missing() []string {
 		packages = append(packages, "redis-server")
 	}
 	return packages
+}
+
+// MissingForTests is Missing and the reverse proxy behind which the tests roll the services.
+func MissingForTests() []string {
+	packages := Missing()
+	if _, err := FindHAProxy(); err != nil {
+		packages = append(packages, "haproxy")
+	}
+	return packages
+}
+
+// FindHAProxy is the path of the program; ErrNotFound when it is not installed.
+func FindHAProxy() (string, error) {
+	// Debian keeps it where the PATH of an ordinary user does not look.
+	for _, candidate := range []string{"haproxy", "/usr/sbin/haproxy", "/usr/local/sbin/haproxy", "/opt/homebrew/bin/haproxy"} {
+		if path, err := exec.LookPath(candidate); err == nil {
+			return path, nil
+		}
+	}
+	return "", fmt.Errorf("haproxy: %w", ErrNotFound)
 }
 
 // Install installs packages with apt-get, as root on Debian and its kin; elsewhere it returns an

@@ -81,6 +81,16 @@ func TestInstallSaysWhatToDoWhereItMayNot(t *testing.T) {
 	require.Empty(t, said.String())
 }
 
+func TestAProxyInThePathIsFound(t *testing.T) {
+	_, _, calls := fakeSystem(t, "0")
+	program := filepath.Join(filepath.Dir(calls), "haproxy")
+	require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755))
+	found, err := FindHAProxy()
+	require.NoError(t, err)
+	require.Equal(t, program, found)
+	require.Equal(t, Missing(), MissingForTests())
+}
+
 func TestInstallOfNothingDoesNothing(t *testing.T) {
 	i, said, calls := fakeSystem(t, "0")
 	require.NoError(t, i.install(context.Background(), nil))

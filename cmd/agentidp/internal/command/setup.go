@@ -13,11 +13,11 @@ func setupCommand(console Console) *cobra.Command {
 	return &cobra.Command{
 		Use:   "setup",
 		Short: "Install the server programs that `agentidp dev` and the tests need",
-		Long: "Installs the Debian packages of Postgres and Redis that are missing, as root on Debian or Ubuntu;\n" +
+		Long: "Installs the Debian packages of Postgres, Redis and HAProxy that are missing, as root on Debian or Ubuntu;\n" +
 			"elsewhere it says what to install. Servers that run already are not touched, and none is started.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			missing := devservers.Missing()
+			missing := devservers.MissingForTests()
 			if len(missing) == 0 {
 				_, err := fmt.Fprintln(console.Out, "Everything that is needed is installed.")
 				return err
