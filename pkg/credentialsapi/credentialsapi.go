@@ -114,6 +114,8 @@ type OperatorRevocation struct {
 // Caller sends one JSON request to the credentials service and decodes its answer; *peer.Client is one.
 type Caller interface {
 	Do(ctx context.Context, method, path string, in, out any) error
+	// Ask is Do for a POST that can do no harm twice, and may be sent twice.
+	Ask(ctx context.Context, path string, in, out any) error
 }
 
 // Client calls the credentials service's internal API. It is safe for concurrent use.
@@ -126,7 +128,7 @@ func NewClient(caller Caller) *Client { return &Client{caller: caller} }
 // means that nothing is known about the secret.
 func (c *Client) Verify(ctx context.Context, req VerifyRequest) (VerifyResponse, error) {
 	var res VerifyResponse
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+VerifyPath, revealed(req), &res); err != nil {
+	if err := c.caller.Ask(ctx, "/internal/v1"+VerifyPath, revealed(req), &res); err != nil {
 		return VerifyResponse{}, err
 	}
 	if !res.Valid && res.Reason == "" {
@@ -155,7 +157,7 @@ func (c *Client) Screen(ctx context.Context, secrets []VerifyRequest) ([]bool, e
 		wire.Secrets[i] = revealed(req)
 	}
 	var res ScreenResponse
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+ScreenPath, wire, &res); err != nil {
+	if err := c.caller.Ask(ctx, "/internal/v1"+ScreenPath, wire, &res); err != nil {
 		return nil, err
 	}
 	if len(res.Plausible) != len(secrets) {
@@ -166,7 +168,7 @@ func (c *Client) Screen(ctx context.Context, secrets []VerifyRequest) ([]bool, e
 
 // RecordUse tells when credentials were used. Repeats do no harm: a credential keeps the latest time.
 func (c *Client) RecordUse(ctx context.Context, uses []Use) error {
-	return c.caller.Do(ctx, http.MethodPost, "/internal/v1"+UsagePath, UsageRequest{Uses: uses}, nil)
+	return c.caller.Ask(ctx, "/internal/v1"+UsagePath, UsageRequest{Uses: uses}, nil)
 }
 
 // OperatorCredential gives the operator a credential, unless it has one and req says to create none then.

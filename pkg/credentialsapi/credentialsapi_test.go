@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type caller struct {
 	err    error
 
 	method, path, sent string
+	twice              bool // it may be sent so
 }
 
 func (c *caller) Do(_ context.Context, method, path string, in, out any) error {
@@ -38,6 +40,12 @@ func (c *caller) Do(_ context.Context, method, path string, in, out any) error {
 		return c.err
 	}
 	return json.Unmarshal([]byte(c.answer), out)
+}
+
+// Ask implements the rest of what a client sends through; what it sends may be sent twice.
+func (c *caller) Ask(ctx context.Context, path string, in, out any) error {
+	c.twice = true
+	return c.Do(ctx, http.MethodPost, path, in, out)
 }
 
 func TestVerify(t *testing.T) {
@@ -53,6 +61,7 @@ func TestVerify(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, want, got)
 		require.Equal(t, "POST /internal/v1/secrets/verify", c.method+" "+c.path)
+		require.True(t, c.twice)
 		require.JSONEq(t, `{"clientId":"0190a7c0-0000-4000-8000-00000000000a","secret":"sk_live_x"}`, c.sent)
 
 		var server credentialsapi.VerifyRequest
@@ -122,6 +131,7 @@ func TestOperatorCredential(t *testing.T) {
 	require.Equal(t, credentialsapi.OperatorCredential{CredentialID: credential, ClientID: client, ClientSecret: "sk_live_x", CreatedAt: at}, got)
 	require.Equal(t, "sk_live_x", got.ClientSecret.Reveal())
 	require.Equal(t, "POST /internal/v1/operator-credential", c.method+" "+c.path)
+	require.False(t, c.twice, "there would be two of them")
 	require.JSONEq(t, `{"agentId":"0190a7c0-0000-4000-8000-00000000000a","onlyIfNone":true}`, c.sent)
 
 	exists, err := json.Marshal(credentialsapi.OperatorCredentialWire{Exists: true})

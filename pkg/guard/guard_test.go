@@ -84,6 +84,10 @@ func (s *tokenService) Do(_ context.Context, method, path string, _, out any) er
 	}
 }
 
+func (s *tokenService) Ask(ctx context.Context, path string, in, out any) error {
+	return s.Do(ctx, http.MethodPost, path, in, out)
+}
+
 type bundle struct {
 	router http.Handler
 	guard  *guard.Guard

@@ -142,32 +142,49 @@ func (c *Client) Do(ctx context.Context, method, path string, in, out any) error
 	return err
 }
 
+// Ask is Do for a POST that can do no harm twice, and so is sent a second time as a GET is. A peer that stops closes the
+// connections that it has not heard on for a while, and at that moment a request may be on its way on one of them.
+func (c *Client) Ask(ctx context.Context, path string, in, out any) error {
+	_, err := c.call(ctx, call{method: http.MethodPost, path: path, repeatable: true}, in, out)
+	return err
+}
+
 // DoStatus is Do for those who must tell 200 from 201; the status is 0 with an error.
 func (c *Client) DoStatus(ctx context.Context, method, path string, in, out any) (int, error) {
-	var body []byte
+	return c.call(ctx, call{method: method, path: path, repeatable: method == http.MethodGet}, in, out)
+}
+
+// call is one to the peer, whatever comes of it.
+type call struct {
+	method, path string
+	body         []byte
+	repeatable   bool // it does no harm twice
+}
+
+func (c *Client) call(ctx context.Context, call call, in, out any) (int, error) {
 	if in != nil {
 		encoded, err := json.Marshal(in)
 		if err != nil {
 			return 0, apperr.Internal(fmt.Errorf("encode the request to %s: %w", c.cfg.Name, err))
 		}
-		body = encoded
+		call.body = encoded
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.Timeout)
 	defer cancel()
 	attempts := 1
-	if method == http.MethodGet {
+	if call.repeatable {
 		attempts = 2
 	}
 	var res *response
 	var err error
 	for range attempts {
-		res, err = c.once(ctx, method, path, body)
+		res, err = c.once(ctx, call)
 		if err == nil || ctx.Err() != nil || errors.Is(err, gobreaker.ErrOpenState) {
 			break
 		}
 	}
 	if err != nil {
-		return 0, apperr.Unavailable(fmt.Errorf("%s: %s %s: %w", c.cfg.Name, method, path, err))
+		return 0, apperr.Unavailable(fmt.Errorf("%s: %s %s: %w", c.cfg.Name, call.method, call.path, err))
 	}
 	if err := c.failure(res); err != nil {
 		return 0, err
@@ -176,16 +193,16 @@ func (c *Client) DoStatus(ctx context.Context, method, path string, in, out any)
 		return res.status, nil
 	}
 	if err := json.Unmarshal(res.body, out); err != nil {
-		return 0, apperr.Internal(fmt.Errorf("%s: %s %s: decode the response: %w", c.cfg.Name, method, path, err))
+		return 0, apperr.Internal(fmt.Errorf("%s: %s %s: decode the response: %w", c.cfg.Name, call.method, call.path, err))
 	}
 	return res.status, nil
 }
 
 // once makes one attempt through the breaker. A 5xx is a result here, although
 // the breaker counts it as a failure.
-func (c *Client) once(ctx context.Context, method, path string, body []byte) (*response, error) {
+func (c *Client) once(ctx context.Context, call call) (*response, error) {
 	res, err := c.breaker.Execute(func() (*response, error) {
-		res, err := c.exchange(ctx, method, path, body)
+		res, err := c.exchange(ctx, call)
 		if err == nil && res.status >= http.StatusInternalServerError {
 			err = errPeerFailed
 		}
@@ -197,18 +214,18 @@ func (c *Client) once(ctx context.Context, method, path string, body []byte) (*r
 	return res, err
 }
 
-func (c *Client) exchange(ctx context.Context, method, path string, body []byte) (*response, error) {
+func (c *Client) exchange(ctx context.Context, call call) (*response, error) {
 	var reader io.Reader = http.NoBody
-	if body != nil {
-		reader = bytes.NewReader(body)
+	if call.body != nil {
+		reader = bytes.NewReader(call.body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	req, err := http.NewRequestWithContext(ctx, call.method, c.base+call.path, reader)
 	if err != nil {
 		return nil, err
 	}
 	req.Header.Set("Authorization", "Bearer "+c.cfg.Token.Reveal())
 	req.Header.Set("Accept", "application/json")
-	if body != nil {
+	if call.body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if id := telemetry.RequestID(ctx); id != "" {

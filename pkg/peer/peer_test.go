@@ -192,6 +192,17 @@ func TestOnlyAGetIsSentASecondTime(t *testing.T) {
 	}
 }
 
+func TestAPostThatDoesNoHarmTwiceIsSentASecondTime(t *testing.T) {
+	t.Parallel()
+	url, seen := cutting(t, 1)
+	require.NoError(t, client(url).Ask(t.Context(), "/", message{"x"}, nil))
+	require.Equal(t, int32(2), seen.Load())
+
+	url, seen = cutting(t, 100)
+	require.Equal(t, apperr.ServiceUnavailable, code(client(url).Ask(t.Context(), "/", message{"x"}, nil)))
+	require.Equal(t, int32(2), seen.Load(), "once more, and no more")
+}
+
 func TestAPeerThatDoesNotAnswerIsUnavailableInTime(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})

@@ -37,6 +37,8 @@ type CheckResponse struct {
 // Caller sends one JSON request to the token service and decodes its answer; *peer.Client is one.
 type Caller interface {
 	Do(ctx context.Context, method, path string, in, out any) error
+	// Ask is Do for a POST that can do no harm twice, and may be sent twice.
+	Ask(ctx context.Context, path string, in, out any) error
 }
 
 // Client calls the token service's internal API. It is safe for concurrent use.
@@ -60,7 +62,7 @@ func (c *Client) Revoked(ctx context.Context, q revocation.Query) (bool, error) 
 	var res struct {
 		Revoked *bool `json:"revoked"`
 	}
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+CheckRevocationsPath, CheckRequest(q), &res); err != nil {
+	if err := c.caller.Ask(ctx, "/internal/v1"+CheckRevocationsPath, CheckRequest(q), &res); err != nil {
 		return false, err
 	}
 	if res.Revoked == nil {
