@@ -11,7 +11,7 @@ PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
 BIN      := .bin
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help dev test fault bench bench-audit build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+.PHONY: help dev test fault roll bench bench-audit build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -30,6 +30,10 @@ test: setup ## Run every test with real Postgres, Redis and NATS, under the race
 fault: setup ## Kill and freeze everything under load and balance the books (DURATION=30m SEED=7; a seed repeats its schedule)
 	@go build -o $(BIN)/fault ./test/fault
 	@exec $(BIN)/fault -duration $(or $(DURATION),2m) -seed $(or $(SEED),0) $(ARGS)
+
+roll: setup ## Replace and scale every service under load behind a proxy: nothing may fail (DURATION=10m SEED=7 ARGS="-kill", which must)
+	@go build -o $(BIN)/fault ./test/fault
+	@exec $(BIN)/fault -roll -duration $(or $(DURATION),1m) -seed $(or $(SEED),0) $(ARGS)
 
 bench: setup ## Measure speed against this machine's signing rate (ARGS="-quick", ARGS="-only token-rs256 -conns 32")
 	@go build -o $(BIN)/bench ./test/bench

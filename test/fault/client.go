@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
 const (
@@ -38,6 +41,7 @@ type attempt struct {
 	id      string // X-Request-ID
 	replica string
 	reached bool // there was a connection to the replica, so that some of the request may have got there
+	resent  bool // there was more than one: the first was cut off, and the transport took another by itself
 	status  int  // 0 without an answer
 	body    []byte
 	err     error
@@ -49,7 +53,7 @@ func (t attempt) String() string {
 	}
 	answer := "" // of a success it could hold a secret
 	if t.status >= http.StatusBadRequest {
-		answer = " " + strings.TrimSpace(string(t.body[:min(len(t.body), 300)]))
+		answer = " " + strings.Join(strings.Fields(string(t.body[:min(len(t.body), 300)])), " ")
 	}
 	return fmt.Sprintf("%s %s at %s: %d%s", t.method, t.path, t.replica, t.status, answer)
 }
@@ -74,20 +78,30 @@ func (t attempt) again() bool { return t.err != nil || t.status >= http.StatusIn
 // read decodes the answer.
 func (t attempt) read(into any) error { return json.Unmarshal(t.body, into) }
 
-// sender sends requests as an ingress passes them on: to any replica, whether that is well or not.
+// sender sends requests as an ingress passes them on: to any replica, whether that is well or not. It is for one at a time.
 type sender struct {
 	http     *http.Client
 	replicas map[string][]replica // by service
 	random   *rand.Rand
+	patience time.Duration
+	judge    func(attempt) // sees every attempt; nil for nobody
 }
 
 type replica struct{ name, address string }
 
 func (s *sender) send(ctx context.Context, r request) attempt {
+	t := s.attempt(ctx, r)
+	if s.judge != nil {
+		s.judge(t)
+	}
+	return t
+}
+
+func (s *sender) attempt(ctx context.Context, r request) attempt {
 	all := s.replicas[r.service]
 	to := all[s.random.IntN(len(all))]
 	t := attempt{request: r, id: uuid.NewString(), replica: to.name}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.patience, patience))
 	defer cancel()
 	body, contentType, err := r.encode()
 	if err != nil {
@@ -96,7 +110,9 @@ func (s *sender) send(ctx context.Context, r request) attempt {
 	}
 	// The error alone does not tell: a request that was cut off on an old connection is sent again by the transport if it
 	// may be repeated, and then it is the second attempt that finds nobody listening.
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { t.reached = true }})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) {
+		t.reached, t.resent = true, t.reached
+	}})
 	sent, err := http.NewRequestWithContext(ctx, r.method, "http://"+to.address+r.path, body)
 	if err != nil {
 		t.err = err
@@ -118,6 +134,7 @@ func (s *sender) send(ctx context.Context, r request) attempt {
 	}
 	defer func() { _ = response.Body.Close() }()
 	t.status = response.StatusCode
+	t.replica = cmp.Or(response.Header.Get(rig.ServedBy), t.replica)
 	t.body, t.err = io.ReadAll(io.LimitReader(response.Body, mostBody))
 	return t
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"net/http"
 	"sync"
 	"time"
@@ -34,27 +35,29 @@ func (r *run) load(ctx context.Context) {
 	replicas := r.replicas(rig.Services()...)
 	var group sync.WaitGroup
 	for number := range operators + fleets {
-		random := newRandom(r.seed, uint64(firstWorker+number)) // #nosec G115 -- a small number
-		least, most := leastThink, mostThink
+		w := r.worker(number, sender{http: &http.Client{Transport: transport}, replicas: replicas})
 		if number >= operators {
-			least, most = 0, mostDelay
+			w.thinks(0, mostDelay)
+			group.Go(func() { w.fleet(ctx, math.MaxInt) })
+			continue
 		}
-		w := &worker{
-			sender: &sender{http: &http.Client{Transport: transport}, replicas: replicas, random: random},
-			number: number, operator: r.rig.Operator(), ledger: &r.ledger,
-			think: func() time.Duration { return between(random, least, most) },
-		}
-		group.Go(func() {
-			if number >= operators {
-				w.fleet(ctx)
-				return
-			}
-			for ctx.Err() == nil {
-				w.life(ctx)
-			}
-		})
+		w.thinks(leastThink, mostThink)
+		group.Go(func() { w.live(ctx) })
 	}
 	group.Wait()
+}
+
+// worker with that number, and the random numbers that belong to it. It does not think.
+func (r *run) worker(number int, s sender) *worker {
+	s.random = newRandom(r.seed, uint64(firstWorker+number)) // #nosec G115 -- a small number
+	return &worker{
+		sender: &s, number: number, operator: r.rig.Operator(), ledger: &r.ledger,
+		think: func() time.Duration { return 0 },
+	}
+}
+
+func (w *worker) thinks(least, most time.Duration) {
+	w.think = func() time.Duration { return between(w.random, least, most) }
 }
 
 // rollCall goes through a short life of an agent on each replica of every service, once all are back: each of them must
@@ -68,12 +71,7 @@ func (r *run) rollCall(ctx context.Context) error {
 		for service, those := range all {
 			only[service] = those[number : number+1]
 		}
-		random := newRandom(r.seed, uint64(firstWorker+operators+fleets+number)) // #nosec G115 -- a small number
-		w := &worker{
-			sender: &sender{http: http.DefaultClient, replicas: only, random: random},
-			number: operators + fleets + number, operator: r.rig.Operator(), ledger: &r.ledger,
-			think: func() time.Duration { return 0 },
-		}
+		w := r.worker(operators+fleets+number, sender{http: http.DefaultClient, replicas: only})
 		if !w.everything(ctx) {
 			return fmt.Errorf("the replicas %d do not do everything within %s of the end of the load", number+1, rollCallFor)
 		}
@@ -94,13 +92,23 @@ func (w *worker) everything(ctx context.Context) bool {
 	return w.update(ctx, m) && w.rotate(ctx, m) && w.revokeCredential(ctx, m) && w.suspend(ctx, m) && w.decommission(ctx, m)
 }
 
-// fleet asks for tokens of one agent, again and again.
-func (w *worker) fleet(ctx context.Context) {
+// live through agents, one after the other.
+func (w *worker) live(ctx context.Context) {
+	for ctx.Err() == nil {
+		w.life(ctx)
+	}
+}
+
+// fleet asks for tokens of one agent, again and again, so many times at most.
+func (w *worker) fleet(ctx context.Context, most int) {
 	m := w.register(ctx)
 	if m == nil || !w.credential(ctx, m) {
 		return
 	}
-	for w.pause(ctx) {
+	for range most {
+		if !w.pause(ctx) {
+			return
+		}
 		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, nil) == "" && !until(ctx, time.Now().Add(w.backoff())) {
 			return
 		}

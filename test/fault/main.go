@@ -34,6 +34,10 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	flags.DurationVar(&o.duration, "duration", 2*time.Minute, "how long the load and the faults last")
 	flags.Uint64Var(&o.seed, "seed", 0, "of the schedule and of what clients do; 0 takes one from the clock")
 	flags.BoolVar(&o.keep, "keep", false, "keep logs and data also when the books balance")
+	flags.BoolVar(&o.roll, "roll", false, "replace and scale the services under a load of which nothing may fail, instead of faults")
+	flags.DurationVar(&o.how.drain, "drain-delay", drainDelay, "with -roll: DRAIN_DELAY of the services; 0s must fail")
+	flags.BoolVar(&o.how.kill, "kill", false, "with -roll: end replicas by SIGKILL; must fail")
+	flags.StringVar(&o.programs, "programs", "", "directory with the programs of an earlier run, or for them; they are built anew otherwise")
 	show := flags.Bool("show", false, "only show the schedule")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -52,13 +56,20 @@ func command(ctx context.Context, args []string, out io.Writer) error {
 	return o.run(ctx, out)
 }
 
-// replicas of each service.
-const replicas = 2
+const (
+	// replicas of each service beside faults. What is rolled starts with one, so that all of the load has to move.
+	replicas = 2
+	// drainDelay is the services' default.
+	drainDelay = 3 * time.Second
+)
 
 type options struct {
 	duration time.Duration
 	seed     uint64
 	keep     bool
+	roll     bool
+	how      rolling
+	programs string // where they are built; "" is in the directory of the run
 }
 
 // run starts a rig and does everything on it. Logs and data are kept where something is wrong.
@@ -79,10 +90,19 @@ func (o options) run(ctx context.Context, out io.Writer) (err error) {
 		_, _ = fmt.Fprintf(out, "logs and data of this run: %s\n", dir)
 	}()
 	r := &run{seed: o.seed, duration: o.duration, out: out}
-	// Limits that nobody reaches are counted all the same, as in production.
-	r.rig, err = rig.Start(ctx, rig.Config{Root: root, Dir: dir, Out: out, Replicas: replicas, Settings: rig.LimitsOn()})
+	cfg := rig.Config{Root: root, Dir: dir, Programs: o.programs, Out: out}
+	do := r.everything
+	if o.roll {
+		cfg.Proxy, cfg.Settings = true, limited()
+		cfg.Settings["DRAIN_DELAY"] = o.how.drain.String()
+		do = func(ctx context.Context) error { return r.roll(ctx, o.how) }
+	} else {
+		// Limits that nobody reaches are counted all the same, as in production.
+		cfg.Replicas, cfg.Settings = replicas, rig.LimitsOn()
+	}
+	r.rig, err = rig.Start(ctx, cfg)
 	if err == nil {
-		err = r.everything(ctx)
+		err = do(ctx)
 	}
 	return errors.Join(err, r.rig.Stop())
 }

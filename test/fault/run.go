@@ -26,6 +26,8 @@ type run struct {
 	tap      tap
 	observer observer
 	poisoner poisoner
+	judge    judge
+	rounds   int // of rolling that are over
 
 	outMu sync.Mutex
 	out   io.Writer
@@ -60,13 +62,7 @@ var errUnbalanced = errors.New("the books do not balance")
 // everything puts the load on the rig, strikes it as the schedule says, waits until it has come to rest, and balances
 // the books.
 func (r *run) everything(ctx context.Context) error {
-	if err := r.tap.start(r.rig); err != nil {
-		return err
-	}
-	if err := r.settle(ctx); err != nil {
-		return fmt.Errorf("before the load: %w", err)
-	}
-	before, err := r.stored(ctx)
+	before, err := r.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -93,6 +89,22 @@ func (r *run) everything(ctx context.Context) error {
 	if err := r.rollCall(ctx); err != nil {
 		return err
 	}
+	return r.close(ctx, before, schedule, func() []finding { return r.enough(blows) })
+}
+
+// open the books: what stands in them before the load is not judged.
+func (r *run) open(ctx context.Context) ([]event, error) {
+	if err := r.tap.start(r.rig); err != nil {
+		return nil, err
+	}
+	if err := r.settle(ctx); err != nil {
+		return nil, fmt.Errorf("before the load: %w", err)
+	}
+	return r.stored(ctx)
+}
+
+// close the books once all has come to rest; more is what else was found.
+func (r *run) close(ctx context.Context, before []event, schedule []fault, more func() []finding) error {
 	healed := time.Now()
 	settleErr := r.settle(ctx)
 	if settleErr == nil {
@@ -102,7 +114,7 @@ func (r *run) everything(ctx context.Context) error {
 		r.say("  %s", line)
 	}
 	found, err := r.books(ctx, before)
-	found = append(found, r.enough(blows)...)
+	found = append(found, more()...)
 	if err != nil || settleErr != nil {
 		r.tell(ctx, found, schedule)
 		return errors.Join(settleErr, err)

@@ -28,6 +28,9 @@ func build(ctx context.Context, root, into string) error {
 		if pkg == natsPackage {
 			name = "nats-server"
 		}
+		if _, err := os.Stat(filepath.Join(into, name)); err == nil {
+			continue // by an earlier rig
+		}
 		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(into, name), pkg) // #nosec G204 -- fixed packages
 		cmd.Dir = root
 		if output, err := cmd.CombinedOutput(); err != nil {

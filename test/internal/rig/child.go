@@ -10,8 +10,9 @@ import (
 	"time"
 )
 
-// stopTimeout is how long a program may take to end after SIGTERM: longer than the services' own SHUTDOWN_TIMEOUT.
-const stopTimeout = 40 * time.Second
+// stopTimeout is how long a program may take to end after SIGTERM: as long as Kubernetes waits, unless told otherwise, and
+// longer than the services' own SHUTDOWN_TIMEOUT.
+const stopTimeout = 30 * time.Second
 
 // child is a program that this one started.
 type child struct {

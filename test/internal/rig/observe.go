@@ -55,10 +55,11 @@ func (r *Rig) WaitReady(ctx context.Context, most time.Duration) error {
 	return nil
 }
 
-// LogLines are up to so many lines of all logs that contain the text, each after the name of its replica.
+// LogLines are up to so many lines of the logs of all replicas there ever were, and of the proxy, that contain the text,
+// each after the name of who wrote it.
 func (r *Rig) LogLines(text string, most int) []string {
 	var lines []string
-	for _, name := range r.Instances() {
+	for _, name := range r.writers() {
 		content, err := os.ReadFile(filepath.Join(r.dir, name+".log")) // #nosec G304 -- of a program that we started
 		if err != nil {
 			continue
@@ -72,6 +73,17 @@ func (r *Rig) LogLines(text string, most int) []string {
 		}
 	}
 	return lines
+}
+
+// writers of logs.
+func (r *Rig) writers() []string {
+	var names []string
+	for _, service := range Services() {
+		for number := range r.made[service] {
+			names = append(names, numbered(service, number+1))
+		}
+	}
+	return append(names, proxyName)
 }
 
 // pids are the processes by the name they have in the results.

@@ -1,6 +1,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -49,9 +51,11 @@ type Rig struct {
 	nats     *child
 	natsURL  string
 	services map[string]*service // by the name of the replica
-	replicas int
-	ports    map[string]bool   // that were given away
-	common   map[string]string // settings of all services
+	names    []string            // of all replicas there are
+	made     map[string]int      // how many replicas of each service there have been
+	proxy    *proxy              // nil for none
+	ports    map[string]bool     // that were given away
+	common   map[string]string   // settings of all services
 
 	db     *pgxpool.Pool // as the superuser: what it does counts for no service
 	cache  *redis.Client
@@ -74,6 +78,10 @@ type Config struct {
 	Replicas int
 	// Settings of all services beyond the usual ones.
 	Settings map[string]string
+	// Proxy puts one before the services; through it the world reaches them, and they each other.
+	Proxy bool
+	// Programs is where they are built, unless an earlier rig did so; "" is a folder in Dir.
+	Programs string
 	// CountStatements has Postgres count them, for Counters and Statements.
 	CountStatements bool
 }
@@ -88,14 +96,16 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 	}
 	r := &Rig{
 		logKey: logKey, LogPublicKey: public,
-		dir: cfg.Dir, bin: filepath.Join(cfg.Dir, "bin"), out: cfg.Out,
+		dir: cfg.Dir, bin: cmp.Or(cfg.Programs, filepath.Join(cfg.Dir, "bin")), out: cfg.Out,
 		password: rand.Text(), secret: rand.Text(), key: base64.StdEncoding.EncodeToString(key),
-		services: map[string]*service{}, replicas: max(cfg.Replicas, 1), ports: map[string]bool{}, common: cfg.Settings,
+		services: map[string]*service{}, names: Names(max(cfg.Replicas, 1)), made: map[string]int{},
+		ports: map[string]bool{}, common: cfg.Settings,
 	}
-	steps := []struct {
+	type step struct {
 		says string
 		do   func(context.Context) error
-	}{
+	}
+	steps := []step{
 		{"building the services and the NATS server", func(ctx context.Context) error { return build(ctx, cfg.Root, r.bin) }},
 		{"starting Postgres", func(ctx context.Context) error { return r.startPostgres(ctx, cfg.CountStatements) }},
 		{"starting Redis", r.startRedis},
@@ -103,6 +113,9 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 		{"bringing the schemas up to date", r.migrate},
 		{"starting the services", r.startServices},
 		{"making the operator", r.makeOperator},
+	}
+	if cfg.Proxy { // the services are told of it
+		steps = slices.Insert(steps, 1, step{"starting the proxy", r.startProxy})
 	}
 	for _, step := range steps {
 		r.say("%s", step.says)
@@ -137,6 +150,9 @@ func (r *Rig) Stop() error {
 	failures := make([]error, 0, len(r.services))
 	for _, name := range r.Instances("registry", "credentials", "token", "audit") {
 		failures = append(failures, r.StopService(name))
+	}
+	if r.proxy != nil && r.proxy.child != nil {
+		_ = r.proxy.stop() // it does not exit 0 on SIGTERM
 	}
 	if r.db != nil {
 		r.db.Close()

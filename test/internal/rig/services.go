@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // service is one replica of one of the four.
@@ -17,17 +19,25 @@ type service struct {
 	public, internal string // host:port
 }
 
+// enlist gives a replica its addresses.
+func (r *Rig) enlist(ctx context.Context, name string) (err error) {
+	s := &service{}
+	if s.public, err = r.freeAddress(ctx); err != nil {
+		return err
+	}
+	if s.internal, err = r.freeAddress(ctx); err != nil {
+		return err
+	}
+	r.services[name] = s
+	r.made[Program(name)]++
+	return nil
+}
+
 func (r *Rig) migrate(ctx context.Context) error {
-	for _, name := range r.Instances() {
-		var ports [2]string
-		for i := range ports {
-			port, err := r.freePort(ctx)
-			if err != nil {
-				return err
-			}
-			ports[i] = net.JoinHostPort(loopback, port)
+	for _, name := range r.names {
+		if err := r.enlist(ctx, name); err != nil {
+			return err
 		}
-		r.services[name] = &service{public: ports[0], internal: ports[1]}
 	}
 	for _, name := range Services() {
 		cmd := exec.CommandContext(ctx, filepath.Join(r.bin, name), "migrate") // #nosec G204 -- built by us
@@ -44,8 +54,50 @@ func (r *Rig) startServices(ctx context.Context) error {
 		if _, err := r.StartService(ctx, name, nil); err != nil {
 			return err
 		}
+		if r.proxy == nil {
+			continue
+		}
+		if err := r.Admit(name); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// Add starts one more replica of each of these services, all at once, and answers their names once all are ready. Nobody
+// is sent to them yet.
+func (r *Rig) Add(ctx context.Context, services ...string) ([]string, error) {
+	names, err := r.enlistMore(ctx, services)
+	if err != nil {
+		return nil, err
+	}
+	var group errgroup.Group
+	for _, name := range names {
+		group.Go(func() error {
+			_, err := r.StartService(ctx, name, nil)
+			return err
+		})
+	}
+	return names, group.Wait()
+}
+
+// enlistMore gives one more replica of each of these services a name that none before it had, and its addresses.
+func (r *Rig) enlistMore(ctx context.Context, services []string) ([]string, error) {
+	names := make([]string, len(services))
+	for i, service := range services {
+		names[i] = numbered(service, r.made[service]+1)
+		if err := r.enlist(ctx, names[i]); err != nil {
+			return nil, err
+		}
+	}
+	r.names = append(r.names, names...)
+	return names, nil
+}
+
+// Forget a replica that was ended; its log stays.
+func (r *Rig) Forget(name string) {
+	delete(r.services, name)
+	r.names = slices.DeleteFunc(r.names, func(n string) bool { return n == name })
 }
 
 // StartService starts one and answers how long it took from the start of the process until it was ready.

@@ -3,6 +3,7 @@ package rig
 import (
 	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -11,7 +12,12 @@ import (
 func (r *Rig) settings(name string, extra map[string]string) []string {
 	s := r.services[name]
 	program, replica := split(name)
-	peer := func(program string) string { return "http://" + r.services[program+replica].internal }
+	peer := func(program string) string {
+		if r.proxy != nil {
+			return "http://" + r.proxy.inside[program]
+		}
+		return "http://" + r.services[program+replica].internal
+	}
 	values := map[string]string{
 		"PATH":                     os.Getenv("PATH"),
 		"PUBLIC_ADDR":              s.public,
@@ -54,13 +60,31 @@ func LimitsOn() map[string]string {
 }
 
 // Issuer of the tokens.
-func (r *Rig) Issuer() string { return "http://" + r.services["token"].public }
+func (r *Rig) Issuer() string {
+	if r.proxy != nil {
+		return "http://" + r.proxy.world
+	}
+	return "http://" + r.services["token"].public
+}
 
 // Public is where a service answers the world, host:port.
 func (r *Rig) Public(name string) string { return r.services[name].public }
 
-// Instances are the names of the replicas of these services, of all for none.
-func (r *Rig) Instances(services ...string) []string { return Names(r.replicas, services...) }
+// Instances are the names of the replicas of these services that there are now, of all for none.
+func (r *Rig) Instances(services ...string) []string {
+	if len(services) == 0 {
+		return slices.Clone(r.names)
+	}
+	var names []string
+	for _, service := range services {
+		for _, name := range r.names {
+			if Program(name) == service {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
 
 // Names of so many replicas of each of these services, of all for none. The first is called as the service is.
 func Names(replicas int, services ...string) []string {
@@ -70,13 +94,17 @@ func Names(replicas int, services ...string) []string {
 	names := make([]string, 0, len(services)*replicas)
 	for number := 1; number <= replicas; number++ {
 		for _, name := range services {
-			if number > 1 {
-				name += "-" + strconv.Itoa(number)
-			}
-			names = append(names, name)
+			names = append(names, numbered(name, number))
 		}
 	}
 	return names
+}
+
+func numbered(service string, replica int) string {
+	if replica == 1 {
+		return service
+	}
+	return service + "-" + strconv.Itoa(replica)
 }
 
 // Program is the service that a replica is one of.
