@@ -2,6 +2,8 @@ package auditlog_test
 
 import (
 	"encoding/json"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -198,4 +200,73 @@ func FuzzFields(f *testing.F) {
 		}
 		require.Len(t, want, count)
 	})
+}
+
+// TestTheShortcutAgreesWithTheLibrary is what the fuzz test does, for texts that are JSON or nearly so: made from a
+// seed, in canonical form, and with a few bytes changed.
+func TestTheShortcutAgreesWithTheLibrary(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 2))
+	taken, refused := 0, 0
+	for range 20_000 {
+		payload := appendObject(random, nil, 3)
+		if leaf, err := auditlog.Canonicalize(payload); err == nil && random.IntN(4) > 0 {
+			payload = slices.Clone(leaf)
+			require.True(t, doubtful(leaf) || auditlog.Canonical(leaf), string(leaf))
+		}
+		for range random.IntN(3) {
+			payload[random.IntN(len(payload))] = pieces[random.IntN(len(pieces))]
+		}
+		leaf, err := auditlog.Canonicalize(payload)
+		same := err == nil && string(leaf) == string(payload)
+		if auditlog.Canonical(payload) {
+			require.True(t, same, string(payload))
+			taken++
+		} else {
+			require.True(t, !same || doubtful(leaf), string(payload))
+			refused++
+		}
+	}
+	require.Greater(t, taken, 1000)
+	require.Greater(t, refused, 1000)
+}
+
+// pieces are the bytes that JSON is made of.
+const pieces = "{}[]:,\"\\u0123456789abcdefntr-+.E x\n\x00\x1f\x7f\x80\xc3\xa9/"
+
+func appendObject(random *rand.Rand, dst []byte, depth int) []byte {
+	dst = append(dst, '{')
+	for i := range random.IntN(4) {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		dst = append(append(dst, '"'), randomText(random, 2)...)
+		dst = appendValue(random, append(dst, '"', ':'), depth)
+	}
+	return append(dst, '}')
+}
+
+func appendValue(random *rand.Rand, dst []byte, depth int) []byte {
+	switch n := random.IntN(10); {
+	case n < 2 && depth > 0:
+		return appendObject(random, dst, depth-1)
+	case n < 4 && depth > 0:
+		dst = appendValue(random, append(dst, '['), depth-1)
+		return append(appendValue(random, append(dst, ','), depth-1), ']')
+	case n < 6:
+		numbers := []string{"0", "-0", "7", "-12", "01", "1.0", "1.50", "0.5", "1e2", "1e+21", "1e21", "1E-7", "1e-7", "123456789012345", "9007199254740993", "18446744073709552000"}
+		return append(dst, numbers[random.IntN(len(numbers))]...)
+	case n < 7:
+		return append(dst, []string{"true", "false", "null"}[random.IntN(3)]...)
+	}
+	return append(append(append(dst, '"'), randomText(random, 6)...), '"')
+}
+
+func randomText(random *rand.Rand, most int) string {
+	parts := []string{"a", "b", "Z", "1", " ", "/", "<", `\n`, `\\`, `\"`, `\u0000`, `\u001f`, `\u000A`, `\u0009`, `\u0041`, `\ud83d\ude00`, `\ud800`, "é", "\u2028", "\U0001f600"}
+	var text strings.Builder
+	for range random.IntN(most + 1) {
+		text.WriteString(parts[min(random.IntN(len(parts)), random.IntN(len(parts)))])
+	}
+	return text.String()
 }
