@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -49,9 +48,9 @@ func ParseAddCheckpoint(body []byte) (AddCheckpoint, error) {
 		return AddCheckpoint{}, errAddCheckpoint
 	}
 	lines := strings.Split(string(head), "\n")
-	size, ok := strings.CutPrefix(lines[0], "old ")
-	old, err := strconv.ParseInt(size, 10, 64)
-	if !ok || err != nil || old < 0 || old > MaxSize || strconv.FormatInt(old, 10) != size || len(lines) > 1+maxProof {
+	size, is := strings.CutPrefix(lines[0], "old ")
+	old, ok := parseSize(size)
+	if !is || !ok || len(lines) > 1+maxProof {
 		return AddCheckpoint{}, errAddCheckpoint
 	}
 	request := AddCheckpoint{Old: old, Checkpoint: checkpoint}

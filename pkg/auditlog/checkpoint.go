@@ -44,8 +44,8 @@ func ParseCheckpoint(text string) (Checkpoint, error) {
 			return Checkpoint{}, ErrNotCheckpoint
 		}
 	}
-	size, err := strconv.ParseInt(lines[1], 10, 64)
-	if err != nil || size < 0 || size > MaxSize || strconv.FormatInt(size, 10) != lines[1] {
+	size, ok := parseSize(lines[1])
+	if !ok {
 		return Checkpoint{}, ErrNotCheckpoint
 	}
 	root, err := tlog.ParseHash(lines[2])
@@ -53,6 +53,12 @@ func ParseCheckpoint(text string) (Checkpoint, error) {
 		return Checkpoint{}, ErrNotCheckpoint
 	}
 	return Checkpoint{Origin: lines[0], Size: size, Root: root}, nil
+}
+
+// parseSize reads a number of leaves in its only decimal form.
+func parseSize(text string) (size int64, ok bool) {
+	size, err := strconv.ParseInt(text, 10, 64)
+	return size, err == nil && size >= 0 && size <= MaxSize && strconv.FormatInt(size, 10) == text
 }
 
 // Sign makes the signed note of a checkpoint. The log's own signer comes first.

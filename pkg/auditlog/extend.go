@@ -14,20 +14,12 @@ type TilePart struct {
 // level the parts in the order of their index, level 0 first.
 func (f *Frontier) Extend(leaves []tlog.Hash) []TilePart {
 	var levels [maxTileLevel + 1][]TilePart
-	for _, hash := range leaves {
-		levels[0] = appendHashTo(levels[0], 0, f.size, hash)
-		level := 0
-		for ; f.size>>level&1 == 1; level++ {
-			last := len(f.hashes) - 1
-			hash = tlog.NodeHash(f.hashes[last], hash)
-			f.hashes = f.hashes[:last]
-			if height := level + 1; height%TileHeight == 0 && height/TileHeight <= maxTileLevel {
-				tile := height / TileHeight
-				levels[tile] = appendHashTo(levels[tile], tile, f.size>>height, hash)
+	for _, leaf := range leaves {
+		f.carry(leaf, func(height int, number int64, hash tlog.Hash) {
+			if tile := height / TileHeight; height%TileHeight == 0 && tile <= maxTileLevel {
+				levels[tile] = appendHashTo(levels[tile], tile, number, hash)
 			}
-		}
-		f.hashes = append(f.hashes, hash)
-		f.size++
+		})
 	}
 	var parts []TilePart
 	for _, level := range levels {

@@ -49,13 +49,19 @@ func FrontierIndexes(size int64) []int64 {
 }
 
 // Add appends a leaf by its hash.
-func (f *Frontier) Add(leaf tlog.Hash) {
-	for level := 0; f.size>>level&1 == 1; level++ {
+func (f *Frontier) Add(leaf tlog.Hash) { f.carry(leaf, func(int, int64, tlog.Hash) {}) }
+
+// carry appends a leaf and tells of each subtree that it completes, beginning with itself, of height 0: the number of
+// the subtree among those of its height, and its root.
+func (f *Frontier) carry(hash tlog.Hash, completed func(height int, number int64, hash tlog.Hash)) {
+	height := 0
+	for completed(height, f.size>>height, hash); f.size>>height&1 == 1; completed(height, f.size>>height, hash) {
 		last := len(f.hashes) - 1
-		leaf = tlog.NodeHash(f.hashes[last], leaf)
+		hash = tlog.NodeHash(f.hashes[last], hash)
 		f.hashes = f.hashes[:last]
+		height++
 	}
-	f.hashes = append(f.hashes, leaf)
+	f.hashes = append(f.hashes, hash)
 	f.size++
 }
 
