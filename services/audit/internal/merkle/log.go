@@ -7,6 +7,7 @@
 package merkle
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -95,7 +96,7 @@ func (l *Log) Checkpoint(ctx context.Context) ([]byte, error) {
 // one; without, it is the newest one.
 func (l *Log) Public(ctx context.Context) (Head, error) {
 	a, err := l.public.Ask(ctx, struct{}{})
-	return a.head, firstOf(err, a.err)
+	return a.head, cmp.Or(err, a.err)
 }
 
 func (l *Log) readPublic(ctx context.Context) (Head, error) {
@@ -108,17 +109,13 @@ func (l *Log) readPublic(ctx context.Context) (Head, error) {
 	return l.head(ctx)
 }
 
-// covering is the head to give out if it covers a leaf, and else the newest one,
-// which head is.
-func (l *Log) covering(ctx context.Context, leaf int64, head Head) (Head, error) {
-	if l.Published == nil {
-		return head, nil
+// covering is the head to give out if it covers a leaf, and else the newest one.
+func (l *Log) covering(ctx context.Context, leaf int64) (Head, error) {
+	head, err := l.Public(ctx)
+	if err == nil && head.Size <= leaf {
+		head, err = l.head(ctx)
 	}
-	c, signed, ok, err := l.Published(ctx)
-	if err != nil || !ok || c.Size <= leaf {
-		return head, err
-	}
-	return Head{Size: c.Size, Root: c.Root, Signed: signed}, nil
+	return head, err
 }
 
 func (l *Log) head(ctx context.Context) (Head, error) {
@@ -134,8 +131,8 @@ func (l *Log) head(ctx context.Context) (Head, error) {
 // one that is not there, or outside of the retention window.
 func (l *Log) Prove(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, error) {
 	stored, err := l.Store.LeafOf(ctx, eventID)
-	if errors.Is(err, trail.ErrNotFound) || err == nil && stored.Timestamp.Before(l.Window.Since(l.Clock())) {
-		return auditlog.Proof{}, apperr.New(apperr.AuditEventNotFound, "Audit event with the specified ID was not found.")
+	if errors.Is(err, trail.ErrNotFound) || err == nil && !l.Window.Shows(stored.Timestamp, l.Clock()) {
+		return auditlog.Proof{}, trail.NotFound()
 	} else if err != nil {
 		return auditlog.Proof{}, err
 	}
@@ -143,15 +140,12 @@ func (l *Log) Prove(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, err
 	if err != nil {
 		return auditlog.Proof{}, fmt.Errorf("the leaf of event %s: %w", eventID, err)
 	}
-	head, err := l.head(ctx) // after the event was found, so it covers it
+	head, err := l.covering(ctx, stored.Index) // after the event was found, so one covers it
 	if err != nil {
 		return auditlog.Proof{}, err
 	}
 	if stored.Index >= head.Size {
 		return auditlog.Proof{}, fmt.Errorf("event %s is stored as leaf %d of a log of %d", eventID, stored.Index, head.Size)
-	}
-	if head, err = l.covering(ctx, stored.Index, head); err != nil {
-		return auditlog.Proof{}, err
 	}
 	hashes, err := tlog.ProveRecord(head.Size, stored.Index, l.hashes(ctx))
 	if err != nil {

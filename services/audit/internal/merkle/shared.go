@@ -1,6 +1,7 @@
 package merkle
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -71,7 +72,7 @@ func once(read func(ctx context.Context) (Head, error)) *together.Trips[struct{}
 func (s *shared) Head(ctx context.Context) (Head, error) {
 	a, err := s.heads.Ask(ctx, struct{}{})
 	if err != nil || a.err != nil {
-		return Head{}, firstOf(err, a.err)
+		return Head{}, cmp.Or(err, a.err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,13 +81,6 @@ func (s *shared) Head(ctx context.Context) (Head, error) {
 	}
 	s.size = a.head.Size
 	return a.head, nil
-}
-
-func firstOf(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // Tiles are remembered tiles, and others from the store.

@@ -39,10 +39,10 @@ func (l *Log) entries(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 	if len(leaves) != tile.W {
 		return nil, errNoTile
 	}
-	since := l.Window.Since(l.Clock())
+	now := l.Clock()
 	var bundle []byte
 	for i, leaf := range leaves {
-		if leaf.Index != first+int64(i) || leaf.Timestamp.Before(since) {
+		if leaf.Index != first+int64(i) || !l.Window.Shows(leaf.Timestamp, now) {
 			return nil, errNoTile
 		}
 		entry, err := auditlog.Leaf(leaf.Payload)

@@ -124,7 +124,7 @@ func (r *Reader) Narrow(filter Filter) (Filter, error) {
 	if filter.Reversed() {
 		return Filter{}, apperr.Validation(apperr.FieldError{Field: "fromDate", Reason: ReasonReversed})
 	}
-	since := r.since()
+	since := r.window.Since(r.clock())
 	if filter.From != nil && r.tooOld(filter, since) {
 		return Filter{}, apperr.New(apperr.RetentionWindowExceeded, "fromDate lies before the retention window of the audit trail.").
 			With(map[string]any{"retentionDays": r.window.Days()})
@@ -140,14 +140,15 @@ func (r *Reader) Narrow(filter Filter) (Filter, error) {
 // not.
 func (r *Reader) Get(ctx context.Context, id uuid.UUID) (Event, error) {
 	event, err := r.store.Get(ctx, id)
-	if errors.Is(err, ErrNotFound) || (err == nil && event.Timestamp.Before(r.since())) {
-		return Event{}, apperr.New(apperr.AuditEventNotFound, "Audit event with the specified ID was not found.")
+	if errors.Is(err, ErrNotFound) || (err == nil && !r.window.Shows(event.Timestamp, r.clock())) {
+		return Event{}, NotFound()
 	}
 	return event, err
 }
 
-func (r *Reader) since() time.Time {
-	return r.window.Since(r.clock())
+// NotFound is the answer about an event that is not there, or outside of the window.
+func NotFound() error {
+	return apperr.New(apperr.AuditEventNotFound, "Audit event with the specified ID was not found.")
 }
 
 func (r *Reader) tooOld(filter Filter, since time.Time) bool {

@@ -18,6 +18,9 @@ func (w Window) Days() int { return int(w.length / day) }
 // Since is the first moment inside the window.
 func (w Window) Since(now time.Time) time.Time { return now.UTC().Add(-w.length) }
 
+// Shows tells whether an event of a moment is inside the window.
+func (w Window) Shows(at, now time.Time) bool { return !at.Before(w.Since(now)) }
+
 // Oldest is the oldest day (its first moment, UTC) of which some moment is inside
 // the window. Retention removes the days before it.
 func (w Window) Oldest(now time.Time) time.Time { return Day(w.Since(now)) }
