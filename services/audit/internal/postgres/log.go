@@ -3,7 +3,6 @@ package postgres
 import (
 	"context"
 	"errors"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -71,24 +70,17 @@ func (l *Log) Tiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
 
 const (
 	sqlLeaf = `-- name: leaf_get
-SELECT leaf_index, timestamp, payload::text FROM audit.events WHERE event_id = $1 AND timestamp >= $2 AND timestamp < $3`
+SELECT leaf_index, timestamp, payload::text FROM audit.events WHERE event_id = $1 AND timestamp >= $2 AND timestamp <= $3`
 
 	sqlLeafAnywhere = `-- name: leaf_get_anywhere
 SELECT leaf_index, timestamp, payload::text FROM audit.events WHERE event_id = $1`
-
-	// idSlack is how far the time in an event's id may be from the event's own: both
-	// are read off one clock, one after the other.
-	idSlack = time.Minute
 )
 
 // LeafOf returns the leaf of an event, or trail.ErrNotFound. The time in the id
-// (RFC 9562 section 5.7) says in which day to look first.
+// (RFC 9562 section 5.7) says in which days it is.
 func (l *Log) LeafOf(ctx context.Context, eventID uuid.UUID) (merkle.Leaf, error) {
 	if at, has := trail.IDTime(eventID); has {
-		leaf, err := l.leaf(ctx, sqlLeaf, eventID, at.Add(-idSlack), at.Add(idSlack))
-		if !errors.Is(err, trail.ErrNotFound) {
-			return leaf, err
-		}
+		return l.leaf(ctx, sqlLeaf, eventID, at.Add(-trail.MaxIDDrift), at.Add(trail.MaxIDDrift))
 	}
 	return l.leaf(ctx, sqlLeafAnywhere, eventID)
 }

@@ -32,7 +32,7 @@ func New(db *pgdb.DB) *Store {
 }
 
 const sqlReady = `-- name: audit_ready
-SELECT EXISTS (SELECT FROM audit.events)`
+SELECT EXISTS (SELECT FROM audit.tree)`
 
 // Ready answers nil when Postgres is reachable and the schema is there.
 func (s *Store) Ready(ctx context.Context) error {
