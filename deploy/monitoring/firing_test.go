@@ -2,6 +2,7 @@ package monitoring
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -148,6 +149,46 @@ func TestEveryAlertFiresForABadHistoryAndNotForAGoodOne(t *testing.T) {
 			require.True(t, fires(t, alert, expr, told[alert.Alert].bad), "it should fire")
 			require.False(t, fires(t, alert, expr, told[alert.Alert].good), "it should not")
 		})
+	}
+}
+
+// Each pair of windows is there for a burn that the other one does not see.
+func TestEachPairOfWindowsFiresByItself(t *testing.T) {
+	t.Parallel()
+	const hour, day = 60, 24 * 60
+	recorded, alerts := rules(t)
+	for name, burn := range map[string]struct {
+		speed             string
+		before, busy      int // minutes without a failure, and thousands of requests in each
+		lasts, thousandth int // minutes of the burn, with a thousand requests in each, and how many of them fail at a budget of 0.1 %
+		fires             bool
+	}{
+		"14.4 times over an hour":          {"Fast", 6 * hour, 5, hour, 16, true},
+		"a little less":                    {"Fast", 6 * hour, 5, hour, 13, false},
+		"6 times over six hours":           {"Fast", hour, 1, 6 * hour, 7, true},
+		"a little less over six hours":     {"Fast", hour, 1, 6 * hour, 5, false},
+		"3 times over a day":               {"Slow", 3 * day, 10, day, 4, true},
+		"a little less over a day":         {"Slow", 3 * day, 10, day, 2, false},
+		"more than the budget over 3 days": {"Slow", hour, 1, 3 * day, 2, true},
+		"within the budget over 3 days":    {"Slow", hour, 1, 3 * day, 0, false},
+	} {
+		for alert, series := range map[string][]string{
+			"AgentIDPTokenErrorsBurn": {
+				then(`agentidp_tokens_issued_total{outcome="success"}`, 1000*burn.busy, burn.before, 1000-burn.thousandth, burn.lasts),
+				then(`agentidp_tokens_issued_total{outcome="error"}`, 0, burn.before, burn.thousandth, burn.lasts),
+			},
+			"AgentIDPTokenLatencyBurn": {
+				then(`agentidp_token_issue_duration_seconds_bucket{le="0.25"}`, 1000*burn.busy, burn.before, 1000-10*burn.thousandth, burn.lasts),
+				then(`agentidp_token_issue_duration_seconds_count`, 1000*burn.busy, burn.before, 1000, burn.lasts),
+			},
+		} {
+			t.Run(alert+burn.speed+", "+name, func(t *testing.T) {
+				t.Parallel()
+				which := slices.IndexFunc(alerts, func(rule rulefmt.Rule) bool { return rule.Alert == alert+burn.speed })
+				past := at(burn.before+burn.lasts, series...)
+				require.Equal(t, burn.fires, fires(t, alerts[which], inline(t, recorded, alerts[which].Expr), past))
+			})
+		}
 	}
 }
 

@@ -52,4 +52,8 @@ func TestEveryAlertSaysHowBadItIsAndWhatToDo(t *testing.T) {
 	slices.Sort(names)
 	slices.Sort(sections)
 	require.Equal(t, names, sections, "the alerts, and the sections of docs/runbooks.md")
+	for _, match := range regexp.MustCompile(`\[(AgentIDP\w+)\]\(#(\w+)\)`).FindAllStringSubmatch(string(runbooks), -1) {
+		require.Contains(t, sections, match[1])
+		require.Equal(t, strings.ToLower(match[1]), match[2])
+	}
 }

@@ -122,7 +122,7 @@ func TestTheMetricsPageTellsWhatTheServicesExport(t *testing.T) {
 	}
 	want := before + metricsOpening + table(all) + metricsClosing + after
 	if os.Getenv("UPDATE_DOCS") != "" {
-		require.NoError(t, os.WriteFile(metricsPage, []byte(want), 0o644)) //nolint:gosec // a page for everybody
+		require.NoError(t, os.WriteFile(metricsPage, []byte(want), 0o644))
 		return
 	}
 	require.Equal(t, want, string(page), "docs/metrics.md: "+updateMetrics)
