@@ -19,7 +19,7 @@ const (
 	tokensPerMonth = 300
 	// beyond a limit so many more are asked for.
 	beyond = 40
-	// callers ask at once.
+	// callers ask at once, and as many spenders.
 	callers = 8
 )
 
@@ -34,12 +34,12 @@ func limited() map[string]string {
 // limits are two agents that go beyond one limit each: of requests, and of tokens in a month. It takes them several
 // stages, so that replicas can come and go in between and meanwhile.
 type limits struct {
-	callers []*worker
-	done    func()
-	spender *member
-	asker   *member
-	bearer  string    // the asker's
-	began   time.Time // before its first request
+	spenders, callers []*worker // at work at the same time
+	done              func()
+	spender           *member
+	asker             *member
+	bearer            string    // the asker's
+	began             time.Time // before its first request
 
 	issued, spent   atomic.Int64 // tokens, and refusals of one
 	answered, stops atomic.Int64 // requests, and refusals of one
@@ -51,6 +51,7 @@ func (r *run) newLimits(ctx context.Context) *limits {
 	l := &limits{done: done}
 	for number := range callers {
 		l.callers = append(l.callers, r.worker(firstCaller+number, through))
+		l.spenders = append(l.spenders, r.worker(firstCaller+callers+number, through))
 	}
 	first := l.callers[0]
 	// Rounds differ in their agents.
@@ -71,12 +72,12 @@ func (r *run) newLimits(ctx context.Context) *limits {
 	return l
 }
 
-// each has the callers do something so often, together.
-func (l *limits) each(ctx context.Context, times int, do func(*worker)) {
+// each of them does something, so often together.
+func each(ctx context.Context, workers []*worker, times int, do func(*worker)) {
 	var group sync.WaitGroup
 	var left atomic.Int64
 	left.Store(int64(times))
-	for _, w := range l.callers {
+	for _, w := range workers {
 		group.Go(func() {
 			for ctx.Err() == nil && left.Add(-1) >= 0 {
 				do(w)
@@ -88,7 +89,7 @@ func (l *limits) each(ctx context.Context, times int, do func(*worker)) {
 
 // spend so many tokens of the month.
 func (l *limits) spend(ctx context.Context, times int) {
-	l.each(ctx, times, func(w *worker) {
+	each(ctx, l.spenders, times, func(w *worker) {
 		if w.ask(ctx, l.spender.id, l.spender.credentials[0].value, agentScopes, []int{http.StatusForbidden}) != "" {
 			l.issued.Add(1)
 		} else {
@@ -99,7 +100,7 @@ func (l *limits) spend(ctx context.Context, times int) {
 
 // call the registry so often.
 func (l *limits) call(ctx context.Context, times int) {
-	l.each(ctx, times, func(w *worker) {
+	each(ctx, l.callers, times, func(w *worker) {
 		t := w.send(context.WithoutCancel(ctx), request{
 			service: "registry", method: http.MethodGet, path: "/api/v1/agents/" + l.asker.id, bearer: l.bearer,
 		})

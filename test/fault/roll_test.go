@@ -95,8 +95,7 @@ func TestALimitThatIsNotKeptExactlyIsFound(t *testing.T) {
 
 func TestCallersShareWhatTheyDo(t *testing.T) {
 	t.Parallel()
-	l := &limits{callers: []*worker{{}, {}, {}}}
 	var times atomic.Int64
-	l.each(t.Context(), 100, func(*worker) { times.Add(1) })
+	each(t.Context(), []*worker{{}, {}, {}}, 100, func(*worker) { times.Add(1) })
 	require.Equal(t, int64(100), times.Load())
 }
