@@ -41,11 +41,9 @@ func (s *Store) total(ctx context.Context, filter trail.Filter, page []trail.Eve
 	if err != nil {
 		return trail.Total{}, err
 	}
-	events := counted
+	events := days.extrapolate(counted, *filter.From, *oldest, until)
 	if filter.Broad() {
 		events = max(days.between(*filter.From, until), counted)
-	} else {
-		events = days.extrapolate(counted, *filter.From, *oldest, until)
 	}
 	s.estimates.remember(filter, events)
 	return trail.Total{Events: events, Estimate: true}, nil
