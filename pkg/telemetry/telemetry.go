@@ -13,18 +13,21 @@ import (
 	"net/url"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
+
+	"github.com/sentryagent/agentidp/pkg/config"
 )
 
 // Config is the telemetry part of a service's settings.
 type Config struct {
-	LogLevel     string `env:"LOG_LEVEL" default:"info" desc:"Least severe level that is logged: debug, info, warn or error."`
-	OTLPEndpoint string `env:"OTEL_EXPORTER_OTLP_ENDPOINT" desc:"Base URL of an OTLP/HTTP collector that receives traces; off when empty."`
+	LogLevel     string        `env:"LOG_LEVEL" default:"info" desc:"Least severe level that is logged: debug, info, warn or error."`
+	OTLPEndpoint string        `env:"OTEL_EXPORTER_OTLP_ENDPOINT" desc:"Base URL of an OTLP/HTTP collector that receives traces; off when empty."`
+	OTLPHeaders  config.Secret `env:"OTEL_EXPORTER_OTLP_HEADERS" desc:"Headers for the collector, such as its API key: key=value pairs with commas between them, values percent-encoded."`
 }
 
 // Validate names every setting that has no meaning.
@@ -37,6 +40,9 @@ func (c Config) Validate() error {
 		if u, err := url.Parse(c.OTLPEndpoint); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 			errs = append(errs, errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: must be an http or https URL"))
 		}
+	}
+	if _, err := parseHeaders(c.OTLPHeaders); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -72,7 +78,11 @@ func New(ctx context.Context, cfg Config, service string) (*Telemetry, func(cont
 	if err != nil {
 		return nil, nil, fmt.Errorf("trace endpoint: %w", err)
 	}
-	exporter, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(endpoint))
+	client, err := newCollector(endpoint, cfg.OTLPHeaders)
+	if err != nil {
+		return nil, nil, err
+	}
+	exporter, err := otlptrace.New(ctx, client)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start the trace exporter: %w", err)
 	}
