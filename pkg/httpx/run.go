@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
 // settleTime is how long a connection that was accepted last has to bring its request.
@@ -76,7 +78,8 @@ func (s *Server) Run(ctx context.Context) error {
 	go serve(s.publicServer, s.publicSocket)
 	go serve(s.internalServer, s.internalSocket)
 	s.opts.Telemetry.Log.InfoContext(ctx, "listening",
-		slog.String("public", s.PublicAddr()), slog.String("internal", s.InternalAddr()))
+		slog.String("public", s.PublicAddr()), slog.String("internal", s.InternalAddr()),
+		slog.String("version", telemetry.Version()))
 
 	select {
 	case err := <-failed:

@@ -1,6 +1,8 @@
 package telemetry
 
 import (
+	"runtime"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
@@ -70,7 +72,13 @@ func NewMetrics() *Metrics {
 			Name: "agentidp_cache_requests_total", Help: "Lookups in a cache, by result.",
 		}, []string{"cache", "result"}),
 	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "agentidp_build_info", Help: "Always 1; the labels tell what is running.",
+		ConstLabels: prometheus.Labels{"version": Version(), "goversion": runtime.Version()},
+	})
+	build.Set(1)
 	m.Registry.MustRegister(
+		build,
 		m.HTTPRequests, m.HTTPDuration, m.RateLimitRejections, m.DBQuery, m.RedisCommand, m.OutboxPending, m.OutboxOldest,
 		m.Ready, m.DependencyUp, m.CacheRequests,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),

@@ -88,7 +88,7 @@ func New(ctx context.Context, cfg Config, service string) (*Telemetry, func(cont
 	}
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(exporter),
-		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "agentidp-"+service))),
+		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", "agentidp-"+service), attribute.String("service.version", Version()))),
 	)
 	tel.Tracer, tel.Tracing = provider, true
 	return tel, provider.Shutdown, nil

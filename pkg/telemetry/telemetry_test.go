@@ -136,3 +136,11 @@ func TestServicesInOneProcessDoNotShareMetrics(t *testing.T) {
 	}
 	require.False(t, a.Log.Enabled(t.Context(), slog.LevelError))
 }
+
+func TestTheMetricsTellWhatIsRunning(t *testing.T) {
+	t.Parallel()
+	require.NotEmpty(t, telemetry.Version())
+	found, err := testutil.GatherAndCount(telemetry.NewMetrics().Registry, "agentidp_build_info")
+	require.NoError(t, err)
+	require.Equal(t, 1, found)
+}
