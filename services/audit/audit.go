@@ -150,6 +150,11 @@ func (s *Service) ready(store *postgres.Store) func(context.Context) error {
 	}
 }
 
+// Healthcheck asks the copy of the service that runs beside it whether it is alive.
+func Healthcheck(ctx context.Context) error {
+	return replica.Healthcheck(ctx, name)
+}
+
 // Serve runs a replica with the settings of the environment.
 func Serve(ctx context.Context) error {
 	cfg, err := LoadConfig()

@@ -36,3 +36,8 @@ func LoadConfig(opts ...config.Option) (cfg Config, err error) {
 func Migrate(ctx context.Context, opts ...config.Option) error {
 	return replica.Migrate(ctx, name, opts...)
 }
+
+// Healthcheck asks the copy of the service that runs beside it whether it is alive.
+func Healthcheck(ctx context.Context) error {
+	return replica.Healthcheck(ctx, name)
+}

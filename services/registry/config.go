@@ -35,3 +35,8 @@ func LoadConfig(opts ...config.Option) (cfg Config, err error) {
 func Migrate(ctx context.Context, opts ...config.Option) error {
 	return replica.Migrate(ctx, serviceName, opts...)
 }
+
+// Healthcheck asks the copy of the service that runs beside it whether it is alive.
+func Healthcheck(ctx context.Context) error {
+	return replica.Healthcheck(ctx, serviceName)
+}

@@ -1,6 +1,7 @@
 // Command audit runs the audit service (serve, the default), brings its schema up to
-// date (migrate), or removes the days before the retention window (retention). Its
-// settings come from the environment.
+// date (migrate), removes the days before the retention window (retention), makes the
+// key of a log (keygen), or asks the one that runs whether it is alive (healthcheck).
+// Its settings come from the environment.
 package main
 
 import (
@@ -15,7 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve")[0])
+	err := run(ctx, append(os.Args[1:], "serve"))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "audit:", err)
@@ -23,15 +24,19 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, command string) error {
-	switch command {
+func run(ctx context.Context, args []string) error {
+	switch command := args[0]; command {
 	case "serve":
 		return audit.Serve(ctx)
 	case "migrate":
 		return audit.Migrate(ctx)
 	case "retention":
 		return audit.Retain(ctx)
+	case "keygen":
+		return audit.Keygen(os.Stdout, os.Stderr, args[1:len(args)-1])
+	case "healthcheck":
+		return audit.Healthcheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate or retention", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, retention, keygen or healthcheck", command)
 	}
 }

@@ -1,5 +1,6 @@
-// Command credentials runs the credentials service (serve, the default) or brings
-// its schema up to date (migrate). Its settings come from the environment.
+// Command credentials runs the credentials service (serve, the default), brings its
+// schema up to date (migrate), or asks the one that runs whether it is alive
+// (healthcheck). Its settings come from the environment.
 package main
 
 import (
@@ -28,7 +29,9 @@ func run(ctx context.Context, command string) error {
 		return credentials.Serve(ctx)
 	case "migrate":
 		return credentials.Migrate(ctx)
+	case "healthcheck":
+		return credentials.Healthcheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve or migrate", command)
+		return fmt.Errorf("unknown command %q: serve, migrate or healthcheck", command)
 	}
 }

@@ -1,5 +1,5 @@
-// Command registry runs the registry service: `registry serve` (the default) or `registry migrate`. It takes its
-// settings from the environment.
+// Command registry runs the registry service: `registry serve` (the default), `registry migrate`, or `registry
+// healthcheck`, which asks the one that runs. It takes its settings from the environment.
 package main
 
 import (
@@ -28,7 +28,9 @@ func run(ctx context.Context, command string) error {
 		return registry.Migrate(ctx)
 	case "serve":
 		return registry.Serve(ctx)
+	case "healthcheck":
+		return registry.Healthcheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve or migrate", command)
+		return fmt.Errorf("unknown command %q: serve, migrate or healthcheck", command)
 	}
 }

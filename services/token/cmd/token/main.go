@@ -1,5 +1,5 @@
-// Command token runs the token service: `token serve` (the default), `token migrate`, or `token keys`, which lists,
-// rotates and retires its signing keys. It takes its settings from the environment.
+// Command token runs the token service: `token serve` (the default), `token migrate`, `token keys`, which lists, rotates
+// and retires its signing keys, or `token healthcheck`. It takes its settings from the environment.
 package main
 
 import (
@@ -30,7 +30,9 @@ func run(ctx context.Context, args []string) error {
 		return token.Serve(ctx)
 	case "keys":
 		return token.Keys(ctx, args[1:len(args)-1], os.Stdout)
+	case "healthcheck":
+		return token.Healthcheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate or keys", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, keys or healthcheck", command)
 	}
 }
