@@ -93,6 +93,8 @@ func Connect(cfg Config, name string, tel *telemetry.Telemetry) (*Conn, error) {
 	}
 	nc, err := nats.Connect(cfg.URL.Reveal(), append(c.handlers(),
 		nats.Name(name),
+		// Answers come to an inbox below the service's own name, so that its NATS user can be kept from those of others.
+		nats.CustomInboxPrefix("_INBOX."+name),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(reconnectWait), nats.ReconnectJitter(reconnectJitter, reconnectJitter),
 		nats.ReconnectBufSize(-1),
