@@ -41,20 +41,25 @@ func Provision(ctx context.Context, adminURL string, services []string, password
 		if err := conn.QueryRow(ctx, "SELECT current_database()").Scan(&database); err != nil {
 			return fmt.Errorf("provision: %w", err)
 		}
-		statements := []string{
-			"REVOKE ALL ON DATABASE " + pgx.Identifier{database}.Sanitize() + " FROM PUBLIC",
-			"REVOKE ALL ON SCHEMA public FROM PUBLIC",
-		}
-		for _, service := range services {
-			statements = append(statements, provisionService(database, service, password)...)
-		}
-		for _, sql := range statements {
+		for _, sql := range provisioning(database, services, password) {
 			if _, err := conn.Exec(ctx, sql); err != nil {
 				return fmt.Errorf("provision: %w", err) // Postgres' own errors do not repeat the statement
 			}
 		}
 		return nil
 	})
+}
+
+// provisioning are the statements of Provision; deploy/k8s/components/in-cluster/postgres-init.sh has the same.
+func provisioning(database string, services []string, password func(role string) string) []string {
+	statements := []string{
+		"REVOKE ALL ON DATABASE " + pgx.Identifier{database}.Sanitize() + " FROM PUBLIC",
+		"REVOKE ALL ON SCHEMA public FROM PUBLIC",
+	}
+	for _, service := range services {
+		statements = append(statements, provisionService(database, service, password)...)
+	}
+	return statements
 }
 
 func provisionService(database, service string, password func(role string) string) []string {
