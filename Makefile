@@ -9,9 +9,14 @@ APART    := deploy/monitoring
 SERVICES := registry credentials token audit
 PACKAGES := $(addsuffix /...,$(addprefix ./,$(MODULES)))
 BIN      := .bin
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+IMAGES   := $(SERVICES) bootstrap
+# docker's names: linux/amd64, linux/arm64; empty for that of this machine
+PLATFORM ?=
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help dev test fault roll bench bench-audit build setup lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+.PHONY: help dev test fault roll bench bench-audit build setup images compose-up lint fmt tidy check-format check-tidy check-standalone openapi cover clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +50,19 @@ bench-audit: setup ## Measure the audit service over ten million events (ARGS="-
 
 build: ## Build the five programs into .bin
 	@go build -o $(BIN)/ ./cmd/agentidp $(foreach s,$(SERVICES),./services/$(s)/cmd/$(s))
+
+images: ## Build the images agentidp/<service>:<version> (PLATFORM=linux/arm64: <version>-arm64)
+	@for i in $(IMAGES); do \
+	  tag=agentidp/$$i:$(VERSION)$(if $(PLATFORM),-$(notdir $(PLATFORM))); \
+	  docker build -q $(if $(PLATFORM),--platform $(PLATFORM)) -f deploy/docker/Dockerfile -t $$tag \
+	    --build-arg SERVICE=$$i --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) . >/dev/null; \
+	  docker image inspect -f "$$tag {{.Os}}/{{.Architecture}} {{.Size}} bytes" $$tag; \
+	done
+
+compose-up: ## Run everything in containers, with secrets made once (.env): http://localhost:8080
+	@deploy/compose/secrets
+	@AGENTIDP_VERSION=$(VERSION) docker compose up --build --detach --wait
+	@echo "The operator's credential: . .agentidp-compose/operator.env"
 
 fmt: ## Format the code
 	@gofmt -w $(MODULES)

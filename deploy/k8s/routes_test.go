@@ -75,6 +75,7 @@ func doors(t *testing.T) map[string]door {
 		}
 	}
 	found["the nginx of components/in-cluster-ingress"] = nginx(t, "components/in-cluster-ingress/nginx.conf")
+	found["the nginx of docker-compose.yml"] = nginx(t, "../compose/nginx.conf")
 	for _, kind := range []string{"HTTPRoute", "Ingress of production, ingress-traefik", "Ingress of production, ingress-nginx"} {
 		require.True(t, slices.ContainsFunc(slices.Collect(maps.Keys(found)), func(name string) bool { return strings.HasPrefix(name, kind) }), kind)
 	}
