@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -110,7 +111,11 @@ func ports(t *testing.T, list []networkingv1.NetworkPolicyPort) []string {
 	require.NotEmpty(t, list, "a rule for all ports")
 	var names []string
 	for _, port := range list {
-		names = append(names, fmt.Sprintf(":%d", port.Port.IntVal))
+		name := fmt.Sprintf(":%d", port.Port.IntVal)
+		if port.Protocol != nil && *port.Protocol != corev1.ProtocolTCP {
+			name += "/" + string(*port.Protocol)
+		}
+		names = append(names, name)
 	}
 	return names
 }
@@ -128,6 +133,9 @@ func design() []string {
 		"Job/bootstrap -> Deployment/credentials:9090",
 		"Job/bootstrap -> anywhere:443",
 		"Job/bootstrap -> anywhere:6443",
+		"Job/bootstrap -> anywhere:8443",
+		"Deployment/token -> network 0.0.0.0/0:443",
+		"Deployment/token -> network ::/0:443",
 	}
 	for _, service := range services() {
 		list = append(list,
@@ -151,7 +159,7 @@ func TestPodsReachWhatTheDesignSaysAndNothingElse(t *testing.T) {
 	everyVariant(t, func(t *testing.T, v built) {
 		want := design()
 		for _, w := range workloads(v) {
-			want = append(want, w.name+" -> "+theDNS+":53")
+			want = append(want, w.name+" -> "+theDNS+":53", w.name+" -> "+theDNS+":53/UDP")
 		}
 		stores := map[string][]string{
 			"network 10.20.0.0/24:5432": nil, "network 10.20.1.0/24:6379": nil, "network 10.20.2.0/24:4222": nil,
