@@ -1,8 +1,10 @@
 package httpx_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -150,6 +152,44 @@ func TestNoRequestFailsDuringAStop(t *testing.T) {
 	clients.Wait()
 	require.NoError(t, r.wait(t))
 	require.Greater(t, served[0], 20, "requests went on after the stop")
+}
+
+func TestAConnectionThatLiesIdleIsServedOnceMoreDuringAStop(t *testing.T) {
+	t.Parallel()
+	r := run(t, nil, func(c *httpx.Config, _ *httpx.Options) { c.DrainDelay = 5 * time.Second })
+	// As a proxy keeps them: each has been used, and is kept for the next request.
+	ask := func(conn net.Conn, answers *bufio.Reader) *http.Response {
+		_, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+		require.NoError(t, err)
+		res, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err, "a request met a closed connection")
+		_ = readAll(t, res.Body)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return res
+	}
+	var conns [2]net.Conn
+	var answers [2]*bufio.Reader
+	for i := range conns {
+		var err error
+		conns[i], err = net.Dial("tcp", r.PublicAddr())
+		require.NoError(t, err)
+		defer func() { _ = conns[i].Close() }()
+		require.NoError(t, conns[i].SetDeadline(time.Now().Add(20*time.Second)))
+		answers[i] = bufio.NewReader(conns[i])
+		require.False(t, ask(conns[i], answers[i]).Close)
+	}
+	r.stop()
+	require.Eventually(t, func() bool {
+		res, _ := r.fetch(t, "http://"+r.InternalAddr()+"/readyz")
+		return res.StatusCode == http.StatusServiceUnavailable
+	}, 4*time.Second, 5*time.Millisecond)
+	require.True(t, ask(conns[0], answers[0]).Close, "and told to come no more")
+	for i := range conns {
+		_, err := answers[i].ReadByte()
+		require.ErrorIs(t, err, io.EOF, "the other one is closed when the delay is over, with nothing lost")
+	}
+	require.NoError(t, r.wait(t))
 }
 
 func TestARequestThatNeverEndsIsCut(t *testing.T) {
