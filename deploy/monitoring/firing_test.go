@@ -94,6 +94,10 @@ func stories() map[string]story {
 		},
 		"AgentIDPInternalTokenRefused": {at(30, requests("401", "/internal/v1/agents", 1)), at(30, requests("401", "/api/v1/agents", 1))},
 
+		"AgentIDPCertificateExpires": {
+			at(30, `agentidp_tls_certificate_expiry_seconds{job="token",certificate="own"} 86400x60`),
+			at(30, `agentidp_tls_certificate_expiry_seconds{job="token",certificate="own"} 864000x60`, `agentidp_tls_certificate_expiry_seconds{job="audit",certificate="own"} 0x60`),
+		},
 		"AgentIDPPostgresAway":   {at(30, `agentidp_dependency_up{job="token",dependency="postgres"} 0x60`), at(30, `agentidp_dependency_up{job="token",dependency="redis"} 0x60`)},
 		"AgentIDPRedisAway":      {at(30, `agentidp_dependency_up{job="token",dependency="redis"} 0x60`), at(30, `agentidp_dependency_up{job="token",dependency="nats"} 0x60`)},
 		"AgentIDPNATSAway":       {at(30, `agentidp_dependency_up{job="token",dependency="nats"} 0x60`), at(30, `agentidp_dependency_up{job="token",dependency="postgres"} 0x60`)},

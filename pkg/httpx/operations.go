@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 )
 
 const (
@@ -28,6 +30,9 @@ var errDraining = errors.New("the server is draining")
 // addOperations puts what operators and other services use on the internal engine.
 func (s *Server) addOperations(e *gin.Engine) {
 	admitted := s.requireToken()
+	if s.opts.TLS != nil {
+		admitted = s.requireCertificate(admitted)
+	}
 	s.internalGroup = e.Group(internalPrefix, admitted)
 	// Which internal routes exist is not for callers without the token to find out.
 	guarded := func(next gin.HandlerFunc) gin.HandlerFunc {
@@ -57,20 +62,44 @@ func (s *Server) addOperations(e *gin.Engine) {
 	}
 }
 
-// requireToken admits callers with the internal API token. Digests are
-// compared, so that neither the content nor the length of the token shows in the timing.
+// requireToken admits callers with the internal API token, or with the second one while it is being replaced. Digests are
+// compared, and all of them, so that neither the content nor the length of a token shows in the timing, nor which it was.
 func (s *Server) requireToken() gin.HandlerFunc {
-	want := sha256.Sum256([]byte("Bearer " + s.cfg.InternalAPIToken.Reveal()))
+	var want [][sha256.Size]byte
+	for _, token := range []config.Secret{s.cfg.InternalAPIToken, s.cfg.InternalAPITokenAlso} {
+		if token != "" {
+			want = append(want, sha256.Sum256([]byte("Bearer "+token.Reveal())))
+		}
+	}
 	refusal := apperr.New(apperr.Unauthorized, "The internal API token is missing or wrong.").
 		WithChallenge(`Bearer realm="agentidp-internal"`)
 	return func(c *gin.Context) {
 		given := c.Request.Header.Values("Authorization")
 		if len(given) == 1 {
 			got := sha256.Sum256([]byte(given[0]))
-			if subtle.ConstantTimeCompare(got[:], want[:]) == 1 {
+			same := 0
+			for _, one := range want {
+				same |= subtle.ConstantTimeCompare(got[:], one[:])
+			}
+			if same == 1 {
 				return
 			}
 		}
+		WriteError(c, refusal)
+	}
+}
+
+// requireCertificate goes on to next with callers whose certificate was verified. Whose it is, is not asked.
+func (s *Server) requireCertificate(next gin.HandlerFunc) gin.HandlerFunc {
+	refusal := apperr.New(apperr.Unauthorized, "The internal API needs a client certificate.").
+		WithChallenge(`Bearer realm="agentidp-internal"`)
+	return func(c *gin.Context) {
+		if mtls.Verified(c.Request.TLS, time.Now()) {
+			next(c)
+			return
+		}
+		// On a new connection the client may show a better one.
+		c.Header("Connection", "close")
 		WriteError(c, refusal)
 	}
 }

@@ -2,15 +2,22 @@ package httpx_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/mtls"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit/testca"
 )
 
 func (b *bundle) internal(method, path string, authorization ...string) *httptest.ResponseRecorder {
@@ -58,6 +65,84 @@ func TestTheInternalAPIIsBehindItsToken(t *testing.T) {
 		})
 	}
 	require.NotContains(t, b.logs.String(), internalToken)
+}
+
+func TestASecondTokenIsAcceptedDuringARotation(t *testing.T) {
+	t.Parallel()
+	const other = "the-token-of-tomorrow"
+	b := setup(t, func(c *httpx.Config, _ *httpx.Options) { c.InternalAPITokenAlso = other })
+	b.Internal().GET("/thing", func(c *gin.Context) { c.Status(http.StatusOK) })
+	for token, status := range map[string]int{
+		"Bearer " + internalToken: 200, "Bearer " + other: 200, "Bearer ": 401, "Bearer " + other[1:]: 401, "Bearer " + internalToken + other: 401,
+	} {
+		require.Equal(t, status, b.internal("GET", "/internal/v1/thing", token).Code, token)
+	}
+	require.NotContains(t, b.logs.String(), other)
+
+	cfg := httpx.Config{InternalAPIToken: internalToken, ShutdownTimeout: time.Second}
+	require.NoError(t, cfg.Validate())
+	cfg.InternalAPITokenAlso = "short"
+	require.ErrorContains(t, cfg.Validate(), "INTERNAL_API_TOKEN_ALSO")
+	require.NotContains(t, cfg.Validate().Error(), "short")
+}
+
+func TestWithTLSTheInternalAPITakesACertificateAndTheToken(t *testing.T) {
+	t.Parallel()
+	authority, dir := testca.NewAuthority(t), t.TempDir()
+	authority.Issue(t).Write(t, dir, authority)
+	set := testca.Settings(dir)
+	identity, err := mtls.Open(mtls.Config{
+		CertFile: set["TLS_CERT_FILE"], KeyFile: set["TLS_KEY_FILE"], CAFile: set["TLS_CA_FILE"],
+	}, telemetry.Discard("test"))
+	require.NoError(t, err)
+	r := run(t, func(b *bundle) { b.Internal().GET("/thing", func(c *gin.Context) { c.Status(http.StatusOK) }) },
+		func(_ *httpx.Config, o *httpx.Options) { o.TLS = identity })
+	pool := x509.NewCertPool()
+	require.True(t, pool.AppendCertsFromPEM(authority.PEM))
+	anybody := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	service := &http.Client{Transport: identity.Transport(func() *http.Transport { return &http.Transport{} })}
+	t.Cleanup(func() { anybody.CloseIdleConnections(); service.CloseIdleConnections() })
+	for _, tt := range []struct {
+		client      *http.Client
+		path, token string
+		status      int
+	}{
+		{service, "/internal/v1/thing", internalToken, 200},
+		{service, "/internal/v1/thing", "", 401},
+		{anybody, "/internal/v1/thing", internalToken, 401},
+		{anybody, "/internal/v1/nothing", internalToken, 401},
+		{anybody, "/healthz", "", 200},
+		{anybody, "/readyz", "", 200},
+		{anybody, "/metrics", "", 200},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+r.InternalAddr()+tt.path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+tt.token)
+		res, err := tt.client.Do(req)
+		require.NoError(t, err)
+		body := readAll(t, res.Body)
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, tt.status, res.StatusCode, tt.path)
+		if tt.status == http.StatusUnauthorized {
+			require.Contains(t, body, `"UNAUTHORIZED"`)
+			require.Contains(t, res.Header.Get("WWW-Authenticate"), "Bearer")
+		}
+	}
+	res, _ := r.fetch(t, "http://"+r.PublicAddr()+"/healthz")
+	require.Equal(t, http.StatusOK, res.StatusCode, "the public listener speaks HTTP as before")
+}
+
+func TestReadinessShowsOnlyDetails(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(_ *httpx.Config, o *httpx.Options) {
+		o.Ready = func(context.Context) error {
+			cause := apperr.Unavailable(errors.New("db.internal:5432 is away")).With(map[string]any{"reason": "the schema is old"})
+			return errors.Join(errors.New("redis.internal is away"), cause)
+		}
+	})
+	w := b.internal("GET", "/readyz")
+	require.Equal(t, http.StatusServiceUnavailable, w.Code)
+	require.JSONEq(t, `{"code":"SERVICE_UNAVAILABLE","message":"The service is temporarily unavailable.","details":{"reason":"the schema is old"}}`, w.Body.String())
 }
 
 func TestReadiness(t *testing.T) {

@@ -2,6 +2,7 @@ package httpx
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log"
@@ -36,6 +37,9 @@ func (s *Server) listen(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("open the internal listener: %w", err), public.Close())
 	}
 	s.publicSocket, s.internalSocket = public, internal
+	if s.opts.TLS != nil {
+		s.internalSocket = tls.NewListener(internal, s.opts.TLS.Server())
+	}
 	if s.crowded != nil {
 		s.publicSocket = newDoorway(public, s.crowded)
 	}

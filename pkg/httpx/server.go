@@ -25,6 +25,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
@@ -44,15 +45,16 @@ const (
 
 // Config is the HTTP part of a service's settings.
 type Config struct {
-	PublicAddr         string         `env:"PUBLIC_ADDR" default:":8080" desc:"Address of the public listener."`
-	InternalAddr       string         `env:"INTERNAL_ADDR" default:":9090" desc:"Address of the internal listener: service to service, health, metrics."`
-	InternalAPIToken   config.Secret  `env:"INTERNAL_API_TOKEN" required:"true" desc:"Bearer token of the internal API, the same for all services; at least 16 visible ASCII characters."`
-	TrustedProxies     []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (comma-separated, CIDR or address) whose X-Forwarded-For is believed."`
-	CORSAllowedOrigins []string       `env:"CORS_ALLOWED_ORIGINS" desc:"Origins (comma-separated, or *) that browsers may call from; CORS is off when empty."`
-	HSTS               bool           `env:"HSTS_ENABLED" default:"false" desc:"Send Strict-Transport-Security; for where TLS is in front."`
-	DrainDelay         time.Duration  `env:"DRAIN_DELAY" default:"3s" desc:"How long after SIGTERM new connections are still served, so that load balancers notice /readyz first."`
-	ShutdownTimeout    time.Duration  `env:"SHUTDOWN_TIMEOUT" default:"25s" desc:"Longest time from SIGTERM until open requests are cut, DRAIN_DELAY included."`
-	PProf              bool           `env:"PPROF_ENABLED" default:"false" desc:"Serve /debug/pprof on the internal listener."`
+	PublicAddr           string         `env:"PUBLIC_ADDR" default:":8080" desc:"Address of the public listener."`
+	InternalAddr         string         `env:"INTERNAL_ADDR" default:":9090" desc:"Address of the internal listener: service to service, health, metrics."`
+	InternalAPIToken     config.Secret  `env:"INTERNAL_API_TOKEN" required:"true" desc:"Bearer token of the internal API, the same for all services; at least 16 visible ASCII characters."`
+	InternalAPITokenAlso config.Secret  `env:"INTERNAL_API_TOKEN_ALSO" desc:"Second token that the internal API accepts beside INTERNAL_API_TOKEN, and never sends: for the time of a rotation."`
+	TrustedProxies       []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (comma-separated, CIDR or address) whose X-Forwarded-For is believed."`
+	CORSAllowedOrigins   []string       `env:"CORS_ALLOWED_ORIGINS" desc:"Origins (comma-separated, or *) that browsers may call from; CORS is off when empty."`
+	HSTS                 bool           `env:"HSTS_ENABLED" default:"false" desc:"Send Strict-Transport-Security; for where TLS is in front."`
+	DrainDelay           time.Duration  `env:"DRAIN_DELAY" default:"3s" desc:"How long after SIGTERM new connections are still served, so that load balancers notice /readyz first."`
+	ShutdownTimeout      time.Duration  `env:"SHUTDOWN_TIMEOUT" default:"25s" desc:"Longest time from SIGTERM until open requests are cut, DRAIN_DELAY included."`
+	PProf                bool           `env:"PPROF_ENABLED" default:"false" desc:"Serve /debug/pprof on the internal listener."`
 }
 
 // Validate names every setting that cannot work.
@@ -60,6 +62,9 @@ func (c Config) Validate() error {
 	var errs []error
 	if token := c.InternalAPIToken.Reveal(); len(token) < minInternalToken || !visibleASCII(token) {
 		errs = append(errs, fmt.Errorf("INTERNAL_API_TOKEN: must be at least %d visible ASCII characters", minInternalToken))
+	}
+	if token := c.InternalAPITokenAlso.Reveal(); token != "" && (len(token) < minInternalToken || !visibleASCII(token)) {
+		errs = append(errs, fmt.Errorf("INTERNAL_API_TOKEN_ALSO: must be at least %d visible ASCII characters", minInternalToken))
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
@@ -88,6 +93,9 @@ type Options struct {
 	// always ready. Its error is logged when it changes; of it only the
 	// details of an apperr.Unavailable are shown.
 	Ready func(context.Context) error
+	// TLS is what the internal listener speaks, where /internal/v1 then takes a client's certificate besides the token;
+	// nil means none. The public listener never does: TLS ends at the ingress.
+	TLS *mtls.Identity
 }
 
 // Server has a public listener, which carries only the service's routes and
@@ -193,7 +201,7 @@ func (s *Server) InCrowd(crowded func() bool) { s.crowded = crowded }
 // Public is the router of the public listener. Its middlewares are in place.
 func (s *Server) Public() *gin.Engine { return s.public }
 
-// Internal is the group "/internal/v1", behind the internal bearer token.
+// Internal is the group "/internal/v1", behind the internal bearer token and, with Options.TLS, a client's certificate.
 func (s *Server) Internal() *gin.RouterGroup { return s.internalGroup }
 
 // PublicHandler is the whole public side without its socket, for tests and

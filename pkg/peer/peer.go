@@ -29,6 +29,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
@@ -47,8 +48,8 @@ const (
 )
 
 // ErrTokenRefused is the cause where a peer did not accept the internal API
-// token: waiting does not help, somebody has to correct a setting.
-var ErrTokenRefused = errors.New("the peer refused our internal API token")
+// token, or had no certificate from us: waiting does not help, somebody has to correct a setting.
+var ErrTokenRefused = errors.New("the peer refused our internal API token or certificate")
 
 // Config says which service a Client calls.
 type Config struct {
@@ -60,6 +61,8 @@ type Config struct {
 	Name string
 	// Timeout bounds one call, its retry included; 0 means 3 s.
 	Timeout time.Duration
+	// TLS is the calling service's certificate, and whom it believes; nil calls https peers as any client does.
+	TLS *mtls.Identity
 	// Telemetry is that of the calling service.
 	Telemetry *telemetry.Telemetry
 }
@@ -89,7 +92,7 @@ func New(cfg Config) *Client {
 	}
 	c := &Client{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/")}
 	c.http = &http.Client{
-		Transport: newTransport(cfg.Telemetry),
+		Transport: newTransport(cfg.Telemetry, cfg.TLS),
 		// The token must not follow a redirect to another host.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
@@ -108,17 +111,13 @@ func New(cfg Config) *Client {
 	return c
 }
 
-// newTransport is one pool per peer. Proxies of the environment are for the
-// outside; services reach each other directly.
-func newTransport(tel *telemetry.Telemetry) http.RoundTripper {
-	t := &http.Transport{
-		DialContext:           (&net.Dialer{Timeout: time.Second, KeepAlive: 15 * time.Second}).DialContext,
-		MaxIdleConns:          256,
-		MaxIdleConnsPerHost:   256,
-		IdleConnTimeout:       60 * time.Second, // below the 120 s of our servers
-		TLSHandshakeTimeout:   2 * time.Second,
-		ExpectContinueTimeout: time.Second,
-		ForceAttemptHTTP2:     true,
+// newTransport is one pool per peer, and with identity one for each of its certificates.
+func newTransport(tel *telemetry.Telemetry, identity *mtls.Identity) http.RoundTripper {
+	var t http.RoundTripper
+	if identity == nil {
+		t = newPool()
+	} else {
+		t = identity.Transport(newPool)
 	}
 	if !tel.Tracing {
 		return t
@@ -128,6 +127,19 @@ func newTransport(tel *telemetry.Telemetry) http.RoundTripper {
 		otelhttp.WithMeterProvider(metricnoop.NewMeterProvider()),
 		otelhttp.WithPropagators(telemetry.Propagator()),
 	)
+}
+
+// newPool takes no proxy from the environment: those are for the outside, and services reach each other directly.
+func newPool() *http.Transport {
+	return &http.Transport{
+		DialContext:           (&net.Dialer{Timeout: time.Second, KeepAlive: 15 * time.Second}).DialContext,
+		MaxIdleConns:          256,
+		MaxIdleConnsPerHost:   256,
+		IdleConnTimeout:       60 * time.Second, // below the 120 s of our servers
+		TLSHandshakeTimeout:   2 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		ForceAttemptHTTP2:     true,
+	}
 }
 
 // Do sends in as JSON (nil for no body) and decodes the response into out (a

@@ -5,7 +5,10 @@ package replica
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -14,6 +17,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
@@ -32,6 +36,7 @@ type Config struct {
 	Redis     redisx.Config
 	NATS      natsx.Config
 	Guard     guard.Config
+	TLS       mtls.Config
 }
 
 // Load reads the settings of a service from the environment into cfg; SERVICE_KEY beats KEY. Its error names every setting
@@ -69,6 +74,7 @@ type Replica struct {
 	service string
 	http    httpx.Config
 	schema  *schema
+	tls     *mtls.Identity // nil without TLS between services
 	flush   func()
 }
 
@@ -104,6 +110,9 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 		defer cancel()
 		_ = flush(ctx) // the last traces are lost where the collector is away
 	}
+	if r.tls, err = mtls.Open(cfg.TLS, tel); err != nil {
+		return fmt.Errorf("tls: %w", err)
+	}
 	if r.DB, err = pgdb.Open(ctx, cfg.Database, tel); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
@@ -121,8 +130,11 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 
 // Peer makes a client of another service's internal API.
 func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
+	if r.tls != nil && !strings.HasPrefix(string(baseURL), "https:") {
+		r.Telemetry.Log.Warn("TLS is on, and the URL of a peer is not https", slog.String("peer", name))
+	}
 	return peer.New(peer.Config{
-		BaseURL: string(baseURL), Token: r.http.InternalAPIToken, Name: name, Telemetry: r.Telemetry,
+		BaseURL: string(baseURL), Token: r.http.InternalAPIToken, Name: name, TLS: r.tls, Telemetry: r.Telemetry,
 	})
 }
 
@@ -130,7 +142,7 @@ func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
 // and ready says so too, which is asked only then.
 func (r *Replica) Server(openAPI []byte, ready func(context.Context) error) (*httpx.Server, error) {
 	server, err := httpx.NewServer(r.http, httpx.Options{
-		Service: r.service, Telemetry: r.Telemetry, OpenAPI: openAPI,
+		Service: r.service, Telemetry: r.Telemetry, TLS: r.tls, OpenAPI: openAPI,
 		Ready: func(ctx context.Context) error {
 			if err := r.schema.Ready(ctx); err != nil {
 				return err
@@ -159,6 +171,9 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 		defer stopWork()
 		return server.Run(serve)
 	})
+	if r.tls != nil {
+		does.AtOnce = append(slices.Clone(does.AtOnce), r.tls.Run)
+	}
 	for _, worker := range does.AtOnce {
 		group.Go(func() error {
 			defer stopServing()

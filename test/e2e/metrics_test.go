@@ -36,7 +36,7 @@ type exported struct {
 
 // closed are the labels whose values are few, known beforehand and there at zero; the others depend on what is asked.
 func closed(label string) bool {
-	return slices.Contains([]string{"outcome", "result", "state", "fault", "dependency"}, label)
+	return slices.Contains([]string{"outcome", "result", "state", "fault", "dependency", "certificate"}, label)
 }
 
 // scrape reads the metrics of one service into all.

@@ -144,7 +144,7 @@ func whileUnavailable(ctx context.Context, call func() error) error {
 	for {
 		err := call()
 		if errors.Is(err, peer.ErrTokenRefused) {
-			return fmt.Errorf("INTERNAL_API_TOKEN is not the one that the services know: %w", err)
+			return fmt.Errorf("INTERNAL_API_TOKEN is not the one that the services know, or they want a certificate (TLS_CERT_FILE): %w", err)
 		}
 		if err == nil || !errors.Is(err, unavailable) {
 			return err

@@ -117,7 +117,9 @@ func setup(t *testing.T, services *services, token string) Clients {
 		"REGISTRY_INTERNAL_URL": server.URL, "CREDENTIALS_INTERNAL_URL": server.URL, "INTERNAL_API_TOKEN": token,
 	}))
 	require.NoError(t, err)
-	return NewClients(settings, telemetry.Discard("test"))
+	clients, err := NewClients(settings, telemetry.Discard("test"))
+	require.NoError(t, err)
+	return clients
 }
 
 func environ(values map[string]string) config.Option {

@@ -23,7 +23,8 @@ new credential, also to an operator that has others. AGENTIDP_URL, the address t
 agents know, is kept beside it.
 
 It reads REGISTRY_INTERNAL_URL, CREDENTIALS_INTERNAL_URL and INTERNAL_API_TOKEN
-(or INTERNAL_API_TOKEN_FILE) from the environment.`
+(or INTERNAL_API_TOKEN_FILE) from the environment, and TLS_CERT_FILE, TLS_KEY_FILE and
+TLS_CA_FILE where the services speak TLS with each other.`
 
 // flags are what the command line says.
 type flags struct {
@@ -75,7 +76,10 @@ func (f flags) run(ctx context.Context, out io.Writer, environ func(string) (str
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
-	clients := NewClients(settings, telemetry.Discard("bootstrap"))
+	clients, err := NewClients(settings, telemetry.Discard("bootstrap"))
+	if err != nil {
+		return err
+	}
 	if store == nil {
 		return f.show(ctx, out, clients)
 	}

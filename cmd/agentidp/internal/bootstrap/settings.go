@@ -8,6 +8,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -23,6 +24,7 @@ type Settings struct {
 	// PublicURL is only kept beside the credential; nothing is asked of it.
 	PublicURL config.URL    `env:"AGENTIDP_URL" desc:"Base URL of the public routes, as agents know it."`
 	Token     config.Secret `env:"INTERNAL_API_TOKEN" required:"true" desc:"Token that the services ask of each other; or INTERNAL_API_TOKEN_FILE."`
+	TLS       mtls.Config
 }
 
 // LoadSettings reads them from the environment and names everything that is missing or wrong.
@@ -49,13 +51,17 @@ func (s Settings) Validate() error {
 	return errors.Join(failures...)
 }
 
-// NewClients connects to nothing yet.
-func NewClients(s Settings, tel *telemetry.Telemetry) Clients {
+// NewClients connects to nothing yet. It fails for TLS files that cannot be used.
+func NewClients(s Settings, tel *telemetry.Telemetry) (Clients, error) {
+	identity, err := mtls.Open(s.TLS, tel)
+	if err != nil {
+		return Clients{}, err
+	}
 	client := func(name, baseURL string) *peer.Client {
-		return peer.New(peer.Config{BaseURL: baseURL, Token: s.Token, Name: name, Timeout: callTimeout, Telemetry: tel})
+		return peer.New(peer.Config{BaseURL: baseURL, Token: s.Token, Name: name, TLS: identity, Timeout: callTimeout, Telemetry: tel})
 	}
 	return Clients{
 		Registry:    registryapi.NewClient(client("registry", s.RegistryURL)),
 		Credentials: credentialsapi.NewClient(client("credentials", s.CredentialsURL)),
-	}
+	}, nil
 }

@@ -270,11 +270,14 @@ func (s *session) operator(ctx context.Context) (operator, string, error) {
 		return operator{}, "", err
 	}
 	defer func() { _ = shutdown(ctx) }() // nothing is exported
-	services := bootstrap.NewClients(bootstrap.Settings{
+	services, err := bootstrap.NewClients(bootstrap.Settings{
 		RegistryURL:    s.layout.services["registry"].internalURL,
 		CredentialsURL: s.layout.services["credentials"].internalURL,
 		Token:          s.layout.internalToken,
 	}, tel)
+	if err != nil {
+		return operator{}, "", err
+	}
 	return ensureOperator(ctx, services, s.dir.join("secrets", "operator.json"))
 }
 

@@ -30,6 +30,7 @@ type given struct {
 	CredentialsURL string        `env:"CREDENTIALS_INTERNAL_URL"`
 	TokenURL       string        `env:"TOKEN_INTERNAL_URL"`
 	DrainDelay     string        `env:"DRAIN_DELAY"`
+	CertFile       string        `env:"TLS_CERT_FILE"`
 }
 
 // layout says where everything of one run listens and what every service is told. It is made before
@@ -118,6 +119,9 @@ func (l *layout) place(name string, in layoutInput, publicPort, internalPort int
 		return s, err
 	}
 	s.values = addresses
+	if s.given.CertFile != "" {
+		return s, errors.New("TLS_CERT_FILE must not be set: here the services are one process, with no TLS between them")
+	}
 	var err error
 	if s.publicURL, err = reachable(s.given.PublicAddr); err != nil {
 		return s, fmt.Errorf("%s_PUBLIC_ADDR: %w", strings.ToUpper(name), err)

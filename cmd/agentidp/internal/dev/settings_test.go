@@ -151,6 +151,7 @@ func TestSettingsThatCannotBeUsedAreNamed(t *testing.T) {
 		"TOKEN_INTERNAL_ADDR":      {"TOKEN_INTERNAL_ADDR": "127.0.0.1:http"},
 		"TRUSTED_PROXIES":          {"TRUSTED_PROXIES": "everybody"},
 		"TOKEN_INTERNAL_API_TOKEN": {"TOKEN_INTERNAL_API_TOKEN": "another"},
+		"TLS_CERT_FILE":            {"TLS_CERT_FILE": "/etc/tls/tls.crt"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
