@@ -56,6 +56,7 @@ func variants() map[string][]string {
 		"kind, data in volumes":     append(slices.Clone(kind), "in-cluster-storage"),
 		"kind, behind Traefik":      {"in-cluster", "ingress-traefik"},
 		"kind, with all":            append(slices.Clone(kind), "in-cluster-storage", "prometheus-operator", "hpa-requests", "audit-witnesses"),
+		"kind, TLS":                 append(slices.Clone(kind), "cert-manager-mtls"),
 		"production, with nothing":  {},
 		"production, secrets alone": {"external-secrets"},
 	}
@@ -64,6 +65,8 @@ func variants() map[string][]string {
 		with := []string{door, "external-secrets"}
 		list["production, "+door] = with
 		list["production, "+door+" and all"] = append(slices.Clone(with), extra...)
+		list["production, "+door+" and TLS"] = append(slices.Clone(with), "cert-manager-mtls")
+		list["production, "+door+", TLS and all"] = append(slices.Clone(list["production, "+door+" and all"]), "cert-manager-mtls")
 		for _, one := range extra {
 			list["production, "+door+" and "+one] = append(slices.Clone(with), one)
 		}
