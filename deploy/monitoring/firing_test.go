@@ -56,7 +56,7 @@ func stories() map[string]story {
 	const day = 24 * 60
 	const schema = `agentidp_schema_version_needed{job="token",instance="a"} 4x60`
 	up := func(value string) []string {
-		return []string{`up{job="registry"} 1x60`, `up{job="credentials"} 1x60`, `up{job="audit"} 1x60`, `up{job="token"} ` + value}
+		return []string{`up{job="registry"} 1x60`, `up{job="credentials"} 1x60`, `up{job="audit"} 1x60`, `up{job="token",instance="a"} ` + value}
 	}
 	requests := func(code, path string, each int) string {
 		return fmt.Sprintf(`agentidp_http_requests_total{job="registry",path=%q,status_code=%q} 0+%dx60`, path, code, each)
@@ -85,8 +85,8 @@ func stories() map[string]story {
 			at(30, schema, `agentidp_schema_version{job="token",instance="a"} 0x60`, `agentidp_dependency_up{job="token",instance="a",dependency="postgres"} 0x60`),
 		},
 		"AgentIDPRestarts": {
-			at(30, `process_start_time_seconds{job="token"} 0x20 1 1 1 2 2 2 3 3 3 4x60`),
-			at(30, `process_start_time_seconds{job="token"} 0x20 1x60`),
+			at(30, `process_start_time_seconds{job="token",instance="a"} 0x20 1 1 1 2 2 2 3 3 3 4x60`),
+			at(30, `process_start_time_seconds{job="token",instance="a"} 0x20 1x60`),
 		},
 		"AgentIDPServerErrors": {
 			at(30, requests("503", "/api/v1/agents", 5), requests("200", "/api/v1/agents", 95)),
@@ -136,7 +136,7 @@ func stories() map[string]story {
 		"AgentIDPSigningKeyOverdue": {at(30, `agentidp_signing_key_rotation_seconds -61x60`), at(30, `agentidp_signing_key_rotation_seconds 5x60`)},
 		"AgentIDPSigningKeyOld":     {at(90, `agentidp_signing_key_age_seconds 7776001x90`), at(90, `agentidp_signing_key_age_seconds 2592000x90`)},
 		"AgentIDPSigningKeysDiffer": {at(30, `agentidp_signing_keys{state="retired",instance="a"} 1x60`, `agentidp_signing_keys{state="retired",instance="b"} 0x60`), at(30, `agentidp_signing_keys{state="retired",instance="a"} 1x60`, `agentidp_signing_keys{state="retired",instance="b"} 1x60`)},
-		"AgentIDPSigningKeysStale":  {at(30, `agentidp_signing_keys_fetched_timestamp_seconds{job="audit"} 300x60`), at(30, `agentidp_signing_keys_fetched_timestamp_seconds{job="audit"} 0+60x60`)},
+		"AgentIDPSigningKeysStale":  {at(30, `agentidp_signing_keys_fetched_timestamp_seconds{job="audit",instance="a"} 300x60`), at(30, `agentidp_signing_keys_fetched_timestamp_seconds{job="audit"} 0+60x60`)},
 	}
 }
 
@@ -151,6 +151,9 @@ func TestEveryAlertFiresForABadHistoryAndNotForAGoodOne(t *testing.T) {
 			require.Contains(t, told, alert.Alert)
 			expr := inline(t, recorded, alert.Expr)
 			require.True(t, fires(t, alert, expr, told[alert.Alert].bad), "it should fire")
+			for _, sample := range asked(t, expr, told[alert.Alert].bad) {
+				requireReadable(t, alert, sample)
+			}
 			require.False(t, fires(t, alert, expr, told[alert.Alert].good), "it should not")
 		})
 	}
@@ -241,18 +244,34 @@ func inline(t *testing.T, recorded map[string]parser.Expr, text string) string {
 // fires tells whether the expression held for as long as the alert waits, at every minute of it.
 func fires(t *testing.T, alert rulefmt.Rule, expr string, past history) bool {
 	t.Helper()
-	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(past.series, "\n  ")+"\n")
-	defer func() { require.NoError(t, storage.Close()) }()
-	engine := promql.NewEngine(promql.EngineOpts{MaxSamples: 1_000_000, Timeout: time.Minute})
+	storage := load(t, past)
+	engine := newEngine()
 	for moment := past.after - time.Duration(alert.For); moment <= past.after; moment += time.Minute {
-		if !holds(t, engine, storage, expr, moment) {
+		if len(ask(t, engine, storage, expr, moment)) == 0 {
 			return false
 		}
 	}
 	return true
 }
 
-func holds(t *testing.T, engine *promql.Engine, storage *teststorage.TestStorage, expr string, moment time.Duration) bool {
+// asked is what the expression finds at the end of a history: an alert for each sample.
+func asked(t *testing.T, expr string, past history) promql.Vector {
+	t.Helper()
+	return ask(t, newEngine(), load(t, past), expr, past.after)
+}
+
+func newEngine() *promql.Engine {
+	return promql.NewEngine(promql.EngineOpts{MaxSamples: 1_000_000, Timeout: time.Minute})
+}
+
+func load(t *testing.T, past history) *teststorage.TestStorage {
+	t.Helper()
+	storage := promqltest.LoadedStorage(t, "load 1m\n  "+strings.Join(past.series, "\n  ")+"\n")
+	t.Cleanup(func() { require.NoError(t, storage.Close()) })
+	return storage
+}
+
+func ask(t *testing.T, engine *promql.Engine, storage *teststorage.TestStorage, expr string, moment time.Duration) promql.Vector {
 	t.Helper()
 	query, err := engine.NewInstantQuery(t.Context(), storage, nil, expr, time.Unix(0, 0).Add(moment))
 	require.NoError(t, err)
@@ -261,5 +280,5 @@ func holds(t *testing.T, engine *promql.Engine, storage *teststorage.TestStorage
 	require.NoError(t, result.Err)
 	found, err := result.Vector()
 	require.NoError(t, err)
-	return len(found) > 0
+	return slices.Clone(found) // closing the query takes the slice back
 }
