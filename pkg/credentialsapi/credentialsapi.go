@@ -82,6 +82,9 @@ type UsageRequest struct {
 // OperatorCredentialRequest asks for a credential for the bootstrap operator, without a bearer token of it.
 type OperatorCredentialRequest struct {
 	AgentID uuid.UUID `json:"agentId"`
+	// CredentialID is the id to take, unless it is zero: of the same id nothing is created a second time. Who got no answer
+	// can ask again, and revoke what came of it.
+	CredentialID uuid.UUID `json:"credentialId,omitzero"`
 	// OnlyIfNone creates nothing when the agent has an active credential already.
 	OnlyIfNone bool `json:"onlyIfNone"`
 }

@@ -285,3 +285,11 @@ func (c *Client) failure(res *response) error {
 	}
 	return e
 }
+
+// NotSent says of an error of a call that the peer cannot have seen it: nobody could be reached, or the breaker was open.
+// Of any other failure without an answer that cannot be known.
+func NotSent(err error) bool {
+	var network *net.OpError
+	return errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) ||
+		errors.As(err, &network) && network.Op == "dial"
+}

@@ -298,3 +298,21 @@ func TestAPeerThatIsNotUpIsUnavailable(t *testing.T) {
 		require.ErrorContains(t, err, "registry")
 	}
 }
+
+func TestACallThatNobodyCanHaveSeenIsToldFromOneThatMayHaveWorked(t *testing.T) {
+	t.Parallel()
+	lost := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	c := client(lost)
+	for range 5 {
+		err := c.Do(t.Context(), http.MethodPost, "/x", nil, nil)
+		require.Equal(t, apperr.ServiceUnavailable, code(err))
+		require.False(t, peer.NotSent(err))
+	}
+	require.True(t, peer.NotSent(c.Do(t.Context(), http.MethodPost, "/x", nil, nil)), "the breaker is open")
+
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, listener.Close())
+	require.True(t, peer.NotSent(client("http://"+listener.Addr().String()).Do(t.Context(), http.MethodPost, "/x", nil, nil)))
+	require.False(t, peer.NotSent(nil))
+}

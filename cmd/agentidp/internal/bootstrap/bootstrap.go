@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/google/uuid"
@@ -105,21 +106,62 @@ func (c Clients) Agent(ctx context.Context, req Request) (agent registryapi.Agen
 	return agent, created, nil
 }
 
-func (c Clients) credential(ctx context.Context, agentID uuid.UUID, onlyIfNone bool) (issued credentialsapi.OperatorCredential, err error) {
+// credential issues one, or finds that there is one already. A request whose answer is lost may have made a credential that
+// nobody knows the secret of. So the run chooses its id: asked for again, it is not made twice, and it can be revoked.
+func (c Clients) credential(ctx context.Context, agentID uuid.UUID, onlyIfNone bool) (credentialsapi.OperatorCredential, error) {
+	for {
+		req := credentialsapi.OperatorCredentialRequest{AgentID: agentID, CredentialID: uuid.Must(uuid.NewV7()), OnlyIfNone: onlyIfNone}
+		issued, doubt, err := c.issue(ctx, req)
+		if err != nil {
+			err = fmt.Errorf("issue the operator's credential: %w", err)
+			if doubt {
+				_, failed := c.takeBack(context.WithoutCancel(ctx), agentID, req.CredentialID)
+				err = errors.Join(err, failed)
+			}
+			return credentialsapi.OperatorCredential{}, err
+		}
+		if !issued.Exists {
+			return issued, nil
+		}
+		if doubt {
+			ours, err := c.takeBack(ctx, agentID, req.CredentialID)
+			if err != nil {
+				return credentialsapi.OperatorCredential{}, err
+			}
+			if ours {
+				continue
+			}
+		}
+		if !onlyIfNone {
+			return credentialsapi.OperatorCredential{}, errors.New("issue the operator's credential: none was made, although it was asked for")
+		}
+		return issued, nil
+	}
+}
+
+// issue asks for one credential until there is an answer. With doubt it may have been made without our having it.
+func (c Clients) issue(ctx context.Context, req credentialsapi.OperatorCredentialRequest) (issued credentialsapi.OperatorCredential, doubt bool, err error) {
 	err = whileUnavailable(ctx, func() error {
 		var failed error
-		issued, failed = c.Credentials.OperatorCredential(ctx, credentialsapi.OperatorCredentialRequest{
-			AgentID: agentID, OnlyIfNone: onlyIfNone,
-		})
+		issued, failed = c.Credentials.OperatorCredential(ctx, req)
+		if failed == nil && !issued.Exists &&
+			(issued.ClientSecret == "" || issued.ClientID != req.AgentID || issued.CredentialID != req.CredentialID) {
+			failed = apperr.Internal(errors.New("the answer holds no credential of the operator"))
+		}
+		doubt = doubt || mayHaveWorked(failed)
 		return failed
 	})
-	if err != nil {
-		return credentialsapi.OperatorCredential{}, fmt.Errorf("issue the operator's credential: %w", err)
+	return issued, doubt, err
+}
+
+// mayHaveWorked says whether the peer may have done what it was asked for, although err is all that came of it: it was
+// reached, and did not refuse.
+func mayHaveWorked(err error) bool {
+	if err == nil || errors.Is(err, peer.ErrTokenRefused) || peer.NotSent(err) {
+		return false
 	}
-	if !issued.Exists && (issued.ClientSecret == "" || issued.ClientID != agentID) {
-		return credentialsapi.OperatorCredential{}, errors.New("issue the operator's credential: the answer holds no credential of the operator")
-	}
-	return issued, nil
+	var known *apperr.Error
+	return !errors.As(err, &known) || known.Code.Status() >= http.StatusInternalServerError
 }
 
 // Valid says whether secret is a good secret of the agent.

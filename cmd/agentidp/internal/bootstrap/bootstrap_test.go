@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -30,8 +32,10 @@ type services struct {
 	operator    *registryapi.Agent
 	secrets     []string
 	unavailable int // how many calls are still refused
+	lost        int // how many credentials are still made without an answer
 	requests    []registryapi.BootstrapRequest
 	revoked     []credentialsapi.OperatorRevocation
+	live        map[uuid.UUID]bool // every credential that was made: false is a revoked one
 }
 
 func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -59,6 +63,11 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "POST /internal/v1/operator-credential/revoke":
 		var req credentialsapi.OperatorRevocation
 		_ = json.NewDecoder(r.Body).Decode(&req)
+		if _, made := s.live[req.CredentialID]; !made {
+			fail(apperr.New(apperr.CredentialNotFound, "no"))
+			return
+		}
+		s.live[req.CredentialID] = false
 		s.revoked = append(s.revoked, req)
 		w.WriteHeader(http.StatusNoContent)
 	case "POST /internal/v1/secrets/verify":
@@ -97,15 +106,23 @@ func (s *services) bootstrap(w http.ResponseWriter, r *http.Request, fail func(*
 func (s *services) credential(w http.ResponseWriter, r *http.Request) {
 	var req credentialsapi.OperatorCredentialRequest
 	_ = json.NewDecoder(r.Body).Decode(&req)
-	if req.OnlyIfNone && len(s.secrets) > 0 {
+	_, taken := s.live[req.CredentialID]
+	if taken || req.OnlyIfNone && slices.Contains(slices.Collect(maps.Values(s.live)), true) {
 		_ = json.NewEncoder(w).Encode(credentialsapi.OperatorCredentialWire{Exists: true})
 		return
 	}
 	s.secrets = append(s.secrets, "sk_live_"+strings.ReplaceAll(uuid.NewString(), "-", ""))
-	id := uuid.New()
+	if s.live == nil {
+		s.live = map[uuid.UUID]bool{}
+	}
+	s.live[req.CredentialID] = true
+	if s.lost > 0 {
+		s.lost--
+		panic(http.ErrAbortHandler) // the connection ends without a word
+	}
 	w.WriteHeader(http.StatusCreated)
 	_ = json.NewEncoder(w).Encode(credentialsapi.OperatorCredentialWire{
-		CredentialID: &id, ClientID: &req.AgentID, ClientSecret: s.secrets[len(s.secrets)-1],
+		CredentialID: &req.CredentialID, ClientID: &req.AgentID, ClientSecret: s.secrets[len(s.secrets)-1],
 	})
 }
 
@@ -206,6 +223,80 @@ func TestServicesThatComeUpLaterAreWaitedFor(t *testing.T) {
 	require.True(t, result.Issued())
 }
 
+func TestACredentialWhoseAnswerWasLostIsRevokedAndReplaced(t *testing.T) {
+	t.Parallel()
+	for name, newSecret := range map[string]bool{"the first credential": false, "a further one": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := &services{lost: 2}
+			result, err := setup(t, fake, token).Run(within(t, 30*time.Second), Request{Email: "a@example.com", Owner: "ops", NewSecret: newSecret})
+			require.NoError(t, err)
+			require.True(t, result.Issued())
+			require.Equal(t, fake.secrets[2], result.ClientSecret.Reveal())
+			require.Len(t, fake.live, 3)
+			for id, live := range fake.live {
+				require.Equal(t, id == result.CredentialID, live, "only the one that somebody knows may live")
+			}
+		})
+	}
+}
+
+// silent makes credentials and never says so, until the run is told to stop.
+type silent struct {
+	Credentials
+
+	stop context.CancelFunc
+}
+
+func (s silent) OperatorCredential(
+	ctx context.Context, req credentialsapi.OperatorCredentialRequest,
+) (credentialsapi.OperatorCredential, error) {
+	_, _ = s.Credentials.OperatorCredential(ctx, req)
+	s.stop()
+	return credentialsapi.OperatorCredential{}, apperr.Unavailable(nil)
+}
+
+func TestARunThatEndsInDoubtLeavesNoCredential(t *testing.T) {
+	t.Parallel()
+	fake := &services{}
+	clients := setup(t, fake, token)
+	ctx, cancel := context.WithCancel(within(t, 30*time.Second))
+	clients.Credentials = silent{clients.Credentials, cancel}
+	_, err := clients.Run(ctx, Request{Email: "a@example.com", Owner: "ops"})
+	require.ErrorIs(t, err, apperr.New(apperr.ServiceUnavailable, ""))
+	require.Len(t, fake.secrets, 1)
+	require.NotContains(t, slices.Collect(maps.Values(fake.live)), true)
+}
+
+// refusing fails so many times before it asks.
+type refusing struct {
+	Credentials
+
+	times int
+}
+
+func (r *refusing) OperatorCredential(
+	ctx context.Context, req credentialsapi.OperatorCredentialRequest,
+) (credentialsapi.OperatorCredential, error) {
+	if r.times--; r.times >= 0 {
+		return credentialsapi.OperatorCredential{}, apperr.Unavailable(nil)
+	}
+	return r.Credentials.OperatorCredential(ctx, req)
+}
+
+func TestACredentialOfSomebodyElseIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	fake := &services{}
+	clients := setup(t, fake, token)
+	first, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.NoError(t, err)
+	clients.Credentials = &refusing{clients.Credentials, 1} // after which nobody knows whether one was made
+	second, err := clients.Run(within(t, 30*time.Second), Request{Email: "a@example.com", Owner: "ops"})
+	require.NoError(t, err)
+	require.False(t, second.Issued())
+	require.Equal(t, map[uuid.UUID]bool{first.CredentialID: true}, fake.live)
+}
+
 func TestFailuresAreTold(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -239,7 +330,7 @@ func (brokenCredentials) OperatorCredential(
 func TestAnAnswerWithoutASecretIsNotTakenForOne(t *testing.T) {
 	t.Parallel()
 	clients := setup(t, &services{}, token)
-	clients.Credentials = brokenCredentials{}
+	clients.Credentials = brokenCredentials{clients.Credentials}
 	_, err := clients.Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
 	require.ErrorContains(t, err, "holds no credential")
 }

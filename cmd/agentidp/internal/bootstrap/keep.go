@@ -61,24 +61,26 @@ func (c Clients) Keep(ctx context.Context, req Request, store Store, url string)
 	if err == nil {
 		return result, true, nil
 	}
-	failed := c.takeBack(context.WithoutCancel(ctx), result)
+	_, failed := c.takeBack(context.WithoutCancel(ctx), result.Agent.AgentID, result.CredentialID)
 	if errors.Is(err, errKept) && failed == nil {
 		return Result{}, false, nil
 	}
 	return Result{}, false, errors.Join(fmt.Errorf("keep the operator's credential: %w", err), failed)
 }
 
-// takeBack revokes the credential of a result, for nobody has its secret.
-func (c Clients) takeBack(ctx context.Context, result Result) error {
+// takeBack revokes a credential of this run, for nobody has its secret; there was false where there is none of that id.
+func (c Clients) takeBack(ctx context.Context, agentID, credentialID uuid.UUID) (there bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
 	defer cancel()
-	err := whileUnavailable(ctx, func() error {
-		return c.Credentials.RevokeOperatorCredential(ctx, credentialsapi.OperatorRevocation{
-			AgentID: result.Agent.AgentID, CredentialID: result.CredentialID,
-		})
+	err = whileUnavailable(ctx, func() error {
+		return c.Credentials.RevokeOperatorCredential(ctx, credentialsapi.OperatorRevocation{AgentID: agentID, CredentialID: credentialID})
 	})
-	if err == nil || errors.Is(err, apperr.New(apperr.CredentialAlreadyRevoked, "")) {
-		return nil // an attempt whose answer was lost did it
+	switch {
+	case err == nil, errors.Is(err, apperr.New(apperr.CredentialAlreadyRevoked, "")): // an attempt whose answer was lost did it
+		return true, nil
+	case errors.Is(err, apperr.New(apperr.CredentialNotFound, "")):
+		return false, nil
+	default:
+		return false, fmt.Errorf("credential %s may be good, and nobody knows its secret: it has to be revoked: %w", credentialID, err)
 	}
-	return fmt.Errorf("revoke credential %s, which nobody knows the secret of: %w", result.CredentialID, err)
 }

@@ -236,8 +236,8 @@ func (d *fakeCredentials) Create(_ context.Context, agentID uuid.UUID, expiresAt
 	return d.issued, d.err
 }
 
-func (d *fakeCredentials) CreateForOperator(_ context.Context, agentID uuid.UUID, onlyIfNone bool, _ auditevent.Origin) (secret.Issued, bool, error) {
-	d.note(call{method: "operator", agentID: agentID, onlyIfNone: onlyIfNone})
+func (d *fakeCredentials) CreateForOperator(_ context.Context, wanted secret.ForOperator, _ auditevent.Origin) (secret.Issued, bool, error) {
+	d.note(call{method: "operator", agentID: wanted.AgentID, credentialID: wanted.CredentialID, onlyIfNone: wanted.OnlyIfNone})
 	return d.issued, d.exists, d.err
 }
 

@@ -123,7 +123,7 @@ func (a *API) createForOperator(c *gin.Context) error {
 		return err
 	}
 	httpx.NoStore(c)
-	issued, exists, err := a.credentials.CreateForOperator(c.Request.Context(), req.AgentID, req.OnlyIfNone, guard.Origin(c))
+	issued, exists, err := a.credentials.CreateForOperator(c.Request.Context(), secret.ForOperator(req), guard.Origin(c))
 	if err != nil {
 		return err
 	}

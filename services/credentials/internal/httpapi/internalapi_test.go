@@ -84,10 +84,10 @@ func TestAnOperatorIsGivenACredentialOrToldThatItHasOne(t *testing.T) {
 	require.Equal(t, []call{{method: "operator", agentID: agentID, onlyIfNone: true}}, f.domain.calls)
 
 	f.domain.exists = true
-	res = f.callInternal(t, http.MethodPost, operatorPath, `{"agentId": "`+agentID.String()+`"}`)
+	res = f.callInternal(t, http.MethodPost, operatorPath, `{"agentId": "`+agentID.String()+`", "credentialId": "`+credentialID.String()+`"}`)
 	require.Equal(t, http.StatusOK, res.status)
 	require.JSONEq(t, `{"exists": true}`, res.body)
-	require.False(t, f.domain.calls[1].onlyIfNone)
+	require.Equal(t, call{method: "operator", agentID: agentID, credentialID: credentialID}, f.domain.calls[1])
 }
 
 func TestACredentialOfTheOperatorIsTakenBack(t *testing.T) {

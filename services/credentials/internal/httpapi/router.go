@@ -22,7 +22,7 @@ import (
 // Credentials is what the routes need of the domain; *secret.Service is one.
 type Credentials interface {
 	Create(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin) (secret.Issued, error)
-	CreateForOperator(ctx context.Context, agentID uuid.UUID, onlyIfNone bool, origin auditevent.Origin) (secret.Issued, bool, error)
+	CreateForOperator(ctx context.Context, wanted secret.ForOperator, origin auditevent.Origin) (secret.Issued, bool, error)
 	List(ctx context.Context, agentID uuid.UUID, filter secret.Filter) (secret.Listing, error)
 	Rotate(ctx context.Context, agentID, credentialID uuid.UUID, grace time.Duration, origin auditevent.Origin) (secret.Issued, error)
 	Revoke(ctx context.Context, agentID, credentialID uuid.UUID, origin auditevent.Origin) error

@@ -17,6 +17,9 @@ import (
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
+// idUnique is the constraint that two credentials of one id violate.
+const idUnique = "credentials_pkey"
+
 // Store is the domain's store on Postgres. It is safe for concurrent use.
 type Store struct {
 	db     *pgdb.DB
@@ -65,6 +68,9 @@ func (s *Store) Insert(ctx context.Context, agentID uuid.UUID, at time.Time, dec
 		}
 		return s.outbox.Append(ctx, tx, msgs...)
 	})
+	if pgdb.Constraint(err) == idUnique {
+		return secret.ErrIDTaken
+	}
 	return pgdb.Fault(err)
 }
 

@@ -139,6 +139,21 @@ func TestAChangeAndItsMessagesAreStoredTogetherOrNotAtAll(t *testing.T) {
 	require.Equal(t, 1, f.messages(t))
 }
 
+func TestASecondCredentialOfOneIDIsRefused(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	first := record(uuid.New(), start)
+	f.insert(t, first)
+	again := record(first.AgentID, start)
+	again.ID = first.ID
+	err := f.Insert(t.Context(), again.AgentID, start, func(secret.Standing) (secret.Record, []outbox.Message, error) {
+		return again, []outbox.Message{message()}, nil
+	})
+	require.ErrorIs(t, err, secret.ErrIDTaken)
+	require.Equal(t, first.Current, f.stored(t, first.AgentID, first.ID).Current)
+	require.Equal(t, 1, f.messages(t))
+}
+
 func TestEveryFieldOfAChangeIsStored(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

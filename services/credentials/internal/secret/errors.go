@@ -1,10 +1,14 @@
 package secret
 
 import (
+	"errors"
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 )
+
+// ErrIDTaken is what a Store says to a new credential with the id of another.
+var ErrIDTaken = errors.New("there is a credential of that id")
 
 // NotFound is the error for a credential that the agent does not have. One that
 // belongs to another agent looks the same.

@@ -119,6 +119,9 @@ func (s *fakeStore) Insert(_ context.Context, agentID uuid.UUID, at time.Time, d
 	if err != nil {
 		return err
 	}
+	if _, taken := s.records[r.ID]; taken {
+		return secret.ErrIDTaken
+	}
 	if _, ok := s.agents[agentID]; !ok {
 		s.agents[agentID] = time.Time{}
 	}

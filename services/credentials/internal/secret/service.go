@@ -57,15 +57,24 @@ func (s *Service) Create(ctx context.Context, agentID uuid.UUID, expiresAt *time
 		}
 		expiresAt = &at
 	}
-	return s.issue(ctx, agentID, expiresAt, origin, s.withinLimit)
+	return s.issue(ctx, Credential{AgentID: agentID, ExpiresAt: expiresAt}, s.newID, origin, s.withinLimit)
+}
+
+// ForOperator is what a bootstrap asks for.
+type ForOperator struct {
+	AgentID uuid.UUID
+	// CredentialID, where it is not zero, is the id to take, so that whoever got no answer can ask again, or revoke it.
+	CredentialID uuid.UUID
+	OnlyIfNone   bool
 }
 
 // CreateForOperator gives the bootstrap operator a credential without expiry.
-// With onlyIfNone, an agent that has an active, unexpired credential gets
-// nothing, and exists is true; that holds under any concurrency. Errors as Create.
-func (s *Service) CreateForOperator(ctx context.Context, agentID uuid.UUID, onlyIfNone bool, origin auditevent.Origin) (issued Issued, exists bool, err error) {
+// Where its id is taken already, or with OnlyIfNone the agent has an active,
+// unexpired credential, it gets nothing, and exists is true; that holds under
+// any concurrency. Errors as Create.
+func (s *Service) CreateForOperator(ctx context.Context, wanted ForOperator, origin auditevent.Origin) (issued Issued, exists bool, err error) {
 	admit := s.withinLimit
-	if onlyIfNone {
+	if wanted.OnlyIfNone {
 		admit = func(st Standing) error {
 			if st.Active > 0 {
 				return errHasOne
@@ -73,16 +82,22 @@ func (s *Service) CreateForOperator(ctx context.Context, agentID uuid.UUID, only
 			return s.withinLimit(st)
 		}
 	}
-	issued, err = s.issue(ctx, agentID, nil, origin, admit)
-	if errors.Is(err, errHasOne) {
+	newID := s.newID
+	if wanted.CredentialID != uuid.Nil {
+		newID = func() uuid.UUID { return wanted.CredentialID }
+	}
+	issued, err = s.issue(ctx, Credential{AgentID: wanted.AgentID}, newID, origin, admit)
+	if errors.Is(err, errHasOne) || errors.Is(err, ErrIDTaken) {
 		return Issued{}, true, nil
 	}
 	return issued, false, err
 }
 
 // issue asks first what is cheap to ask, computes the hash, and decides again
-// under the lock of the agent, where nobody can have changed the answer.
-func (s *Service) issue(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin, admit func(Standing) error) (Issued, error) {
+// under the lock of the agent, where nobody can have changed the answer. Of the
+// credential that is wanted, the agent and the expiry are given.
+func (s *Service) issue(ctx context.Context, wanted Credential, newID func() uuid.UUID, origin auditevent.Origin, admit func(Standing) error) (Issued, error) {
+	agentID, expiresAt := wanted.AgentID, wanted.ExpiresAt
 	admitActive := func(st Standing) error {
 		if st.Decommissioned {
 			return errAgentNotActive(registryapi.StatusDecommissioned)
@@ -113,7 +128,7 @@ func (s *Service) issue(ctx context.Context, agentID uuid.UUID, expiresAt *time.
 		if expiresAt != nil && !expiresAt.After(now) {
 			return Record{}, nil, invalidField("expiresAt", reasonNotFuture)
 		}
-		created = Credential{ID: s.newID(), AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
+		created = Credential{ID: newID(), AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
 		msgs, err := s.events(auditevent.CredentialGenerated, created, now, origin, map[string]any{"expiresAt": expiresAt})
 		return Record{Credential: created, Current: &sealed}, msgs, err
 	})

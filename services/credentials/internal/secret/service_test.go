@@ -170,7 +170,7 @@ func TestTheOperatorGetsOneCredentialHoweverManyAsk(t *testing.T) {
 	created, existed := 0, 0
 	for range 16 {
 		wg.Go(func() {
-			issued, exists, err := f.CreateForOperator(t.Context(), f.agent, true, auditevent.Origin{})
+			issued, exists, err := f.CreateForOperator(t.Context(), secret.ForOperator{AgentID: f.agent, OnlyIfNone: true}, auditevent.Origin{})
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -187,10 +187,31 @@ func TestTheOperatorGetsOneCredentialHoweverManyAsk(t *testing.T) {
 	require.Equal(t, 1, created)
 	require.Equal(t, 15, existed)
 
-	_, exists, err := f.CreateForOperator(t.Context(), f.agent, false, auditevent.Origin{})
+	_, exists, err := f.CreateForOperator(t.Context(), secret.ForOperator{AgentID: f.agent}, auditevent.Origin{})
 	require.NoError(t, err)
 	require.False(t, exists)
 	require.Len(t, f.store.records, 2)
+}
+
+func TestAnOperatorGetsOneCredentialOfAnIDHoweverOftenItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	f := setup(t, 100)
+	wanted := secret.ForOperator{AgentID: f.agent, CredentialID: uuid.New()}
+	issued, exists, err := f.CreateForOperator(t.Context(), wanted, auditevent.Origin{})
+	require.NoError(t, err)
+	require.False(t, exists)
+	require.Equal(t, wanted.CredentialID, issued.ID)
+	before := f.store.records[issued.ID]
+
+	again, exists, err := f.CreateForOperator(t.Context(), wanted, auditevent.Origin{})
+	require.NoError(t, err)
+	require.True(t, exists)
+	require.Empty(t, again.Secret)
+	require.Equal(t, before, f.store.records[issued.ID])
+	require.NoError(t, f.Revoke(t.Context(), f.agent, issued.ID, auditevent.Origin{}))
+	_, exists, err = f.CreateForOperator(t.Context(), wanted, auditevent.Origin{})
+	require.NoError(t, err)
+	require.True(t, exists, "a request that comes late does not bring it back")
 }
 
 func TestAnOperatorWhoseCredentialExpiredGetsANewOne(t *testing.T) {
@@ -200,7 +221,7 @@ func TestAnOperatorWhoseCredentialExpiredGetsANewOne(t *testing.T) {
 	_, err := f.Create(t.Context(), f.agent, &soon, f.origin)
 	require.NoError(t, err)
 	f.clock.Advance(time.Hour)
-	_, exists, err := f.CreateForOperator(t.Context(), f.agent, true, auditevent.Origin{})
+	_, exists, err := f.CreateForOperator(t.Context(), secret.ForOperator{AgentID: f.agent, OnlyIfNone: true}, auditevent.Origin{})
 	require.NoError(t, err)
 	require.False(t, exists)
 }

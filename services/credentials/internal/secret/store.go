@@ -19,7 +19,7 @@ type Store interface {
 	// Standing counts at a time, locking nothing.
 	Standing(ctx context.Context, agentID uuid.UUID, at time.Time) (Standing, error)
 	// Insert locks the agent for every other Insert and Decommission, shows its
-	// standing, and stores the credential decided on.
+	// standing, and stores the credential decided on; ErrIDTaken where there is one of its id.
 	Insert(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(Standing) (Record, []outbox.Message, error)) error
 	// List gives one page of an agent's credentials, newest first, with the id
 	// as tie-break.
