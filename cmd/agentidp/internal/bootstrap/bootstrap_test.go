@@ -19,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
+	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -347,6 +348,18 @@ func TestSettingsThatAreMissingOrWrongAreNamed(t *testing.T) {
 	}))
 	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")
 	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL")
+}
+
+func TestWithACertificateEveryServiceIsCalledByTLS(t *testing.T) {
+	t.Parallel()
+	given := Settings{
+		RegistryURL: "https://registry:9090", CredentialsURL: "http://credentials:9090", TLS: mtls.Config{CertFile: "tls.crt"},
+	}
+	err := given.Validate()
+	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL: must be an https URL")
+	require.NotContains(t, err.Error(), "REGISTRY_INTERNAL_URL")
+	given.CredentialsURL = "https://credentials:9090"
+	require.NoError(t, given.Validate())
 }
 
 func TestTheReportShowsASecretOnceAndOnlyIfThereIsOne(t *testing.T) {

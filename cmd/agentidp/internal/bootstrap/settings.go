@@ -46,6 +46,8 @@ func (s Settings) Validate() error {
 		parsed, err := url.Parse(setting.value)
 		if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
 			failures = append(failures, fmt.Errorf("%s: must be an http or https URL", setting.name))
+		} else if s.TLS.Enabled() && parsed.Scheme != "https" {
+			failures = append(failures, fmt.Errorf("%s: must be an https URL, as TLS_CERT_FILE is set", setting.name))
 		}
 	}
 	return errors.Join(failures...)
