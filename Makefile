@@ -16,7 +16,7 @@ IMAGES   := $(SERVICES) bootstrap
 PLATFORM ?=
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help dev test fault roll bench bench-audit build setup images compose-up lint fmt tidy check-format check-tidy check-standalone openapi cover clean
+.PHONY: help dev test fault roll bench bench-audit build setup images sbom compose-up lint fmt tidy check-format check-tidy check-standalone openapi cover clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -59,9 +59,19 @@ images: ## Build the images agentidp/<service>:<version> (PLATFORM=linux/arm64: 
 	  docker image inspect -f "$$tag {{.Os}}/{{.Architecture}} {{.Size}} bytes" $$tag; \
 	done
 
+sbom: ## Write what each program is made of (CycloneDX) into .bin/sbom
+	@mkdir -p $(BIN)/sbom
+	@go build -o $(BIN)/sbom/ ./deploy/sbom
+	@for i in $(IMAGES); do \
+	  dir=services/$$i; [[ -d $$dir ]] || dir=cmd/agentidp; \
+	  (cd $$dir && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags nomsgpack -o $(CURDIR)/$(BIN)/sbom/$$i ./cmd/$$i); \
+	  $(BIN)/sbom/sbom -version $(VERSION) $(BIN)/sbom/$$i >$(BIN)/sbom/$$i.cdx.json; \
+	  rm $(BIN)/sbom/$$i; echo $(BIN)/sbom/$$i.cdx.json; \
+	done
+
 compose-up: ## Run everything in containers, with secrets made once (.env): http://localhost:8080
 	@deploy/compose/secrets
-	@AGENTIDP_VERSION=$(VERSION) docker compose up --build --detach --wait
+	@AGENTIDP_VERSION=$(VERSION) AGENTIDP_REVISION=$(REVISION) docker compose up --build --detach --wait
 	@echo "The operator's credential: . .agentidp-compose/operator.env"
 
 fmt: ## Format the code

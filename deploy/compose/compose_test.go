@@ -32,6 +32,7 @@ type file struct {
 	Program   any `yaml:"x-program"`
 	Settings  any `yaml:"x-settings"`
 	Migration any `yaml:"x-migration"`
+	Ready     any `yaml:"x-ready"`
 }
 
 type container struct {
@@ -47,6 +48,7 @@ type container struct {
 	Networks                                 any
 	ReadOnly                                 bool                                  `yaml:"read_only"`
 	CapDrop                                  []string                              `yaml:"cap_drop"`
+	PullPolicy                               string                                `yaml:"pull_policy"`
 	SecurityOpt                              []string                              `yaml:"security_opt"`
 	DependsOn                                map[string]struct{ Condition string } `yaml:"depends_on"`
 	Healthcheck                              struct {
@@ -112,6 +114,8 @@ func TestEveryNameInTheComposeFileIsThatOfSomething(t *testing.T) {
 		require.Equal(t, f.Services[name].Image, f.Services["migrate-"+name].Image, "a schema of the same release")
 		require.Equal(t, "service_completed_successfully", f.Services[name].DependsOn["migrate-"+name].Condition)
 		require.Equal(t, "service_healthy", f.Services["ingress"].DependsOn[name].Condition)
+		require.Equal(t, []string{"CMD", "/program", "readycheck"}, f.Services[name].Healthcheck.Test)
+		require.Equal(t, "never", f.Services["migrate-"+name].PullPolicy, "nobody else's image by this name gets the owner's password")
 	}
 }
 

@@ -23,6 +23,15 @@ type health struct {
 // Healthcheck asks the copy of a service that runs beside it, with the same settings, whether it is alive (GET /healthz of
 // the internal listener). It is for images without a shell; it says nothing about what the service depends on.
 func Healthcheck(ctx context.Context, service string, opts ...config.Option) error {
+	return askBeside(ctx, service, "/healthz", opts)
+}
+
+// Readycheck is Healthcheck for whether it can answer (GET /readyz).
+func Readycheck(ctx context.Context, service string, opts ...config.Option) error {
+	return askBeside(ctx, service, "/readyz", opts)
+}
+
+func askBeside(ctx context.Context, service, path string, opts []config.Option) error {
 	var cfg health
 	if err := Load(service, &cfg, opts...); err != nil {
 		return err
@@ -42,17 +51,17 @@ func Healthcheck(ctx context.Context, service string, opts ...config.Option) err
 	}
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+"/healthz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+net.JoinHostPort(host, port)+path, nil)
 	if err != nil {
 		return fmt.Errorf("INTERNAL_ADDR: %w", err)
 	}
 	res, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return fmt.Errorf("not healthy: %w", err)
+		return fmt.Errorf("%s of %s: %w", path, service, err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("not healthy: %s", res.Status)
+		return fmt.Errorf("%s of %s answers %s", path, service, res.Status)
 	}
 	return nil
 }

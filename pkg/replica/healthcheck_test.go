@@ -23,6 +23,7 @@ func TestAHealthCheckAsksTheInternalListenerBesideIt(t *testing.T) {
 	for _, addr := range []string{server.InternalAddr(), ":" + port, "0.0.0.0:" + port} {
 		settings := environment(map[string]string{"INTERNAL_ADDR": "127.0.0.1:1", "REGISTRY_INTERNAL_ADDR": addr})
 		require.NoError(t, replica.Healthcheck(t.Context(), service, settings), addr)
+		require.ErrorContains(t, replica.Readycheck(t.Context(), service, settings), "/readyz of "+service+" answers 503", addr)
 	}
 	stop()
 	require.NoError(t, <-ended)

@@ -151,8 +151,11 @@ func (s *Service) ready(store *postgres.Store) func(context.Context) error {
 }
 
 // Healthcheck asks the copy of the service that runs beside it whether it is alive.
-func Healthcheck(ctx context.Context) error {
-	return replica.Healthcheck(ctx, name)
+func Healthcheck(ctx context.Context) error { return replica.Healthcheck(ctx, name) }
+
+// Readycheck is Healthcheck for whether it can answer.
+func Readycheck(ctx context.Context) error {
+	return replica.Readycheck(ctx, name)
 }
 
 // Serve runs a replica with the settings of the environment.

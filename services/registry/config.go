@@ -37,6 +37,9 @@ func Migrate(ctx context.Context, opts ...config.Option) error {
 }
 
 // Healthcheck asks the copy of the service that runs beside it whether it is alive.
-func Healthcheck(ctx context.Context) error {
-	return replica.Healthcheck(ctx, serviceName)
+func Healthcheck(ctx context.Context) error { return replica.Healthcheck(ctx, serviceName) }
+
+// Readycheck is Healthcheck for whether it can answer.
+func Readycheck(ctx context.Context) error {
+	return replica.Readycheck(ctx, serviceName)
 }

@@ -36,7 +36,9 @@ func run(ctx context.Context, args []string) error {
 		return audit.Keygen(os.Stdout, os.Stderr, args[1:len(args)-1])
 	case "healthcheck":
 		return audit.Healthcheck(ctx)
+	case "readycheck":
+		return audit.Readycheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, retention, keygen or healthcheck", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, retention, keygen, healthcheck or readycheck", command)
 	}
 }

@@ -12,6 +12,7 @@ const (
 	PlansSQL  = sqlPlans
 	KnownSQL  = sqlKnown
 	LeafSQL   = sqlLeaf
+	DaysSQL   = sqlPartitions
 )
 
 // Listing is the statement of a list and its arguments.

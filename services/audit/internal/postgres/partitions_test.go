@@ -429,3 +429,19 @@ func TestRetentionGoesOnWhileEventsAreStoredAndRead(t *testing.T) {
 	require.Len(t, dropped, 8)
 	require.Equal(t, stored, count(t, db))
 }
+
+func TestTheDaysAreFoundHoweverPostgresLooksForThem(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, testkit.Postgres(t, "audit").OwnerURL)
+	_, err := conn.Exec(t.Context(), "SELECT audit.ensure_partition(current_date)")
+	require.NoError(t, err)
+	for _, plan := range []string{"enable_nestloop", "enable_hashjoin", "enable_mergejoin"} {
+		_, err := conn.Exec(t.Context(), "RESET ALL; SET "+plan+" = off")
+		require.NoError(t, err)
+		rows, err := conn.Query(t.Context(), postgres.DaysSQL, "9999-01-01")
+		require.NoError(t, err)
+		days, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
+		require.NoError(t, err, "without %s", plan)
+		require.NotEmpty(t, days)
+	}
+}

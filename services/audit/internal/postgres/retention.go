@@ -43,8 +43,9 @@ type Dropped struct {
 }
 
 const (
+	// Postgres may read the names of all tables before it leaves out those that are no days.
 	sqlDaysBefore = `SELECT day FROM (
-  SELECT to_date(c.relname, '"events_y"YYYY"m"MM"d"DD') AS day
+  SELECT CASE WHEN c.relname ~ '^events_y\d{4}m\d\dd\d\d$' THEN to_date(c.relname, '"events_y"YYYY"m"MM"d"DD') END AS day
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'audit.events'::regclass
 ) partitions WHERE day < $1::date`
 

@@ -31,7 +31,9 @@ func run(ctx context.Context, command string) error {
 		return credentials.Migrate(ctx)
 	case "healthcheck":
 		return credentials.Healthcheck(ctx)
+	case "readycheck":
+		return credentials.Readycheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate or healthcheck", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, healthcheck or readycheck", command)
 	}
 }

@@ -30,7 +30,9 @@ func run(ctx context.Context, command string) error {
 		return registry.Serve(ctx)
 	case "healthcheck":
 		return registry.Healthcheck(ctx)
+	case "readycheck":
+		return registry.Readycheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate or healthcheck", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, healthcheck or readycheck", command)
 	}
 }

@@ -32,7 +32,9 @@ func run(ctx context.Context, args []string) error {
 		return token.Keys(ctx, args[1:len(args)-1], os.Stdout)
 	case "healthcheck":
 		return token.Healthcheck(ctx)
+	case "readycheck":
+		return token.Readycheck(ctx)
 	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, keys or healthcheck", command)
+		return fmt.Errorf("unknown command %q: serve, migrate, keys, healthcheck or readycheck", command)
 	}
 }
