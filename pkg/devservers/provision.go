@@ -3,6 +3,7 @@ package devservers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -52,14 +53,14 @@ func Provision(ctx context.Context, adminURL string, services []string, password
 
 // provisioning are the statements of Provision; deploy/k8s/components/in-cluster/postgres-init.sh has the same.
 func provisioning(database string, services []string, password func(role string) string) []string {
-	statements := []string{
+	perService := make([][]string, len(services))
+	for i, service := range services {
+		perService[i] = provisionService(database, service, password)
+	}
+	return append([]string{
 		"REVOKE ALL ON DATABASE " + pgx.Identifier{database}.Sanitize() + " FROM PUBLIC",
 		"REVOKE ALL ON SCHEMA public FROM PUBLIC",
-	}
-	for _, service := range services {
-		statements = append(statements, provisionService(database, service, password)...)
-	}
-	return statements
+	}, slices.Concat(perService...)...)
 }
 
 func provisionService(database, service string, password func(role string) string) []string {

@@ -14,7 +14,7 @@ func TestTheInitScriptOfThePostgresImageProvisionsTheSame(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	given := filepath.Join(dir, "given.sql")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "psql"), []byte("#!/bin/bash\ncat >"+given+"\n"), 0o700)) //nolint:gosec // a program
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "psql"), []byte("#!/bin/bash\ncat >"+given+"\n"), 0o700))
 	services := []string{"registry", "credentials", "token", "audit"}
 	password := func(role string) string { return role + "'s" }
 

@@ -4,8 +4,8 @@ package replica
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -75,6 +75,7 @@ type Replica struct {
 	http    httpx.Config
 	schema  *schema
 	tls     *mtls.Identity // nil without TLS between services
+	plain   []error        // peers that are not asked over TLS though it is on
 	flush   func()
 }
 
@@ -128,10 +129,11 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 	return nil
 }
 
-// Peer makes a client of another service's internal API.
+// Peer makes a client of another service's internal API. With TLS on, Run fails where the URL of a peer is not https: the
+// token of the internal API would go there for everybody to read.
 func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
 	if r.tls != nil && !strings.HasPrefix(string(baseURL), "https:") {
-		r.Telemetry.Log.Warn("TLS is on, and the URL of a peer is not https", slog.String("peer", name))
+		r.plain = append(r.plain, fmt.Errorf("%s_INTERNAL_URL: must be an https URL, as TLS_CERT_FILE is set", strings.ToUpper(name)))
 	}
 	return peer.New(peer.Config{
 		BaseURL: string(baseURL), Token: r.http.InternalAPIToken, Name: name, TLS: r.tls, Telemetry: r.Telemetry,
@@ -161,6 +163,9 @@ func (r *Replica) Server(openAPI []byte, ready func(context.Context) error) (*ht
 // for, however long that takes.
 func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) error {
 	defer r.Close()
+	if err := errors.Join(r.plain...); err != nil {
+		return err
+	}
 	serve, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))

@@ -13,6 +13,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/pkg/testkit/testca"
 )
 
 const service = "registry"
@@ -117,4 +118,27 @@ func TestMigrateNeedsTheOwnersURLAndNothingElse(t *testing.T) {
 	database := testkit.Postgres(t, service)
 	require.NoError(t, replica.Migrate(t.Context(), service, only(database.OwnerURL)), "a schema that is up to date stays as it is")
 	require.ErrorContains(t, replica.Migrate(t.Context(), service, only("postgres://nobody@127.0.0.1:1/none")), "migrate")
+}
+
+func TestWithTLSEveryPeerIsAskedOverIt(t *testing.T) {
+	t.Parallel()
+	authority, dir := testca.NewAuthority(t), t.TempDir()
+	authority.Issue(t).Write(t, dir, authority)
+	for url, refused := range map[config.URL]bool{"http://token:9090": true, "https://token:9090": false} {
+		var cfg replica.Config
+		require.NoError(t, replica.Load(service, &cfg, environment(testca.Settings(dir))))
+		r, err := replica.Open(t.Context(), service, cfg)
+		require.NoError(t, err)
+		r.Peer("token", url)
+		server, err := r.Server([]byte("openapi: 3.0.3"), func(context.Context) error { return nil })
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		err = r.Run(ctx, server, replica.Work{})
+		if refused {
+			require.ErrorContains(t, err, "TOKEN_INTERNAL_URL: must be an https URL")
+		} else {
+			require.NoError(t, err)
+		}
+	}
 }
