@@ -12,6 +12,7 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"log/slog"
+	"math"
 	"regexp"
 	"slices"
 
@@ -80,6 +81,20 @@ func versionTable(service string) string { return service + ".goose_db_version" 
 // What was applied stands in <service>.goose_db_version. A migration that fails leaves nothing of
 // itself behind, and those before it stay. log may be nil.
 func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
+	return apply(ctx, service, ownerURL, log, math.MaxInt64)
+}
+
+// Expand is Apply as far as Needed says: without the contractions that come last, so that the release before can be gone
+// back to.
+func Expand(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
+	version, err := Needed(service)
+	if err != nil {
+		return err
+	}
+	return apply(ctx, service, ownerURL, log, version)
+}
+
+func apply(ctx context.Context, service, ownerURL string, log *slog.Logger, version int64) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -92,7 +107,7 @@ func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) erro
 	if err != nil {
 		return err
 	}
-	results, err := provider.Up(ctx)
+	results, err := provider.UpTo(ctx, version)
 	for _, r := range results {
 		log.InfoContext(ctx, "migration applied", "schema", service, "migration", r.Source.Path, "took", r.Duration.String())
 	}

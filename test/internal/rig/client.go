@@ -19,8 +19,8 @@ import (
 // httpClient is for everything that is not measured.
 func httpClient() *http.Client { return &http.Client{Timeout: 60 * time.Second} }
 
-func (r *Rig) ready(ctx context.Context, internal string) error {
-	_, err := r.call(ctx, http.MethodGet, "http://"+internal+"/readyz", nil)
+func (r *Rig) ready(ctx context.Context, name string) error {
+	_, err := r.call(ctx, http.MethodGet, r.Internal(name)+"/readyz", nil)
 	return err
 }
 
@@ -40,11 +40,17 @@ func (r *Rig) call(ctx context.Context, method, address string, in any) ([]byte,
 	}
 	request.Header.Set("Authorization", "Bearer "+r.secret)
 	request.Header.Set("Content-Type", "application/json")
-	return send(request)
+	client := httpClient()
+	if r.tls != nil {
+		client.Transport = &http.Transport{TLSClientConfig: r.tls, DisableKeepAlives: true}
+	}
+	return sendBy(client, request)
 }
 
-func send(request *http.Request) ([]byte, error) {
-	response, err := httpClient().Do(request)
+func send(request *http.Request) ([]byte, error) { return sendBy(httpClient(), request) }
+
+func sendBy(client *http.Client, request *http.Request) ([]byte, error) {
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +67,7 @@ func send(request *http.Request) ([]byte, error) {
 
 // makeOperator makes the first agent and its credential, through the internal API as `agentidp bootstrap` does.
 func (r *Rig) makeOperator(ctx context.Context) error {
-	answer, err := r.call(ctx, http.MethodPost, "http://"+r.services["registry"].internal+"/internal/v1/bootstrap",
+	answer, err := r.call(ctx, http.MethodPost, r.Internal("registry")+"/internal/v1/bootstrap",
 		map[string]string{"email": "operator@agentidp.local", "owner": "operators"})
 	if err != nil {
 		return fmt.Errorf("make the operator: %w", err)
@@ -72,7 +78,7 @@ func (r *Rig) makeOperator(ctx context.Context) error {
 	if err := json.Unmarshal(answer, &agent); err != nil {
 		return fmt.Errorf("make the operator: %w", err)
 	}
-	answer, err = r.call(ctx, http.MethodPost, "http://"+r.services["credentials"].internal+"/internal/v1/operator-credential",
+	answer, err = r.call(ctx, http.MethodPost, r.Internal("credentials")+"/internal/v1/operator-credential",
 		map[string]any{"agentId": agent.ID, "onlyIfNone": false})
 	if err != nil {
 		return fmt.Errorf("make the operator's credential: %w", err)
@@ -119,12 +125,12 @@ func (r *Rig) TokensTaken() int64 { return r.taken.Load() }
 
 // Profile is the CPU profile of a service over the next seconds, in pprof's format.
 func (r *Rig) Profile(ctx context.Context, name string, seconds int) ([]byte, error) {
-	return r.call(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", r.services[name].internal, seconds), nil)
+	return r.call(ctx, http.MethodGet, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", r.Internal(name), seconds), nil)
 }
 
 // Heap is the heap profile of a service.
 func (r *Rig) Heap(ctx context.Context, name string) ([]byte, error) {
-	return r.call(ctx, http.MethodGet, "http://"+r.services[name].internal+"/debug/pprof/heap?gc=1", nil)
+	return r.call(ctx, http.MethodGet, r.Internal(name)+"/debug/pprof/heap?gc=1", nil)
 }
 
 // Get reads a public document; token may be "".

@@ -48,7 +48,7 @@ func (r *Rig) WaitReady(ctx context.Context, most time.Duration) error {
 	defer cancel()
 	for _, name := range r.Instances() {
 		s := r.services[name]
-		if err := r.until(ctx, s.child, func() error { return r.ready(ctx, s.internal) }); err != nil {
+		if err := r.until(ctx, s.child, func() error { return r.ready(ctx, name) }); err != nil {
 			return err
 		}
 	}

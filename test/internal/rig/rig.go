@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -56,6 +57,7 @@ type Rig struct {
 	proxy    *proxy              // nil for none
 	ports    map[string]bool     // that were given away
 	common   map[string]string   // settings of all services
+	tls      *tls.Config         // how the internal ports are called; nil: without TLS
 
 	db     *pgxpool.Pool // as the superuser: what it does counts for no service
 	cache  *redis.Client
@@ -82,6 +84,8 @@ type Config struct {
 	Proxy bool
 	// Programs is where they are built, unless an earlier rig did so; "" is a folder in Dir.
 	Programs string
+	// TLS is how the rig itself calls the internal ports where Settings turn TLS on there; nil where they do not.
+	TLS *tls.Config
 	// CountStatements has Postgres count them, for Counters and Statements.
 	CountStatements bool
 }
@@ -99,7 +103,7 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 		dir: cfg.Dir, bin: cmp.Or(cfg.Programs, filepath.Join(cfg.Dir, "bin")), out: cfg.Out,
 		password: rand.Text(), secret: rand.Text(), key: base64.StdEncoding.EncodeToString(key),
 		services: map[string]*service{}, names: Names(max(cfg.Replicas, 1)), made: map[string]int{},
-		ports: map[string]bool{}, common: cfg.Settings,
+		ports: map[string]bool{}, common: cfg.Settings, tls: cfg.TLS,
 	}
 	type step struct {
 		says string

@@ -17,6 +17,7 @@ type service struct {
 	*child
 
 	public, internal string // host:port
+	bin              string // directory of its program; "" is the rig's own
 }
 
 // enlist gives a replica its addresses.
@@ -107,13 +108,17 @@ func (r *Rig) StartService(ctx context.Context, name string, extra map[string]st
 		return 0, err
 	}
 	s := r.services[name]
-	err := r.until(ctx, s.child, func() error { return r.ready(ctx, s.internal) })
+	err := r.until(ctx, s.child, func() error { return r.ready(ctx, name) })
 	return time.Since(begin), err
 }
 
 // launch starts a service and waits for nothing.
 func (r *Rig) launch(name string, extra map[string]string) (err error) {
-	cmd := exec.Command(filepath.Join(r.bin, Program(name)), "serve") //nolint:gosec,noctx // built by us; outlives ctx
+	bin := r.bin
+	if other := r.services[name].bin; other != "" {
+		bin = other
+	}
+	cmd := exec.Command(filepath.Join(bin, Program(name)), "serve") //nolint:gosec,noctx // built by us; outlives ctx
 	cmd.Env = r.settings(name, extra)
 	r.services[name].child, err = startChild(name, filepath.Join(r.dir, name+".log"), cmd)
 	return err
@@ -137,6 +142,24 @@ func (r *Rig) Restart(ctx context.Context, name string, extra map[string]string)
 	}
 	_, err := r.StartService(ctx, name, extra)
 	return err
+}
+
+// Build makes the programs of another source tree, for Replace.
+func Build(ctx context.Context, root, into string) error { return build(ctx, root, into) }
+
+// Replace ends a service and starts the program of the same name in another directory in its place, with the same settings.
+func (r *Rig) Replace(ctx context.Context, name, bin string) error {
+	if err := r.StopService(name); err != nil {
+		return err
+	}
+	r.services[name].bin = bin
+	_, err := r.StartService(ctx, name, nil)
+	return err
+}
+
+// OwnerURL is that of the role that owns the schema of a service.
+func (r *Rig) OwnerURL(service string) string {
+	return r.postgres.URL(service+"_owner", r.password, databaseName)
 }
 
 // SignWith restarts the token service with another algorithm and no other keys than its own new one, so that it signs

@@ -16,7 +16,7 @@ func (r *Rig) settings(name string, extra map[string]string) []string {
 		if r.proxy != nil {
 			return "http://" + r.proxy.inside[program]
 		}
-		return "http://" + r.services[program+replica].internal
+		return r.Internal(program + replica)
 	}
 	values := map[string]string{
 		"PATH":                     os.Getenv("PATH"),
@@ -66,6 +66,17 @@ func (r *Rig) Issuer() string {
 	}
 	return "http://" + r.services["token"].public
 }
+
+// Internal is the base URL of a service's internal port.
+func (r *Rig) Internal(name string) string {
+	if r.tls != nil {
+		return "https://" + r.services[name].internal
+	}
+	return "http://" + r.services[name].internal
+}
+
+// Secret is the token of the internal ports, as long as no settings say another.
+func (r *Rig) Secret() string { return r.secret }
 
 // Public is where a service answers the world, host:port.
 func (r *Rig) Public(name string) string { return r.services[name].public }

@@ -32,7 +32,7 @@ func (w Work) Less(then Work) Work {
 
 // Work asks a replica.
 func (r *Rig) Work(ctx context.Context, name string) (Work, error) {
-	metrics, err := r.call(ctx, http.MethodGet, "http://"+r.services[name].internal+"/metrics", nil)
+	metrics, err := r.call(ctx, http.MethodGet, r.Internal(name)+"/metrics", nil)
 	if err != nil {
 		return Work{}, fmt.Errorf("metrics of %s: %w", name, err)
 	}
