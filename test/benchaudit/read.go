@@ -79,15 +79,17 @@ func pause(ctx context.Context, d time.Duration) {
 // first page and far behind; and agents once more, none of them asked for twice.
 // Agents are of every size, and some have no event.
 func (b *bench) lists(ctx context.Context) error {
-	var kinds []list
-	for mask := range 8 {
+	const masks = 8
+	kinds := make([]list, 0, 2*masks+1)
+	for mask := range masks {
 		c := list{Agent: mask&1 != 0, Action: mask&2 != 0, Day: mask&4 != 0}
 		deep := c
 		deep.Deep = true
 		kinds = append(kinds, c, deep)
 	}
+	kinds = append(kinds, list{Agent: true, Once: true})
 	random := newGenerator(b.seed, 2<<32).random
-	for _, c := range append(kinds, list{Agent: true, Once: true}) {
+	for _, c := range kinds {
 		requests := make([][]byte, variants)
 		if c.Once {
 			requests = make([][]byte, variantsOnce)
