@@ -126,7 +126,14 @@ func internalAPIs(t *testing.T) string {
 		case issued.Swap(true):
 			_, _ = fmt.Fprint(w, `{"exists":true}`)
 		default:
-			_, _ = fmt.Fprintf(w, `{"credentialId":%q,"clientId":%q,"clientSecret":"sk_live_x"}`, id, id)
+			var asked struct {
+				CredentialID string `json:"credentialId"`
+			}
+			if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			_, _ = fmt.Fprintf(w, `{"credentialId":%q,"clientId":%q,"clientSecret":"sk_live_x"}`, asked.CredentialID, id)
 		}
 	}))
 	t.Cleanup(server.Close)
