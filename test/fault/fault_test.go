@@ -17,12 +17,21 @@ const (
 	durationOfCI = 2 * time.Minute
 )
 
-// TestTheProgramsUnderLoad takes two minutes more than FAULT_DURATION, and is skipped without it: test/run, which
-// `make test` calls, sets it.
-func TestTheProgramsUnderLoad(t *testing.T) {
+// Both tests are left out of a plain `go test ./...` only: test/run, which `make test` calls, sets FAULT_DURATION.
+
+func TestTheBooksBalanceWhateverIsKilled(t *testing.T) {
+	underLoad(t, func(duration time.Duration) options { return options{duration: duration} })
+}
+
+func TestNothingFailsWhileEveryServiceIsReplacedAndScaled(t *testing.T) {
+	underLoad(t, func(time.Duration) options { return options{roll: true, how: rolling{drain: drainDelay}} })
+}
+
+// underLoad does a run, which may take two minutes more than FAULT_DURATION.
+func underLoad(t *testing.T, chosen func(time.Duration) options) {
+	t.Helper()
 	given := os.Getenv("FAULT_DURATION")
 	if given == "" {
-		// Left out of a plain `go test ./...` only, for it takes four minutes; every run of test/run, and so of CI, has it.
 		t.Skip("takes minutes: make fault, make roll, or FAULT_DURATION=2m")
 	}
 	duration, err := time.ParseDuration(given)
@@ -30,19 +39,9 @@ func TestTheProgramsUnderLoad(t *testing.T) {
 	if missing := devservers.MissingForTests(); len(missing) > 0 && os.Getenv("CI") == "" {
 		t.Skipf("not installed: %s", missing)
 	}
-	programs := t.TempDir() // are built once
-	for _, c := range []struct {
-		name string
-		do   options
-	}{
-		{"the books balance whatever is killed", options{duration: duration}},
-		{"nothing fails while every service is replaced and scaled", options{roll: true, how: rolling{drain: drainDelay}}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), c.do.duration+5*time.Minute)
-			defer cancel()
-			c.do.seed, c.do.programs = seedOfCI, programs
-			require.NoError(t, c.do.run(ctx, t.Output()))
-		})
-	}
+	do := chosen(duration)
+	do.seed, do.programs = seedOfCI, t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), do.duration+5*time.Minute)
+	defer cancel()
+	require.NoError(t, do.run(ctx, t.Output()))
 }
