@@ -32,6 +32,7 @@ func underLoad(t *testing.T, chosen func(time.Duration) options) {
 	t.Helper()
 	given := os.Getenv("FAULT_DURATION")
 	if given == "" {
+		// A plain `go test ./...` is for the seconds between two edits; `make test`, and so CI, always sets it.
 		t.Skip("takes minutes: make fault, make roll, or FAULT_DURATION=2m")
 	}
 	duration, err := time.ParseDuration(given)

@@ -18,6 +18,7 @@ import (
 func behindProxy(t *testing.T, servers int) (*Rig, map[string]*httptest.Server) {
 	t.Helper()
 	if _, err := devservers.FindHAProxy(); err != nil && os.Getenv("CI") == "" {
+		// Not installed yet on this machine: `make setup` does it, and `make test` calls that. In CI it fails instead.
 		t.Skip(err)
 	}
 	r := &Rig{dir: t.TempDir(), ports: map[string]bool{}, services: map[string]*service{}, made: map[string]int{}, names: Names(servers, "token")}
