@@ -36,7 +36,7 @@ func (f EnvFile) Exists(context.Context) (bool, error) {
 // Save writes the file.
 func (f EnvFile) Save(_ context.Context, handover Handover) error {
 	var text strings.Builder
-	for _, v := range handover.variables() {
+	for _, v := range handover.Variables() {
 		fmt.Fprintf(&text, "%s='%s'\n", v[0], strings.ReplaceAll(v[1], "'", `'\''`))
 	}
 	file, err := f.temporary()

@@ -26,8 +26,8 @@ type Handover struct {
 	ClientSecret config.Secret
 }
 
-// variables are a Handover as the environment of whoever uses it, in the order in which people read them.
-func (h Handover) variables() [][2]string {
+// Variables are a Handover as the environment of whoever uses it, in the order in which people read them.
+func (h Handover) Variables() [][2]string {
 	return [][2]string{
 		{"AGENTIDP_URL", h.URL},
 		{"AGENTIDP_CLIENT_ID", h.ClientID.String()},

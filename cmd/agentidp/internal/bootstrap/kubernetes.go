@@ -86,7 +86,7 @@ func (s *KubernetesSecret) Exists(ctx context.Context) (bool, error) {
 // Save creates the Secret; it never changes one.
 func (s *KubernetesSecret) Save(ctx context.Context, handover Handover) error {
 	data := map[string]string{}
-	for _, v := range handover.variables() {
+	for _, v := range handover.Variables() {
 		data[v[0]] = v[1]
 	}
 	body, err := json.Marshal(map[string]any{

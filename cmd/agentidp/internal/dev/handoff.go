@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
+	"github.com/sentryagent/agentidp/cmd/agentidp/internal/bootstrap"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/config"
 )
@@ -46,12 +47,8 @@ type handoff struct {
 // writeOperatorFile writes operator.env, which a shell can source.
 func writeOperatorFile(path, baseURL string, op operator) error {
 	var text strings.Builder
-	for _, line := range []struct{ name, value string }{
-		{"AGENTIDP_URL", baseURL},
-		{"AGENTIDP_CLIENT_ID", op.clientID.String()},
-		{"AGENTIDP_CLIENT_SECRET", op.secret.Reveal()},
-	} {
-		fmt.Fprintf(&text, "%s=%s\n", line.name, shellQuote(line.value))
+	for _, v := range (bootstrap.Handover{URL: baseURL, ClientID: op.clientID, ClientSecret: op.secret}).Variables() {
+		fmt.Fprintf(&text, "%s=%s\n", v[0], shellQuote(v[1]))
 	}
 	return atomicfile.Write(path, []byte(text.String()), 0o600)
 }
