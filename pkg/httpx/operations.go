@@ -62,6 +62,10 @@ func (s *Server) addOperations(e *gin.Engine) {
 	}
 }
 
+func refusedInside(message string) *apperr.Error {
+	return apperr.New(apperr.Unauthorized, message).WithChallenge(`Bearer realm="agentidp-internal"`)
+}
+
 // requireToken admits callers with the internal API token, or with the second one while it is being replaced. Digests are
 // compared, and all of them, so that neither the content nor the length of a token shows in the timing, nor which it was.
 func (s *Server) requireToken() gin.HandlerFunc {
@@ -71,8 +75,7 @@ func (s *Server) requireToken() gin.HandlerFunc {
 			want = append(want, sha256.Sum256([]byte("Bearer "+token.Reveal())))
 		}
 	}
-	refusal := apperr.New(apperr.Unauthorized, "The internal API token is missing or wrong.").
-		WithChallenge(`Bearer realm="agentidp-internal"`)
+	refusal := refusedInside("The internal API token is missing or wrong.")
 	return func(c *gin.Context) {
 		given := c.Request.Header.Values("Authorization")
 		if len(given) == 1 {
@@ -91,8 +94,7 @@ func (s *Server) requireToken() gin.HandlerFunc {
 
 // requireCertificate goes on to next with callers whose certificate was verified. Whose it is, is not asked.
 func (s *Server) requireCertificate(next gin.HandlerFunc) gin.HandlerFunc {
-	refusal := apperr.New(apperr.Unauthorized, "The internal API needs a client certificate.").
-		WithChallenge(`Bearer realm="agentidp-internal"`)
+	refusal := refusedInside("The internal API needs a client certificate.")
 	return func(c *gin.Context) {
 		if mtls.Verified(c.Request.TLS, time.Now()) {
 			next(c)

@@ -60,11 +60,9 @@ type Config struct {
 // Validate names every setting that cannot work.
 func (c Config) Validate() error {
 	var errs []error
-	if token := c.InternalAPIToken.Reveal(); len(token) < minInternalToken || !visibleASCII(token) {
-		errs = append(errs, fmt.Errorf("INTERNAL_API_TOKEN: must be at least %d visible ASCII characters", minInternalToken))
-	}
-	if token := c.InternalAPITokenAlso.Reveal(); token != "" && (len(token) < minInternalToken || !visibleASCII(token)) {
-		errs = append(errs, fmt.Errorf("INTERNAL_API_TOKEN_ALSO: must be at least %d visible ASCII characters", minInternalToken))
+	errs = append(errs, checkToken("INTERNAL_API_TOKEN", c.InternalAPIToken))
+	if c.InternalAPITokenAlso != "" {
+		errs = append(errs, checkToken("INTERNAL_API_TOKEN_ALSO", c.InternalAPITokenAlso))
 	}
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
@@ -79,6 +77,13 @@ func (c Config) Validate() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func checkToken(setting string, secret config.Secret) error {
+	if token := secret.Reveal(); len(token) < minInternalToken || !visibleASCII(token) {
+		return fmt.Errorf("%s: must be at least %d visible ASCII characters", setting, minInternalToken)
+	}
+	return nil
 }
 
 // Options are what a service gives its server.
