@@ -17,14 +17,18 @@ type Config struct {
 // Enabled tells whether a certificate is set.
 func (c Config) Enabled() bool { return c.CertFile != "" }
 
+type file struct{ setting, path string }
+
+func (c Config) files() [3]file {
+	return [...]file{{"TLS_CERT_FILE", c.CertFile}, {"TLS_KEY_FILE", c.KeyFile}, {"TLS_CA_FILE", c.CAFile}}
+}
+
 // Validate names what is missing, and refuses files that cannot be used.
 func (c Config) Validate() error {
 	var missing []string
-	for _, setting := range []struct{ name, value string }{
-		{"TLS_CERT_FILE", c.CertFile}, {"TLS_KEY_FILE", c.KeyFile}, {"TLS_CA_FILE", c.CAFile},
-	} {
-		if setting.value == "" {
-			missing = append(missing, setting.name)
+	for _, file := range c.files() {
+		if file.path == "" {
+			missing = append(missing, file.setting)
 		}
 	}
 	switch len(missing) {

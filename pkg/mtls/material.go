@@ -26,9 +26,7 @@ type material struct {
 // read gives the content of the three files and a digest of all of it.
 func (c Config) read() (contents [3][]byte, digest [sha256.Size]byte, err error) {
 	sum := sha256.New()
-	for i, file := range []struct{ setting, path string }{
-		{"TLS_CERT_FILE", c.CertFile}, {"TLS_KEY_FILE", c.KeyFile}, {"TLS_CA_FILE", c.CAFile},
-	} {
+	for i, file := range c.files() {
 		content, err := os.ReadFile(file.path) // #nosec G304 -- the operator names the file
 		if err != nil {
 			return contents, digest, fmt.Errorf("%s: %w", file.setting, err)
