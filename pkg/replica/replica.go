@@ -185,7 +185,7 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 			return worker(work)
 		})
 	}
-	group.Go(func() error { r.schema.wait(work); return nil })
+	group.Go(func() error { return r.schema.wait(work) })
 	for _, worker := range does.OnceMigrated {
 		group.Go(func() error {
 			defer stopServing()

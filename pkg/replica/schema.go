@@ -103,8 +103,8 @@ func tooOld(code string) bool {
 	return false
 }
 
-// wait looks until the schema is there, and says whether it came to that before ctx ended.
-func (s *schema) wait(ctx context.Context) bool {
+// wait looks until the schema is there, or ctx ends; it returns nil.
+func (s *schema) wait(ctx context.Context) error {
 	said := ""
 	ticker := time.NewTicker(askEvery)
 	defer ticker.Stop()
@@ -113,7 +113,7 @@ func (s *schema) wait(ctx context.Context) bool {
 		err := s.Ready(asked)
 		cancel()
 		if err == nil {
-			return true
+			return nil
 		}
 		if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
@@ -121,9 +121,9 @@ func (s *schema) wait(ctx context.Context) bool {
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return nil
 		case <-s.there:
-			return true
+			return nil
 		case <-ticker.C:
 		}
 	}
