@@ -43,9 +43,12 @@ type Dropped struct {
 }
 
 const (
-	// Postgres may read the names of all tables before it leaves out those that are no days.
+	// sqlDay is the day of a partition c, null where it is none: Postgres may read the names of all tables before it leaves
+	// out those that are no days.
+	sqlDay = `CASE WHEN c.relname ~ '^events_y\d{4}m\d\dd\d\d$' THEN to_date(c.relname, '"events_y"YYYY"m"MM"d"DD') END`
+
 	sqlDaysBefore = `SELECT day FROM (
-  SELECT CASE WHEN c.relname ~ '^events_y\d{4}m\d\dd\d\d$' THEN to_date(c.relname, '"events_y"YYYY"m"MM"d"DD') END AS day
+  SELECT ` + sqlDay + ` AS day
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'audit.events'::regclass
 ) partitions WHERE day < $1::date`
 

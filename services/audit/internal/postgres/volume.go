@@ -17,10 +17,10 @@ const volumeFor = 30 * time.Second
 // they were counted last, and the size of the table now. A day that was never
 // counted has rows of a usual length.
 const sqlVolume = `-- name: event_volume
-SELECT to_date(c.relname, '"events_y"YYYY"m"MM"d"DD'),
+SELECT ` + sqlDay + `,
   (pg_relation_size(c.oid) / 8192.0 * CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples / c.relpages ELSE 12 END)::bigint
 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-WHERE i.inhparent = 'audit.events'::regclass AND c.relname ~ '^events_y\d+m\d\dd\d\d$' AND pg_relation_size(c.oid) > 0`
+WHERE i.inhparent = 'audit.events'::regclass AND ` + sqlDay + ` IS NOT NULL AND pg_relation_size(c.oid) > 0`
 
 // volume is about how many events there are of each day, by the first moment of it.
 type volume map[time.Time]int64
