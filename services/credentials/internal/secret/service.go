@@ -57,7 +57,7 @@ func (s *Service) Create(ctx context.Context, agentID uuid.UUID, expiresAt *time
 		}
 		expiresAt = &at
 	}
-	return s.issue(ctx, Credential{AgentID: agentID, ExpiresAt: expiresAt}, s.newID, origin, s.withinLimit)
+	return s.issue(ctx, Credential{AgentID: agentID, ExpiresAt: expiresAt}, origin, s.withinLimit)
 }
 
 // ForOperator is what a bootstrap asks for.
@@ -82,11 +82,7 @@ func (s *Service) CreateForOperator(ctx context.Context, wanted ForOperator, ori
 			return s.withinLimit(st)
 		}
 	}
-	newID := s.newID
-	if wanted.CredentialID != uuid.Nil {
-		newID = func() uuid.UUID { return wanted.CredentialID }
-	}
-	issued, err = s.issue(ctx, Credential{AgentID: wanted.AgentID}, newID, origin, admit)
+	issued, err = s.issue(ctx, Credential{ID: wanted.CredentialID, AgentID: wanted.AgentID}, origin, admit)
 	if errors.Is(err, errHasOne) || errors.Is(err, ErrIDTaken) {
 		return Issued{}, true, nil
 	}
@@ -95,9 +91,10 @@ func (s *Service) CreateForOperator(ctx context.Context, wanted ForOperator, ori
 
 // issue asks first what is cheap to ask, computes the hash, and decides again
 // under the lock of the agent, where nobody can have changed the answer. Of the
-// credential that is wanted, the agent and the expiry are given.
-func (s *Service) issue(ctx context.Context, wanted Credential, newID func() uuid.UUID, origin auditevent.Origin, admit func(Standing) error) (Issued, error) {
-	agentID, expiresAt := wanted.AgentID, wanted.ExpiresAt
+// credential that is wanted, the agent and the expiry are given, and the id where
+// the caller chose it.
+func (s *Service) issue(ctx context.Context, wanted Credential, origin auditevent.Origin, admit func(Standing) error) (Issued, error) {
+	id, agentID, expiresAt := wanted.ID, wanted.AgentID, wanted.ExpiresAt
 	admitActive := func(st Standing) error {
 		if st.Decommissioned {
 			return errAgentNotActive(registryapi.StatusDecommissioned)
@@ -128,7 +125,10 @@ func (s *Service) issue(ctx context.Context, wanted Credential, newID func() uui
 		if expiresAt != nil && !expiresAt.After(now) {
 			return Record{}, nil, invalidField("expiresAt", reasonNotFuture)
 		}
-		created = Credential{ID: newID(), AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
+		if id == uuid.Nil {
+			id = s.newID()
+		}
+		created = Credential{ID: id, AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
 		msgs, err := s.events(auditevent.CredentialGenerated, created, now, origin, map[string]any{"expiresAt": expiresAt})
 		return Record{Credential: created, Current: &sealed}, msgs, err
 	})
