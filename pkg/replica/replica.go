@@ -198,7 +198,7 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 		})
 	}
 	group.Go(func() error {
-		watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies()}.run(work)
+		telemetry.Every(work, watchEvery, watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies()}.look)
 		return nil
 	})
 	return group.Wait()

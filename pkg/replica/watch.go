@@ -26,18 +26,6 @@ func (r *Replica) dependencies() map[string]func(context.Context) error {
 	return map[string]func(context.Context) error{"postgres": r.DB.Ready, "redis": r.Redis.Ready, "nats": r.NATS.Ready}
 }
 
-func (w watch) run(ctx context.Context) {
-	ticker := time.NewTicker(watchEvery)
-	defer ticker.Stop()
-	for ctx.Err() == nil {
-		w.look(ctx)
-		select {
-		case <-ctx.Done():
-		case <-ticker.C:
-		}
-	}
-}
-
 func (w watch) look(ctx context.Context) {
 	for name, answers := range w.dependencies {
 		w.telemetry.Metrics.DependencyUp.WithLabelValues(name).Set(up(ctx, answers))

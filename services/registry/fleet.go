@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
 const (
@@ -33,16 +35,8 @@ func newFleet(metrics prometheus.Registerer, limit int64, count func(ctx context
 
 // Run counts until ctx ends and returns nil. While the database is away the metric keeps its last value.
 func (f *fleet) Run(ctx context.Context) error {
-	ticker := time.NewTicker(countAgentsEvery)
-	defer ticker.Stop()
-	for {
-		f.look(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	telemetry.Every(ctx, countAgentsEvery, f.look)
+	return nil
 }
 
 func (f *fleet) look(ctx context.Context) {

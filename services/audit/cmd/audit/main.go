@@ -1,6 +1,7 @@
 // Command audit runs the audit service (serve, the default), brings its schema up to
 // date (migrate), removes the days before the retention window (retention), makes the
-// key of a log (keygen), or asks the one that runs whether it is alive (healthcheck).
+// key of a log (keygen), or asks the one that runs whether it is alive
+// (healthcheck) or can answer (readycheck).
 // Its settings come from the environment.
 package main
 

@@ -72,18 +72,12 @@ func New(cfg Config) (*Watch, error) {
 
 // Run looks until ctx ends and returns nil. While the database is away the metrics keep their last values.
 func (w *Watch) Run(ctx context.Context) error {
-	ticker := time.NewTicker(lookEvery)
-	defer ticker.Stop()
-	for {
+	telemetry.Every(ctx, lookEvery, func(ctx context.Context) {
 		if err := w.Look(ctx); err != nil && ctx.Err() == nil {
 			w.Telemetry.Log.DebugContext(ctx, "the trail cannot be looked at", slog.Any("error", err))
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	})
+	return nil
 }
 
 // Look takes one look.

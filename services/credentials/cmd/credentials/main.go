@@ -1,6 +1,6 @@
 // Command credentials runs the credentials service (serve, the default), brings its
 // schema up to date (migrate), or asks the one that runs whether it is alive
-// (healthcheck). Its settings come from the environment.
+// (healthcheck) or can answer (readycheck). Its settings come from the environment.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Command registry runs the registry service: `registry serve` (the default), `registry migrate`, or `registry
-// healthcheck`, which asks the one that runs. It takes its settings from the environment.
+// healthcheck` and `readycheck`, which ask the one that runs. It takes its settings from the environment.
 package main
 
 import (

@@ -1,5 +1,5 @@
 // Command token runs the token service: `token serve` (the default), `token migrate`, `token keys`, which lists, rotates
-// and retires its signing keys, or `token healthcheck`. It takes its settings from the environment.
+// and retires its signing keys, or `token healthcheck` and `readycheck`. It takes its settings from the environment.
 package main
 
 import (
