@@ -14,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -117,21 +118,10 @@ func parseHeaders(text config.Secret) (http.Header, error) {
 		name, encoded, _ := strings.Cut(pair, "=")
 		name = strings.TrimSpace(name)
 		value, err := url.PathUnescape(strings.TrimSpace(encoded))
-		if err != nil || !isToken(name) || strings.ContainsAny(value, "\r\n\x00") {
+		if err != nil || !httpguts.ValidHeaderFieldName(name) || strings.ContainsAny(value, "\r\n\x00") {
 			return nil, errors.New("OTEL_EXPORTER_OTLP_HEADERS: must be key=value pairs with commas between them")
 		}
 		header.Set(name, value)
 	}
 	return header, nil
-}
-
-// isToken says whether name can be the name of a header (RFC 9110 §5.6.2).
-func isToken(name string) bool {
-	for _, c := range []byte(name) {
-		letter := 'a' <= c|0x20 && c|0x20 <= 'z'
-		if !letter && (c < '0' || c > '9') && !strings.ContainsRune("!#$%&'*+-.^_`|~", rune(c)) {
-			return false
-		}
-	}
-	return name != ""
 }
