@@ -43,13 +43,16 @@ func Fault(err error) error {
 }
 
 func unavailable(err error) bool {
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		return true // whatever the server said: it took no statement
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return unavailableState(pg.Code)
 	}
-	var connect *pgconn.ConnectError
 	var network net.Error
-	if errors.As(err, &connect) || errors.As(err, &network) || pgconn.Timeout(err) {
+	if errors.As(err, &network) || pgconn.Timeout(err) {
 		return true
 	}
 	for _, lost := range []error{

@@ -186,6 +186,17 @@ func TestAStoppedServerIsUnavailableAndComesBack(t *testing.T) {
 	require.Eventually(t, func() bool { return db.Ready(ctx) == nil }, patient, 10*time.Millisecond)
 }
 
+func TestAServerThatTakesNoConnectionIsUnavailable(t *testing.T) {
+	t.Parallel()
+	ctx, owner := setup(t)
+	config := owner.Config().ConnConfig.Copy()
+	config.Database = "there_is_no_such_database"
+	_, err := pgx.ConnectConfig(ctx, config)
+	var refused *pgconn.PgError
+	require.ErrorAs(t, err, &refused, "the server itself says no")
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(pgdb.Fault(err)).Code)
+}
+
 func TestStatementsAreTimedUnderTheirNames(t *testing.T) {
 	t.Parallel()
 	ctx, owner := setup(t)
