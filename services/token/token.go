@@ -105,9 +105,10 @@ func (s *Service) Addresses() (public, internal string) {
 // requests writes what it still holds then.
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
-		AtOnce: []func(context.Context) error{s.guard.Run},
+		// What is remembered of agents is followed before the first of them is asked for.
+		AtOnce: []func(context.Context) error{s.guard.Run, s.watch},
 		OnceMigrated: []func(context.Context) error{
-			s.ring.Run, s.watch, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
+			s.ring.Run, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
 			s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,
 		},
 	})
