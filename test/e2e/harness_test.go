@@ -123,9 +123,6 @@ func start(t *testing.T, dir string, port int, env ...string) *installation {
 	_ = os.Remove(filepath.Join(dir, "services.json"))
 	in.cmd = exec.Command(path, "dev", "--data-dir", dir, "--port", strconv.Itoa(port))
 	in.cmd.Env = append(os.Environ(), env...)
-	if dir := os.Getenv("AGENTIDP_COVERDIR"); dir != "" {
-		in.cmd.Env = append(in.cmd.Env, "GOCOVERDIR="+dir) // go test sets one of its own for what tests start
-	}
 	in.cmd.Stdout, in.cmd.Stderr = in.output, in.output
 	require.NoError(t, in.cmd.Start())
 	go func() { in.exited <- in.cmd.Wait() }()
