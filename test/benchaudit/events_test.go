@@ -75,7 +75,7 @@ func TestTheReportShowsAndJudgesEverything(t *testing.T) {
 		Lists:    []list{{Agent: true, latency: latency{P99ms: 12}}, {Deep: true, Day: true, latency: latency{P99ms: 31}}},
 		Get:      &latency{},
 		Proof:    &latency{P99ms: 9},
-		Exports:  []exported{{Name: "all", Lines: 10, Seconds: 2, MemoryAfter: 99 << 20, Whole: true}},
+		Exports:  []exported{{Name: "all", Lines: 10, Seconds: 2, MemoryPeak: 99 << 20, Whole: true}},
 		LagP99ms: 1001, IngestPerSecond: 5001, IngestCPUms: map[string]float64{"audit": 0.1},
 	}
 	r.judge()
@@ -85,7 +85,7 @@ func TestTheReportShowsAndJudgesEverything(t *testing.T) {
 	}
 	require.Equal(t, map[string]bool{
 		"lists, p99 of the slowest kind": false, "proofs, p99, one connection": true, "events stored per second": true,
-		"lag at 0 events per second, p99": false, "memory of audit after the export of all": true,
+		"lag at 0 events per second, p99": false, "peak memory of audit, export of all, read whole": true,
 	}, reached)
 	text := r.markdown()
 	for _, part := range []string{"31.0 ms (one day, deep cursor) | **missed**", "list: one agent, first page", "| all | 10 | yes | 2.0 | 5 |", "audit 0.100"} {
