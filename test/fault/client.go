@@ -22,7 +22,7 @@ import (
 
 const (
 	userAgent = "agentidp-fault/1"
-	// patience is how long a client waits for an answer: less than a freeze can take.
+	// patience is how long a client waits for an answer: less than a freeze takes.
 	patience = 5 * time.Second
 	mostBody = 1 << 20
 )

@@ -38,15 +38,17 @@ func (f fault) end() time.Duration { return f.at + f.length }
 
 // targets are what faults can strike.
 type targets struct {
-	processes []string // killed and frozen
-	cache     string   // emptied
-	streams   []string // lose their consumers
+	replicas []string // of services: killed and frozen
+	servers  []string // as well
+	cache    string   // emptied
+	streams  []string // lose their consumers
 }
 
 // deck holds every fault there is once.
 func (t targets) deck() []fault {
-	all := make([]fault, 0, 3*len(t.processes)+1+len(t.streams))
-	for _, name := range t.processes {
+	processes := slices.Concat(t.replicas, t.servers)
+	all := make([]fault, 0, 3*len(processes)+1+len(t.streams))
+	for _, name := range processes {
 		all = append(all, fault{kind: kill, target: name}, fault{kind: stall, target: name},
 			fault{kind: hang, target: name})
 	}
@@ -58,14 +60,18 @@ func (t targets) deck() []fault {
 }
 
 const (
-	calmBefore = 3 * time.Second  // the load gets going
-	calmAfter  = 11 * time.Second // the last fault ends within the duration
+	calmBefore = 3 * time.Second // the load gets going
+	calmAfter  = 1 * time.Second // the last fault is over
 	leastGap   = 500 * time.Millisecond
 	mostGap    = 5500 * time.Millisecond
 	mostDown   = 4 * time.Second
-	leastStall = 1 * time.Second
-	mostStall  = 10 * time.Second
+	stallFor   = 10 * time.Second
 	mostHang   = 2 * time.Second
+	// One freeze of a replica in longOneIn lasts until another has followed it: what it was about to store is sent to
+	// others after 10 s, and what it leased is theirs after 15 s. Then it goes on with what it had begun.
+	longOneIn = 3
+	leastLong = 16 * time.Second
+	mostLong  = 20 * time.Second
 )
 
 // plan is the schedule of a seed: the same for the same arguments. Every fault comes once before any comes again; a
@@ -74,7 +80,7 @@ func plan(seed uint64, duration time.Duration, t targets) []fault {
 	random := newRandom(seed, 1)
 	var schedule, cards []fault
 	away := map[string]time.Duration{}
-	for at := calmBefore; at < duration-calmAfter; at += between(random, leastGap, mostGap) {
+	for at := calmBefore; at+stallFor < duration-calmAfter; at += between(random, leastGap, mostGap) {
 		if len(cards) == 0 {
 			cards = t.deck()
 			random.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
@@ -90,7 +96,11 @@ func plan(seed uint64, duration time.Duration, t targets) []fault {
 		case kill:
 			f.length = between(random, 0, mostDown)
 		case stall:
-			f.length = between(random, leastStall, mostStall)
+			f.length = stallFor
+			long := between(random, leastLong, mostLong)
+			if random.IntN(longOneIn) == 0 && slices.Contains(t.replicas, f.target) && at+long < duration-calmAfter {
+				f.length = long
+			}
 		case hang:
 			f.length = between(random, 0, mostHang)
 		default:

@@ -120,8 +120,9 @@ func until(ctx context.Context, moment time.Time) bool {
 // everyTarget is what faults can strike on a rig with these replicas.
 func everyTarget(instances []string) targets {
 	return targets{
-		processes: append(instances, rig.Servers()...),
-		cache:     "redis",
-		streams:   []string{"AUDIT", "LIFECYCLE"},
+		replicas: instances,
+		servers:  rig.Servers(),
+		cache:    "redis",
+		streams:  []string{"AUDIT", "LIFECYCLE"},
 	}
 }

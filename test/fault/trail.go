@@ -14,7 +14,7 @@ import (
 
 const (
 	// settleFor is how long everything may need to come to rest once all faults are healed: a relay that was killed holds
-	// its rows for 15 s, a consumer its messages for 30 s.
+	// its rows for 15 s, a consumer its messages for 10 s.
 	settleFor = 2 * time.Minute
 	// restFor is how long nothing may wait anywhere before all is said to be at rest.
 	restFor = 3 * time.Second
