@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +55,8 @@ type leaves struct {
 	found   []finding
 }
 
-// proven asks for the proof of every event, verifies it, and holds all that was observed against the log that results.
+// proven asks for the proof of every event, verifies it, and holds all that was observed, and all that went onward,
+// against the log that results.
 func (r *run) proven(ctx context.Context, stored []event, bearer string) ([]finding, error) {
 	verifier, err := note.NewVerifier(r.rig.LogPublicKey)
 	if err != nil {
@@ -79,7 +81,8 @@ func (r *run) proven(ctx context.Context, stored []event, bearer string) ([]find
 		}
 	}
 	_ = group.Wait() // what is found is in the log
-	return append(log.found, log.heads(r.observer.seen, verifier)...), ctx.Err()
+	forwarded, err := r.onward(ctx, log)
+	return slices.Concat(log.found, log.heads(r.observer.seen, verifier), forwarded), err
 }
 
 func (r *run) proofOf(ctx context.Context, address string, e event, bearer string) (proof auditlog.Proof, err error) {

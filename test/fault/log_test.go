@@ -45,7 +45,7 @@ func makeLog(t *testing.T, size int64, tag string, key string) smallLog {
 		return signed
 	}
 	for i := range size {
-		e := happened(t, fmt.Sprintf("e%d", i), "token.issued", tag, "")
+		e := happened(t, fmt.Sprintf("e%d", i), "token.issued", tag, `,"service":"token"`)
 		leaf, err := auditlog.Leaf(e.payload)
 		require.NoError(t, err)
 		more, err := tlog.StoredHashesForRecordHash(i, auditlog.HashLeaf(leaf), read)

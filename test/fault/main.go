@@ -1,7 +1,8 @@
 // Command fault runs the real programs, two replicas of each service, puts a load of clients on them, and ends, freezes
 // and empties them and their servers as a schedule says that follows from a seed. Then it balances the books: what
 // clients saw acknowledged must stand in the audit trail exactly once and as it was, what did not happen must not, and
-// what nobody is sure of at most once. Run it by `make fault`. It must not judge how fast anything is.
+// what nobody is sure of at most once; and all that stands there must have gone onward. Run it by `make fault`. It must
+// not judge how fast anything is.
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -100,6 +102,7 @@ func (o options) run(ctx context.Context, out io.Writer) (err error) {
 		// Limits that nobody reaches are counted all the same, as in production.
 		cfg.Replicas, cfg.Settings = replicas, rig.LimitsOn()
 	}
+	cfg.Settings["AUDIT_STREAM_MAX_BYTES"] = strconv.Itoa(onwardBytes)
 	r.rig, err = rig.Start(ctx, cfg)
 	if err == nil {
 		err = do(ctx)

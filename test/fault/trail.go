@@ -21,7 +21,7 @@ const (
 	pageOf  = 100
 )
 
-// settle waits until nothing waits any more, in no outbox, stream or consumer.
+// settle waits until nothing waits any more, in no outbox, stream or consumer, and all that is stored went onward.
 func (r *run) settle(ctx context.Context) error {
 	deadline := time.Now().Add(settleFor)
 	var rests time.Time
@@ -65,6 +65,13 @@ func (r *run) waiting(ctx context.Context) (string, error) {
 	}
 	if messages > 0 {
 		waits += fmt.Sprintf(" %d messages in the stream AUDIT", messages)
+	}
+	leaves, err := r.behind(ctx)
+	if err != nil {
+		return "", err
+	}
+	if leaves != 0 {
+		waits += fmt.Sprintf(" %d leaves for the stream %s", leaves, onwardStream)
 	}
 	lifecycle, err := r.rig.Stream(ctx, "LIFECYCLE")
 	if err != nil {
