@@ -74,16 +74,18 @@ func balance(actions []*action, events []event) []finding {
 		}
 	}
 	for _, a := range actions {
-		var own []event
+		var own, beside []event
 		for _, request := range a.requests {
 			for _, e := range byRequest[request] {
-				if !slices.Contains(a.side, e.action) {
+				if e.action == a.side.kind {
+					beside = append(beside, e)
+				} else {
 					own = append(own, e)
 				}
 			}
 			delete(byRequest, request)
 		}
-		if wrong := a.wrong(own); wrong != "" {
+		if wrong := a.wrong(own, beside); wrong != "" {
 			found = append(found, finding{what: wrong + ": " + a.String(), requests: a.requests, from: a.began, to: a.ended})
 		}
 	}
@@ -95,8 +97,8 @@ func balance(actions []*action, events []event) []finding {
 	return found
 }
 
-// wrong says what is wrong with the events of an action, "" if nothing is.
-func (a *action) wrong(own []event) string {
+// wrong says what is wrong with the events of an action, its own and those beside, "" if nothing is.
+func (a *action) wrong(own, beside []event) string {
 	switch {
 	case len(own) > 1:
 		return fmt.Sprintf("%d events instead of one", len(own))
@@ -104,17 +106,41 @@ func (a *action) wrong(own []event) string {
 		return "no event of an acknowledged action"
 	case a.outcome == refused && len(own) > 0:
 		return "an event of what did not happen: " + own[0].String()
+	case len(own) == 0 && len(beside) > 0:
+		return "an event beside none: " + beside[0].String()
 	case len(own) == 0:
 		return ""
 	}
-	e := own[0]
-	if !slices.Contains(a.kinds, e.action) {
-		return "another action's event: " + e.String()
+	for _, e := range beside {
+		if wrong := a.side.unlike(e); wrong != "" {
+			return "beside it " + wrong
+		}
 	}
+	return a.unlike(own[0])
+}
+
+// unlike says how its event differs from all that it may be, "" if it does not.
+func (a *action) unlike(e event) string {
 	if e.at.Before(a.began.Add(-drift)) || a.outcome == done && e.at.After(a.ended.Add(drift)) {
 		return "an event of another time: " + e.String()
 	}
-	for path, wanted := range a.want {
+	var wrong []string
+	for _, f := range a.forms {
+		unlike := f.unlike(e)
+		if unlike == "" {
+			return ""
+		}
+		wrong = append(wrong, unlike)
+	}
+	return strings.Join(wrong, "; or ")
+}
+
+// unlike says how an event differs from a form, "" if it does not.
+func (f form) unlike(e event) string {
+	if e.action != f.kind {
+		return "another action's event: " + e.String()
+	}
+	for path, wanted := range f.want {
 		if got := e.member(path); !reflect.DeepEqual(got, wanted) {
 			return fmt.Sprintf("%s is %v in the event, and %v in truth", path, got, wanted)
 		}
@@ -285,8 +311,13 @@ func agree(shown, stored []event, compare func(shown, stored event) string) []fi
 	return found
 }
 
-// differs compares all members that are shown with what is stored.
+// differs compares all members that are shown with what is stored; all that is stored is shown but the version of its form.
 func differs(shown, stored event) string {
+	for name := range stored.members {
+		if _, there := shown.members[name]; !there && name != "schemaVersion" {
+			return "no " + name
+		}
+	}
 	for name, value := range shown.members {
 		if name == "timestamp" && shown.at.Equal(stored.at) {
 			continue

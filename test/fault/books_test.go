@@ -22,7 +22,11 @@ func happened(t *testing.T, id, action, request, more string) event {
 }
 
 func asked(result outcome, kinds ...string) *action {
-	return &action{kinds: kinds, requests: []string{"r1", "r2"}, outcome: result, began: noon, ended: noon}
+	a := &action{requests: []string{"r1", "r2"}, outcome: result, began: noon, ended: noon}
+	for _, kind := range kinds {
+		a.forms = append(a.forms, form{kind: kind})
+	}
+	return a
 }
 
 func TestTheBooksOfActions(t *testing.T) {
@@ -31,18 +35,23 @@ func TestTheBooksOfActions(t *testing.T) {
 	again := happened(t, "e2", "token.issued", "r2", "")
 	refusal := happened(t, "e3", "auth.failed", "r1", "")
 	stranger := happened(t, "e4", "token.issued", "r9", "")
-	cascade := happened(t, "e5", "credential.revoked", "r1", "")
+	cascade := happened(t, "e5", "credential.revoked", "r1", `,"agentId":"a"`)
+	another := happened(t, "e6", "credential.revoked", "r1", `,"agentId":"b"`)
 	wanted := asked(done, "token.issued")
-	wanted.want = map[string]any{"agentId": "a", "metadata.jti": "j", "actorId": nil}
+	wanted.forms[0].want = map[string]any{"agentId": "a", "metadata.jti": "j", "actorId": nil}
 	other := asked(done, "token.issued")
-	other.want = map[string]any{"metadata.jti": "k"}
+	other.forms[0].want = map[string]any{"metadata.jti": "k"}
 	unknown := asked(unsure, "token.issued")
-	unknown.want = other.want
+	unknown.forms = other.forms
 	late := asked(done, "token.issued")
 	late.ended = noon.Add(-time.Minute)
 	late.began = late.ended
 	decommissioned := asked(done, "token.issued")
-	decommissioned.side = []string{"credential.revoked"}
+	decommissioned.side = form{"credential.revoked", map[string]any{"agentId": "a"}}
+	notSo := asked(refused, "token.issued")
+	notSo.side = decommissioned.side
+	either := asked(done, "token.issued", "auth.failed")
+	either.forms[0].want, either.forms[1].want = other.forms[0].want, map[string]any{"agentId": nil}
 	for name, c := range map[string]struct {
 		action *action
 		events []event
@@ -63,6 +72,10 @@ func TestTheBooksOfActions(t *testing.T) {
 		"an event of what was refused":               {asked(refused, "token.issued"), []event{issued}, "an event of what did not happen"},
 		"an event that nobody asked for":             {asked(refused, "token.issued"), []event{stranger}, "nobody asked for it"},
 		"what an action causes beside its own event": {decommissioned, []event{issued, cascade}, ""},
+		"what it causes to another":                  {decommissioned, []event{issued, cascade, another}, "beside it agentId is b"},
+		"what it causes, without its own event":      {notSo, []event{cascade}, "an event beside none"},
+		"one of two forms":                           {either, []event{refusal}, ""},
+		"none of two forms":                          {either, []event{issued}, "and k in truth; or another action's event"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -142,6 +155,7 @@ func TestWhatIsShownIsWhatIsStored(t *testing.T) {
 	require.Contains(t, agree([]event{one}, stored, differs)[0].what, "does not show")
 	require.Contains(t, agree([]event{one, one, two}, stored, differs)[0].what, "twice")
 	require.Contains(t, agree([]event{one, changed}, stored, differs)[0].what, "as metadata")
+	require.Contains(t, agree([]event{one, happened(t, "e2", "token.issued", "r2", "")}, stored, differs)[0].what, "no metadata")
 	require.Contains(t, agree([]event{one, two}, []event{one}, differs)[0].what, "not stored")
 }
 

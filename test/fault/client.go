@@ -151,18 +151,21 @@ func (r request) encode() (io.Reader, string, error) {
 	}
 }
 
-// tokenID reads the jti of a token without verifying it.
-func tokenID(token string) string {
+// claims are what a token says of itself.
+type claims struct {
+	ID        string `json:"jti"`
+	ExpiresAt int64  `json:"exp"`
+}
+
+// claimsOf a token, without verifying it.
+func claimsOf(token string) (c claims) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return ""
+		return c
 	}
 	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var claims struct {
-		ID string `json:"jti"`
+	if err != nil || json.Unmarshal(raw, &c) != nil {
+		return claims{}
 	}
-	if err != nil || json.Unmarshal(raw, &claims) != nil {
-		return ""
-	}
-	return claims.ID
+	return c
 }

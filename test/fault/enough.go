@@ -33,7 +33,7 @@ func few(actions []*action, begin, over time.Time) []finding {
 	counts := map[string]int{}
 	for _, a := range actions {
 		if a.outcome == done && !a.ended.After(over) {
-			counts[a.kinds[0]]++
+			counts[a.forms[0].kind]++
 		}
 	}
 	var found []finding

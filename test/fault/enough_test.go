@@ -12,7 +12,7 @@ func acknowledged() []*action {
 	var all []*action
 	for kind, least := range leastDone() {
 		for range least {
-			all = append(all, &action{kinds: []string{kind}, outcome: done, began: noon, ended: noon})
+			all = append(all, &action{forms: []form{{kind: kind}}, outcome: done, began: noon, ended: noon})
 		}
 	}
 	return all
@@ -29,14 +29,14 @@ func TestBooksOfTooLittleShowNothing(t *testing.T) {
 			"refused":                  func(a *action) { a.outcome = refused },
 			"unsure":                   func(a *action) { a.outcome = unsure },
 			"done after all was over":  func(a *action) { a.ended = over.Add(time.Second) },
-			"done, but something else": func(a *action) { a.kinds = []string{"agent.renamed"} },
+			"done, but something else": func(a *action) { a.forms = []form{{kind: "agent.renamed"}} },
 		} {
 			actions := acknowledged()
 			changed := *actions[i]
 			less(&changed)
 			actions[i] = &changed
 			found := few(actions, noon, over)
-			require.Len(t, found, 1, "%s, but %s", a.kinds[0], name)
+			require.Len(t, found, 1, "%s, but %s", a.forms[0].kind, name)
 			require.Contains(t, found[0].what, "too little to judge by")
 		}
 	}
@@ -64,7 +64,7 @@ func TestWhatWasStruckMustSucceedAgain(t *testing.T) {
 	without := func(who string) *run {
 		r := &run{over: noon.Add(time.Hour)}
 		for _, replica := range []string{"token-1", "token-2", "registry-1", "credentials-1"} {
-			r.ledger.add(&action{kinds: []string{tokenIssued}, outcome: done, by: replica, ended: back})
+			r.ledger.add(&action{forms: []form{{kind: tokenIssued}}, outcome: done, by: replica, ended: back})
 		}
 		r.observer.seen = []observed{{replica: "audit-1", at: back}}
 		r.tap.byID = map[string]*sighting{"e": {first: back, event: true}}

@@ -38,19 +38,24 @@ func (o outcome) String() string { return [...]string{"refused", "unsure", "done
 // action is something that a client asked for, with all attempts at it. Where an attempt repeats the one before, as under
 // an idempotency key, they are one action; else each is one.
 type action struct {
-	kinds    []string       // the actions of its event: if done one of them, exactly once; if unsure at most once
-	side     []string       // actions of events that it may also cause under its request id
-	requests []string       // X-Request-ID of each attempt
-	outcome  outcome        // of all attempts
-	want     map[string]any // members of the event by their path, as JSON reads them, as far as they are known
-	began    time.Time      // before the first attempt
-	ended    time.Time      // after the last one
-	last     string         // what the last attempt was, and its answer
-	by       string         // the replica that acknowledged it; "" if none did
+	forms    []form    // of its event: if done one of them, exactly once; if unsure at most once. The first names the action
+	side     form      // of events that it causes beside its own under its request id, however many; none if that is empty
+	requests []string  // X-Request-ID of each attempt
+	outcome  outcome   // of all attempts
+	began    time.Time // before the first attempt
+	ended    time.Time // after the last one
+	last     string    // what the last attempt was, and its answer
+	by       string    // the replica that acknowledged it; "" if none did
+}
+
+// form of an event: its action, and its members by their path, as JSON reads them, as far as they are known.
+type form struct {
+	kind string
+	want map[string]any
 }
 
 func (a *action) String() string {
-	return fmt.Sprintf("%s (%s, requests %s, %s to %s, last: %s)", strings.Join(a.kinds, " or "), a.outcome,
+	return fmt.Sprintf("%s (%s, requests %s, %s to %s, last: %s)", a.forms[0].kind, a.outcome,
 		strings.Join(a.requests, " "), a.began.Format(clock), a.ended.Format(clock), a.last)
 }
 
@@ -93,7 +98,7 @@ func (l *ledger) summary() []string {
 	defer l.mu.Unlock()
 	counts := map[string]*[3]int{}
 	for _, a := range l.actions {
-		name := strings.Join(a.kinds, "|")
+		name := a.forms[0].kind
 		if counts[name] == nil {
 			counts[name] = &[3]int{}
 		}
@@ -101,7 +106,7 @@ func (l *ledger) summary() []string {
 	}
 	lines := make([]string, 0, len(counts))
 	for name, c := range counts {
-		lines = append(lines, fmt.Sprintf("%-36s %6d done %5d unsure %5d refused", name, c[done], c[unsure], c[refused]))
+		lines = append(lines, fmt.Sprintf("%-20s %6d done %5d unsure %5d refused", name, c[done], c[unsure], c[refused]))
 	}
 	slices.Sort(lines)
 	return lines

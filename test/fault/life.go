@@ -45,6 +45,7 @@ type member struct {
 	version     int
 	credentials []*secret
 	tokens      []string // that nobody revoked
+	doubt       bool     // whether an attempt to change it did so is not known
 }
 
 type secret struct{ id, value string }
@@ -52,54 +53,48 @@ type secret struct{ id, value string }
 // pause is the time between two requests; false when the work is over.
 func (w *worker) pause(ctx context.Context) bool { return until(ctx, time.Now().Add(w.think())) }
 
-// want of an event: what every one of this client's must hold.
-func want(agent, actor string, more map[string]any) map[string]any {
-	all := map[string]any{"userAgent": userAgent, "ipAddress": "127.0.0.1", "agentId": agent, "actorId": actor}
+// want of a service's event: what every one of this client's must hold.
+func want(service, agent, actor string, more map[string]any) map[string]any {
+	all := map[string]any{
+		"userAgent": userAgent, "ipAddress": "127.0.0.1", "agentId": agent, "actorId": actor, "service": service, "outcome": "success",
+	}
 	maps.Copy(all, more)
 	return all
 }
 
 // step is something a client tries until it has an answer.
 type step struct {
-	kinds []string
-	side  []string
-	ask   request
+	form // of its event, as far as that is known before anything is sent
+	side form
+	ask  request
 	// repeats tells that a second attempt does not do it a second time, so that all attempts have one event.
 	repeats bool
 	// doubted are the statuses that are no surprise once an attempt may have done it unseen.
 	doubted []int
-	// want is what the event must hold as far as that is known before anything is sent.
-	want map[string]any
-	// learn reads what it must hold beside that from an acknowledgement; nil if that says nothing more.
+	// doubt is set once an attempt may have done it unseen; nil where that matters to this step only.
+	doubt *bool
+	// vague are the forms of its event where that is set; nil where they are no others.
+	vague []form
+	// learn reads what the event must hold beside its form from an acknowledgement; nil if that says nothing more.
 	learn func(t attempt) (map[string]any, error)
 }
 
 // take tries until the step is done or ctx ends, and says whether it is. Every attempt goes into the ledger.
 func (w *worker) take(ctx context.Context, s step) bool {
-	doubt := false
+	if s.doubt == nil {
+		s.doubt = new(bool)
+	}
 	a := open(s)
 	for ctx.Err() == nil {
 		if !s.repeats && len(a.requests) > 0 {
 			a = open(s)
 		}
 		t := w.send(context.WithoutCancel(ctx), s.ask)
-		result := t.result()
-		a.note(t, result)
-		if result == done && s.learn != nil {
-			more, err := s.learn(t)
-			maps.Copy(a.want, more)
-			if err != nil {
-				w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
-			}
-		}
-		if !s.repeats || len(a.requests) == 1 {
-			w.ledger.add(a)
-		}
-		if result == done {
+		if w.note(s, a, t) == done {
 			return true
 		}
 		if !t.again() {
-			seen := doubt && slices.Contains(s.doubted, t.status)
+			seen := *s.doubt && slices.Contains(s.doubted, t.status)
 			if seen {
 				a.outcome = done // by one of the attempts before
 			} else {
@@ -107,7 +102,6 @@ func (w *worker) take(ctx context.Context, s step) bool {
 			}
 			return seen
 		}
-		doubt = doubt || result == unsure
 		if !until(ctx, time.Now().Add(w.backoff())) {
 			return false
 		}
@@ -115,8 +109,28 @@ func (w *worker) take(ctx context.Context, s step) bool {
 	return false
 }
 
+// note takes one more attempt at a step into its action, and answers what came of it.
+func (w *worker) note(s step, a *action, t attempt) outcome {
+	result := t.result()
+	a.note(t, result)
+	if *s.doubt = *s.doubt || result == unsure; *s.doubt && s.vague != nil {
+		a.forms = s.vague
+	}
+	if result == done && s.learn != nil {
+		more, err := s.learn(t)
+		maps.Copy(a.forms[0].want, more)
+		if err != nil {
+			w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
+		}
+	}
+	if !s.repeats || len(a.requests) == 1 {
+		w.ledger.add(a)
+	}
+	return result
+}
+
 func open(s step) *action {
-	return &action{kinds: s.kinds, side: s.side, want: maps.Clone(s.want), began: time.Now()}
+	return &action{forms: []form{{s.kind, maps.Clone(s.want)}}, side: s.side, began: time.Now()}
 }
 
 // backoff is as long as a client in the field would wait at first.
@@ -185,27 +199,28 @@ func (w *worker) register(ctx context.Context) *member {
 	w.born++
 	m := &member{}
 	email := fmt.Sprintf("w%d-%d@fault.example", w.number, w.born)
-	created := want("", w.operator.ID, map[string]any{
-		"metadata.email": email, "metadata.owner": "talent", "metadata.version": "1.0.0",
-	})
+	given := map[string]any{
+		"email": email, "agentType": "screener", "version": m.versionIs(), "capabilities": []any{"resume:read"},
+		"owner": "talent", "deploymentEnv": "production",
+	}
+	created := want("registry", "", w.operator.ID, nil)
 	delete(created, "agentId") // is in the answer
+	for name, value := range given {
+		created["metadata."+name] = value
+	}
 	w.take(ctx, step{
-		kinds: []string{agentCreated}, repeats: true,
+		form: form{agentCreated, created}, repeats: true,
 		ask: request{
-			service: "registry", method: http.MethodPost, path: "/api/v1/agents", bearer: w.bearer, key: uuid.NewString(),
-			body: map[string]any{
-				"email": email, "agentType": "screener", "version": "1.0.0", "capabilities": []string{"resume:read"},
-				"owner": "talent", "deploymentEnv": "production",
-			},
+			service: "registry", method: http.MethodPost, path: "/api/v1/agents", bearer: w.bearer, key: uuid.NewString(), body: given,
 		},
-		want: created,
 		learn: func(t attempt) (map[string]any, error) {
 			var agent struct {
-				ID string `json:"agentId"`
+				ID     string `json:"agentId"`
+				Scopes any    `json:"allowedScopes"`
 			}
 			err := t.read(&agent)
 			m.id = agent.ID
-			return map[string]any{"agentId": m.id}, err
+			return map[string]any{"agentId": m.id, "metadata.allowedScopes": agent.Scopes}, err
 		},
 	})
 	if m.id == "" {
@@ -216,12 +231,11 @@ func (w *worker) register(ctx context.Context) *member {
 
 func (w *worker) credential(ctx context.Context, m *member) bool {
 	return w.take(ctx, step{
-		kinds: []string{credentialGenerated},
+		form: form{credentialGenerated, want("credentials", m.id, w.operator.ID, map[string]any{"metadata.expiresAt": nil})},
 		ask: request{
 			service: "credentials", method: http.MethodPost, path: "/api/v1/agents/" + m.id + "/credentials",
 			bearer: w.bearer, body: struct{}{},
 		},
-		want: want(m.id, w.operator.ID, nil),
 		learn: func(t attempt) (map[string]any, error) {
 			s, err := issued(t)
 			m.credentials = append(m.credentials, s)
@@ -242,12 +256,13 @@ func issued(t attempt) (*secret, error) {
 func (w *worker) rotate(ctx context.Context, m *member) bool {
 	s := m.credentials[w.random.IntN(len(m.credentials))]
 	return w.take(ctx, step{
-		kinds: []string{credentialRotated},
+		form: form{credentialRotated, want("credentials", m.id, w.operator.ID, map[string]any{
+			"metadata.credentialId": s.id, "metadata.gracePeriodSeconds": 0.0, "metadata.previousSecretExpiresAt": nil,
+		})},
 		ask: request{
 			service: "credentials", method: http.MethodPost, bearer: w.bearer, body: struct{}{},
 			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id + "/rotate",
 		},
-		want: want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id}),
 		learn: func(t attempt) (map[string]any, error) {
 			fresh, err := issued(t)
 			s.value = fresh.value
@@ -264,38 +279,39 @@ func (w *worker) revokeCredential(ctx context.Context, m *member) bool {
 	s := m.credentials[0]
 	m.credentials = m.credentials[1:]
 	return w.take(ctx, step{
-		kinds: []string{credentialRevoked}, repeats: true, doubted: []int{http.StatusConflict},
+		form: form{credentialRevoked, want("credentials", m.id, w.operator.ID, map[string]any{
+			"metadata.credentialId": s.id, "metadata.reason": "requested",
+		})},
+		repeats: true, doubted: []int{http.StatusConflict},
 		ask: request{
 			service: "credentials", method: http.MethodDelete, bearer: w.bearer,
 			path: "/api/v1/agents/" + m.id + "/credentials/" + s.id,
 		},
-		want: want(m.id, w.operator.ID, map[string]any{"metadata.credentialId": s.id, "metadata.reason": "requested"}),
 	})
 }
 
 func (w *worker) update(ctx context.Context, m *member) bool {
+	before := m.versionIs()
 	m.version++
-	version := fmt.Sprintf("1.0.%d", m.version)
-	return w.patch(ctx, m, map[string]any{"version": version},
-		[]string{agentUpdated})
+	return w.patch(ctx, m, agentUpdated, "version", before, m.versionIs())
 }
+
+func (m *member) versionIs() string { return fmt.Sprintf("1.0.%d", m.version) }
 
 // suspend an agent and take that back; what it held is void then. In between it asks for a token.
 func (w *worker) suspend(ctx context.Context, m *member) bool {
 	m.tokens = nil
-	// Where an attempt did it unseen, the next one changes nothing and says so.
-	if !w.patch(ctx, m, map[string]any{"status": "suspended"},
-		[]string{agentSuspended, agentUpdated}) || !w.pause(ctx) {
+	if !w.patch(ctx, m, agentSuspended, "status", "active", "suspended") || !w.pause(ctx) {
 		return false
 	}
-	w.ask(ctx, m.id, m.credentials[0].value, agentScopes, []int{http.StatusForbidden})
-	if !w.patch(ctx, m, map[string]any{"status": "active"},
-		[]string{agentReactivated, agentUpdated}) {
+	refused := map[int]string{http.StatusForbidden: "agent_suspended"}
+	w.ask(ctx, m.id, m.credentials[0].value, agentScopes, refused)
+	if !w.patch(ctx, m, agentReactivated, "status", "suspended", "active") {
 		return false
 	}
 	// A replica of the token service that heard nothing of it yet may refuse for a few seconds.
 	for range 40 {
-		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, []int{http.StatusForbidden}) != "" {
+		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, refused) != "" {
 			return true
 		}
 		if !until(ctx, time.Now().Add(w.backoff())) {
@@ -306,22 +322,34 @@ func (w *worker) suspend(ctx context.Context, m *member) bool {
 	return false
 }
 
-func (w *worker) patch(ctx context.Context, m *member, change map[string]any, kinds []string) bool {
+// patch one field of an agent. Once an attempt at that is in doubt it may be done at any moment, as a replica that was
+// frozen goes on with what it had begun: from then on nobody knows what it changes, and what changes nothing says so.
+func (w *worker) patch(ctx context.Context, m *member, kind, field, before, after string) bool {
+	nothing, changed := map[string]any{}, map[string]any{field: after}
+	event := func(kind string, more map[string]any) form {
+		return form{kind, want("registry", m.id, w.operator.ID, more)}
+	}
 	return w.take(ctx, step{
-		kinds: kinds,
-		ask: request{
-			service: "registry", method: http.MethodPatch, path: "/api/v1/agents/" + m.id, bearer: w.bearer, body: change,
+		form: event(kind, map[string]any{
+			"metadata.changes": []any{field}, "metadata.from": map[string]any{field: before}, "metadata.to": changed,
+		}),
+		vague: []form{
+			event(kind, map[string]any{"metadata.changes": []any{field}, "metadata.to": changed}),
+			event(agentUpdated, map[string]any{"metadata.changes": []any{}, "metadata.from": nothing, "metadata.to": nothing}),
 		},
-		want: want(m.id, w.operator.ID, nil),
+		doubt: &m.doubt,
+		ask: request{
+			service: "registry", method: http.MethodPatch, path: "/api/v1/agents/" + m.id, bearer: w.bearer, body: changed,
+		},
 	})
 }
 
 func (w *worker) decommission(ctx context.Context, m *member) bool {
 	return w.take(ctx, step{
-		kinds: []string{agentDecommissioned}, side: []string{credentialRevoked},
+		form:    form{agentDecommissioned, want("registry", m.id, w.operator.ID, map[string]any{"metadata.from": "active"})},
+		side:    form{credentialRevoked, want("credentials", m.id, w.operator.ID, map[string]any{"metadata.reason": "agent_decommissioned"})},
 		repeats: true, doubted: []int{http.StatusConflict},
-		ask:  request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},
-		want: want(m.id, w.operator.ID, map[string]any{"metadata.from": "active"}),
+		ask: request{service: "registry", method: http.MethodDelete, path: "/api/v1/agents/" + m.id, bearer: w.bearer},
 	})
 }
 
@@ -344,16 +372,21 @@ func (w *worker) fetch(ctx context.Context, id, value, scope string) string {
 	}
 }
 
-// ask once for a token; "" if there was none. allowed are refusals that are no surprise.
-func (w *worker) ask(ctx context.Context, id, value, scope string, allowed []int) string {
-	form := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
+// ask once for a token; "" if there was none. allowed are refusals that are no surprise, with the reason that their event
+// gives. Where 401 is one of them the secret is wrong, and a token a surprise.
+func (w *worker) ask(ctx context.Context, id, value, scope string, allowed map[int]string) string {
+	asked := url.Values{"grant_type": {"client_credentials"}, "scope": {scope}}
+	issued := form{tokenIssued, want("token", id, id, map[string]any{"metadata.scope": scope})}
+	failed := form{authFailed, want("token", id, id, map[string]any{"outcome": "failure"})}
+	_, wrong := allowed[http.StatusUnauthorized]
 	a := &action{began: time.Now()}
 	t := w.send(context.WithoutCancel(ctx), request{
-		service: "token", method: http.MethodPost, path: "/api/v1/token", body: form,
+		service: "token", method: http.MethodPost, path: "/api/v1/token", body: asked,
 		bearer: "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+value)),
 	})
 	a.note(t, t.result())
 	defer w.ledger.add(a)
+	reason, expected := allowed[t.status]
 	switch {
 	case t.result() == done:
 		var answer struct {
@@ -362,18 +395,32 @@ func (w *worker) ask(ctx context.Context, id, value, scope string, allowed []int
 		if err := t.read(&answer); err != nil {
 			w.ledger.surprise("%s: %v (request %s)", t, err, t.id)
 		}
-		a.kinds = []string{tokenIssued}
-		a.want = want(id, id, map[string]any{"metadata.jti": tokenID(answer.Token), "metadata.scope": scope})
+		if wrong {
+			w.ledger.surprise("%s: a token for a wrong secret (request %s, client %s)", t, t.id, id)
+		}
+		token := claimsOf(answer.Token)
+		issued.want["metadata.jti"] = token.ID
+		issued.want["metadata.expiresAt"] = time.Unix(token.ExpiresAt, 0).UTC().Format(time.RFC3339)
+		a.forms = []form{issued}
 		return answer.Token
 	case t.status == http.StatusUnauthorized, t.status == http.StatusForbidden:
 		// A refusal of a client is an action of its own, and leaves its event.
-		a.kinds, a.outcome = []string{authFailed}, done
-		a.want = map[string]any{"outcome": "failure", "agentId": id}
+		a.outcome = done
+		if t.status == http.StatusUnauthorized {
+			failed.want["actorId"] = nil
+		}
+		if expected {
+			failed.want["metadata.reason"] = reason
+		}
+		a.forms = []form{failed}
+	case wrong:
+		failed.want["actorId"], failed.want["metadata.reason"] = nil, allowed[http.StatusUnauthorized]
+		a.forms = []form{failed}
 	default:
-		a.kinds = []string{tokenIssued, authFailed}
-		a.want = map[string]any{"agentId": id}
+		delete(failed.want, "actorId") // it may be done at any moment, when the agent is suspended or has another secret
+		a.forms = []form{issued, failed}
 	}
-	if t.status/100 == 4 && !slices.Contains(allowed, t.status) {
+	if t.status/100 == 4 && !expected {
 		w.ledger.surprise("%s at %s (request %s, client %s)", t, time.Now().UTC().Format(clock), t.id, id)
 	}
 	return ""
@@ -382,7 +429,7 @@ func (w *worker) ask(ctx context.Context, id, value, scope string, allowed []int
 // mistake is a client that shows a wrong secret.
 func (w *worker) mistake(ctx context.Context, m *member) {
 	wrong := "sk_live_" + fmt.Sprintf("%064x", w.random.Uint64())
-	w.ask(ctx, m.id, wrong, agentScopes, []int{http.StatusUnauthorized, http.StatusTooManyRequests})
+	w.ask(ctx, m.id, wrong, agentScopes, map[int]string{http.StatusUnauthorized: "invalid_secret", http.StatusTooManyRequests: ""})
 }
 
 func (w *worker) introspect(ctx context.Context, m *member) {
@@ -391,21 +438,21 @@ func (w *worker) introspect(ctx context.Context, m *member) {
 	}
 	token := m.tokens[w.random.IntN(len(m.tokens))]
 	w.take(ctx, step{
-		kinds: []string{tokenIntrospected},
+		form: form{tokenIntrospected, want("token", m.id, w.operator.ID, map[string]any{"metadata.jti": claimsOf(token).ID})},
 		ask: request{
 			service: "token", method: http.MethodPost, path: "/api/v1/token/introspect", bearer: w.bearer,
 			body: url.Values{"token": {token}},
 		},
-		want: want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token), "metadata.active": true}),
 		learn: func(t attempt) (map[string]any, error) {
 			var answer struct {
 				Active bool `json:"active"`
 			}
 			err := t.read(&answer)
 			if !answer.Active {
-				err = fmt.Errorf("the live token %s is not active", tokenID(token))
+				err = fmt.Errorf("the live token %s is not active", claimsOf(token).ID)
 			}
-			return nil, err
+			// Without an answer it may be looked at much later, by a replica that was frozen, when it is revoked.
+			return map[string]any{"metadata.active": true}, err
 		},
 	})
 }
@@ -417,11 +464,11 @@ func (w *worker) revokeToken(ctx context.Context, m *member) {
 	token := m.tokens[0]
 	m.tokens = m.tokens[1:]
 	w.take(ctx, step{
-		kinds: []string{tokenRevoked}, repeats: true,
+		form:    form{tokenRevoked, want("token", m.id, w.operator.ID, map[string]any{"metadata.jti": claimsOf(token).ID})},
+		repeats: true,
 		ask: request{
 			service: "token", method: http.MethodPost, path: "/api/v1/token/revoke", bearer: w.bearer,
 			body: url.Values{"token": {token}},
 		},
-		want: want(m.id, w.operator.ID, map[string]any{"metadata.jti": tokenID(token)}),
 	})
 }

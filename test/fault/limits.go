@@ -89,8 +89,9 @@ func each(ctx context.Context, workers []*worker, times int, do func(*worker)) {
 
 // spend so many tokens of the month.
 func (l *limits) spend(ctx context.Context, times int) {
+	overQuota := map[int]string{http.StatusForbidden: "quota_exceeded"}
 	each(ctx, l.spenders, times, func(w *worker) {
-		if w.ask(ctx, l.spender.id, l.spender.credentials[0].value, agentScopes, []int{http.StatusForbidden}) != "" {
+		if w.ask(ctx, l.spender.id, l.spender.credentials[0].value, agentScopes, overQuota) != "" {
 			l.issued.Add(1)
 		} else {
 			l.spent.Add(1)
