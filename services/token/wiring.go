@@ -55,7 +55,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	}
 
 	revocations := postgres.NewRevocations(r.DB, box)
-	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents, Following: r.NATS.Connected})
+	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Cache: revocation.NewStore(r.Redis), Following: r.NATS.Connected,

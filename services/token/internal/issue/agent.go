@@ -47,11 +47,3 @@ type Agents interface {
 	// that the registry could not be asked.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
 }
-
-// find answers from memory or asks.
-func find(ctx context.Context, agents Agents, id uuid.UUID) (Agent, error) {
-	if agent, ok, err := agents.Known(id); ok {
-		return agent, err
-	}
-	return agents.Agent(ctx, id)
-}

@@ -122,30 +122,33 @@ func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
 	requireKind(t, err, issue.Unavailable)
 }
 
-func TestTheTruthAsksTheRegistryWhileNoChangesArrive(t *testing.T) {
+func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreRefuses(t *testing.T) {
 	t.Parallel()
 	issuedAt := start
+	rememberedAsActive := func(w *world) {
+		before := w.agent
+		w.remembered, w.agent.Status = &before, issue.StatusSuspended
+	}
 	for name, row := range map[string]struct {
 		prepare func(*world)
 		refused bool
 		failing bool
 	}{
-		"nothing known, changes arrive":     {prepare: func(w *world) { w.following, w.agentErr = true, errAway }},
-		"stored":                            {prepare: func(w *world) { w.revoked, w.agentErr = true, errAway }, refused: true},
-		"store away":                        {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},
-		"blind, agent active":               {prepare: func(*world) {}},
-		"blind, agent remembered":           {prepare: func(w *world) { w.agentKnown = true }},
-		"blind, agent suspended":            {prepare: func(w *world) { w.agent.Status = issue.StatusSuspended }, refused: true},
-		"blind, issued before reactivation": {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt }, refused: true},
-		"blind, issued after reactivation":  {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt.Add(-time.Millisecond) }},
-		"blind, agent unknown":              {prepare: func(w *world) { w.agentErr = issue.ErrUnknownAgent }, refused: true},
-		"blind, registry away":              {prepare: func(w *world) { w.agentErr = errAway }, failing: true},
+		"stored":                     {prepare: func(w *world) { w.revoked, w.agentErr = true, errAway }, refused: true},
+		"store away":                 {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},
+		"agent active":               {prepare: func(*world) {}},
+		"agent suspended":            {prepare: func(w *world) { w.agent.Status = issue.StatusSuspended }, refused: true},
+		"agent remembered as active": {prepare: rememberedAsActive, refused: true},
+		"issued before reactivation": {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt }, refused: true},
+		"issued after reactivation":  {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt.Add(-time.Millisecond) }},
+		"agent unknown":              {prepare: func(w *world) { w.agentErr = issue.ErrUnknownAgent }, refused: true},
+		"registry away":              {prepare: func(w *world) { w.agentErr = errAway }, failing: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld()
 			row.prepare(w)
-			truth := issue.NewTruth(issue.TruthConfig{Store: w, Agents: w, Following: func() bool { return w.following }})
+			truth := issue.NewTruth(issue.TruthConfig{Store: w, Agents: w})
 			refused, err := truth.Revoked(t.Context(), revocation.Query{
 				TokenID: uuid.Must(uuid.NewV7()).String(), AgentID: w.agent.ID, IssuedAt: issuedAt,
 			})

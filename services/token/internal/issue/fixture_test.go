@@ -79,7 +79,6 @@ type world struct {
 	stored       []issue.Revocation
 	storeErr     error
 	announced    []revocation.Revoked
-	following    bool
 }
 
 func newWorld() *world {

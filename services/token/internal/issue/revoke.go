@@ -79,8 +79,6 @@ func (r *Revoker) Revoke(ctx context.Context, holder authn.Principal, origin aud
 type TruthConfig struct {
 	Store  RevocationStore
 	Agents Agents
-	// Following tells whether the changes of agents arrive right now.
-	Following func() bool
 }
 
 // Truth answers about revocations when the cache that all services share cannot.
@@ -89,19 +87,22 @@ type Truth struct{ TruthConfig }
 // NewTruth makes a Truth.
 func NewTruth(cfg TruthConfig) *Truth { return &Truth{cfg} }
 
-// Revoked reads the store. While no changes of agents arrive the store may not
-// know of a suspension, so the registry is asked as well: no token is accepted
-// because what would refuse it is away. It is a revocation.Fallback.
+// Revoked reads the store and, of a token that it does not refuse, asks the registry
+// about the agent, not memory. The store alone would not do: it hears of a suspension
+// through the registry's outbox, the stream and a consumer, and nobody here can tell
+// whether all of them have caught up. So what is answered holds of the moment it was
+// asked, whatever NATS does, and without the registry there is no answer: no token is
+// accepted because what would refuse it is away. It is a revocation.Fallback.
 func (t *Truth) Revoked(ctx context.Context, query revocation.Query) (bool, error) {
 	id, err := uuid.Parse(query.TokenID)
 	if err != nil {
 		return false, apperr.Validation(apperr.FieldError{Field: "jti", Reason: "must be a UUID"})
 	}
 	refused, err := t.Store.Refused(ctx, id, query.AgentID, query.IssuedAt)
-	if err != nil || refused || t.Following() {
+	if err != nil || refused {
 		return refused, err
 	}
-	agent, err := find(ctx, t.Agents, query.AgentID)
+	agent, err := t.Agents.Agent(ctx, query.AgentID)
 	if errors.Is(err, ErrUnknownAgent) {
 		return true, nil
 	}
