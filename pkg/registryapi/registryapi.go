@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -26,11 +27,15 @@ const (
 // The paths of the internal API, as gin templates relative to /internal/v1.
 const (
 	AgentsPath    = "/agents"
+	CutoffsPath   = "/cutoffs"
 	BootstrapPath = "/bootstrap"
 )
 
 // MaxAgents is how many agents are looked up at once.
 const MaxAgents = 100
+
+// MaxCutoffs is how many cutoffs are told at once.
+const MaxCutoffs = 1000
 
 // AgentsResponse has those of the agents asked for that there are, in no order.
 type AgentsResponse struct {
@@ -67,6 +72,19 @@ type Agent struct {
 type AgentKeys struct {
 	JWKS    json.RawMessage `json:"jwks,omitempty"`
 	JWKSURI string          `json:"jwksUri,omitempty"`
+}
+
+// CutoffsResponse has cutoffs in the order of their agents; where they are fewer than MaxCutoffs there are no further ones.
+type CutoffsResponse struct {
+	Cutoffs []Cutoff `json:"cutoffs"`
+}
+
+// Cutoff is what decides about the tokens of an agent whose status has changed. Its fields are those of Agent.
+type Cutoff struct {
+	AgentID          uuid.UUID `json:"agentId"`
+	Status           string    `json:"status"`
+	Revision         int64     `json:"revision"`
+	TokensValidAfter time.Time `json:"tokensValidAfter"`
 }
 
 // BootstrapRequest asks for the first operator. DeploymentEnv defaults to production when empty.
@@ -131,6 +149,23 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 		found[agent.AgentID] = agent
 	}
 	return found, nil
+}
+
+// Cutoffs gives those of the agents whose status changed after since, as the agents are now, in the order of their ids from
+// after the given one on: MaxCutoffs of them, or all that are left. The error is SERVICE_UNAVAILABLE when the registry could
+// not be asked.
+func (c *Client) Cutoffs(ctx context.Context, since time.Time, after uuid.UUID) ([]Cutoff, error) {
+	query := url.Values{"since": {since.UTC().Format(time.RFC3339Nano)}, "after": {after.String()}}
+	var res struct {
+		Cutoffs *[]Cutoff `json:"cutoffs"`
+	}
+	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+CutoffsPath+"?"+query.Encode(), nil, &res); err != nil {
+		return nil, err
+	}
+	if res.Cutoffs == nil {
+		return nil, apperr.Unavailable(errors.New("registry gave no answer about cutoffs"))
+	}
+	return *res.Cutoffs, nil
 }
 
 // Bootstrap creates the first operator, or gives the one that exists; created tells which. It is idempotent.

@@ -91,6 +91,30 @@ func TestAnAgentThatIsMissingIsNotFoundAndNoAnswerIsNone(t *testing.T) {
 	require.ErrorIs(t, err, away)
 }
 
+func TestCutoffs(t *testing.T) {
+	t.Parallel()
+	c := &caller{answer: `{"cutoffs":[{"agentId":"0190a7c0-0000-4000-8000-00000000000a","status":"suspended","revision":7,
+		"tokensValidAfter":"2026-11-22T12:00:00.123Z"}]}`}
+	since := time.Date(2026, 11, 22, 12, 0, 0, 5_000_000, time.FixedZone("", 3600))
+	got, err := registryapi.NewClient(c).Cutoffs(t.Context(), since, id)
+	require.NoError(t, err)
+	require.Equal(t, []registryapi.Cutoff{{
+		AgentID: id, Status: registryapi.StatusSuspended, Revision: 7, TokensValidAfter: agent().TokensValidAfter,
+	}}, got)
+	require.Equal(t, "GET /internal/v1/cutoffs?after="+id.String()+"&since=2026-11-22T11%3A00%3A00.005Z", c.method+" "+c.path)
+	data, err := json.Marshal(registryapi.CutoffsResponse{Cutoffs: got})
+	require.NoError(t, err)
+	require.JSONEq(t, c.answer, string(data), "both sides write the same")
+
+	for _, answer := range []string{`{}`, `{"cutoffs":null}`} {
+		_, err = registryapi.NewClient(&caller{answer: answer}).Cutoffs(t.Context(), since, id)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code, "no answer is not none")
+	}
+	away := apperr.Unavailable(nil)
+	_, err = registryapi.NewClient(&caller{err: away}).Cutoffs(t.Context(), since, id)
+	require.ErrorIs(t, err, away)
+}
+
 func TestBootstrap(t *testing.T) {
 	t.Parallel()
 	for _, created := range []string{"true", "false"} {

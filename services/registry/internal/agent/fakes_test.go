@@ -59,6 +59,10 @@ func (s *fakeStore) Agent(_ context.Context, id uuid.UUID) (agent.Agent, error) 
 	return found, nil
 }
 
+func (s *fakeStore) CutOff(context.Context, time.Time, uuid.UUID, int) ([]agent.Agent, error) {
+	return nil, s.err
+}
+
 func (s *fakeStore) List(context.Context, agent.Filter, agent.Page) (agent.Listing, error) {
 	return agent.Listing{Total: int64(len(s.agents))}, nil
 }

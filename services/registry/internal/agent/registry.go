@@ -205,6 +205,12 @@ func (d Demand) check(current Agent) error {
 	return nil
 }
 
+// CutOff returns the agents some of whose tokens are refused since that time, in the order of their ids from after the
+// given one on, limit at most.
+func (r *Registry) CutOff(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]Agent, error) {
+	return r.store.CutOff(ctx, since, after, limit)
+}
+
 // Change gives the agent the attributes, which must be without faults (FaultsOfChange), and returns it as it is
 // then. Every change that was accepted is a revision of its own with its event, also one that altered nothing.
 // Errors: AGENT_NOT_FOUND, AGENT_ALREADY_DECOMMISSIONED, PRECONDITION_FAILED, and what Permit returns.

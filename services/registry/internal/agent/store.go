@@ -44,6 +44,8 @@ type Store interface {
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
 	// Agents returns those that there are, each with its keys as they were at the same moment.
 	Agents(ctx context.Context, ids []uuid.UUID) ([]WithKeys, error)
+	// CutOff returns the agents with TokensValidAfter after since, in the order of their ids, from after the given one on.
+	CutOff(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]Agent, error)
 	List(ctx context.Context, filter Filter, page Page) (Listing, error)
 	// Revise locks the agent, calls change with it as it is, and stores what change returns, or nothing if it
 	// returns an error. The change must do no I/O.

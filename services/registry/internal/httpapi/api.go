@@ -52,5 +52,6 @@ func (a *API) Routes(public, internal gin.IRouter) {
 	agents.DELETE("/:"+agentParam+"/keys", httpx.Handle(a.removeKeys))
 
 	internal.GET(registryapi.AgentsPath, httpx.Handle(a.internalAgents))
+	internal.GET(registryapi.CutoffsPath, httpx.Handle(a.internalCutoffs))
 	internal.POST(registryapi.BootstrapPath, httpx.Handle(a.bootstrap))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -51,6 +52,34 @@ func readIDs(c *gin.Context) ([]uuid.UUID, error) {
 		}
 	}
 	return ids, query.Err()
+}
+
+// internalCutoffs answers GET /internal/v1/cutoffs?since=&after=.
+func (a *API) internalCutoffs(c *gin.Context) error {
+	query := httpx.NewQuery(c)
+	var since time.Time
+	if given := query.Time("since", false); given != nil {
+		since = *given
+	}
+	after := uuid.Nil
+	if given := query.UUID("after"); given != nil {
+		after = *given
+	}
+	if err := query.Err(); err != nil {
+		return err
+	}
+	found, err := a.registry.CutOff(c.Request.Context(), since, after, registryapi.MaxCutoffs)
+	if err != nil {
+		return err
+	}
+	response := registryapi.CutoffsResponse{Cutoffs: make([]registryapi.Cutoff, len(found))}
+	for i, one := range found {
+		response.Cutoffs[i] = registryapi.Cutoff{
+			AgentID: one.ID, Status: string(one.Status), Revision: one.Revision, TokensValidAfter: one.TokensValidAfter,
+		}
+	}
+	httpx.JSON(c, http.StatusOK, response)
+	return nil
 }
 
 // bootstrapRequest is a registryapi.BootstrapRequest of which one can tell what was given.

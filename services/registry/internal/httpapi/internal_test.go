@@ -101,7 +101,7 @@ func TestTheInternalAPINeedsItsToken(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	for _, authorization := range []string{"", "Bearer wrong", "Bearer " + operator.token(t), internalToken} {
-		for _, target := range []string{"/internal/v1/agents?ids=" + uuid.NewString(), "/internal/v1/agents"} {
+		for _, target := range []string{"/internal/v1/agents?ids=" + uuid.NewString(), "/internal/v1/agents", "/internal/v1/cutoffs"} {
 			b.send(t, b.server.InternalHandler(), http.MethodGet, target, "", "Authorization", authorization).
 				requireError(apperr.Unauthorized)
 		}
@@ -190,6 +190,39 @@ func lookup(ids ...uuid.UUID) string {
 	return "/internal/v1/agents?ids=" + strings.Join(texts, ",")
 }
 
+func TestOtherServicesReadWhoseTokensAreRefused(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	server := httptest.NewServer(b.server.InternalHandler())
+	t.Cleanup(server.Close)
+	client := registryapi.NewClient(peer.New(peer.Config{
+		BaseURL: server.URL, Token: internalToken, Name: "registry", Telemetry: telemetry.Discard("token"),
+	}))
+	b.register(t, operator, nil) // its status never changed
+	id := uuid.MustParse(b.register(t, operator, nil).id())
+	before := b.clock.Now()
+	b.call(t, operator, http.MethodPatch, agentsPath+"/"+id.String(), `{"status":"suspended"}`).requireStatus(http.StatusOK)
+	suspended, err := client.Agent(t.Context(), id)
+	require.NoError(t, err)
+
+	want := []registryapi.Cutoff{{
+		AgentID: id, Status: registryapi.StatusSuspended, Revision: 2, TokensValidAfter: suspended.TokensValidAfter,
+	}}
+	got, err := client.Cutoffs(t.Context(), before.Add(-time.Second), uuid.Nil)
+	require.NoError(t, err)
+	require.Equal(t, want, got)
+	got, err = client.Cutoffs(t.Context(), suspended.TokensValidAfter, uuid.Nil)
+	require.NoError(t, err)
+	require.Empty(t, got)
+	got, err = client.Cutoffs(t.Context(), before.Add(-time.Second), id)
+	require.NoError(t, err)
+	require.Empty(t, got)
+
+	const path = "/internal/v1/cutoffs"
+	b.callInternal(t, http.MethodGet, path, "").requireStatus(http.StatusOK)
+	b.callInternal(t, http.MethodGet, path+"?since=x&after=y&x=z", "").requireFields("since", "after", "x")
+}
+
 func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -205,6 +238,7 @@ func TestWithoutItsDatabaseTheServiceIsUnavailable(t *testing.T) {
 		b.call(t, operator, http.MethodPut, path+"/keys", `{"jwksUri":"https://agent.example.com/jwks.json"}`),
 		b.call(t, operator, http.MethodDelete, path+"/keys", ""),
 		b.callInternal(t, http.MethodGet, lookup(uuid.New()), ""),
+		b.callInternal(t, http.MethodGet, "/internal/v1/cutoffs", ""),
 		b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"o@example.com","owner":"x"}`),
 	} {
 		got.requireError(apperr.ServiceUnavailable)

@@ -219,6 +219,20 @@ func (s *Store) Agent(ctx context.Context, id uuid.UUID) (agent.Agent, error) {
 	return found, pgdb.Fault(err)
 }
 
+const sqlCutOff = `-- name: agents_cut_off
+SELECT ` + columns + ` FROM registry.agents
+WHERE tokens_valid_after > $1 AND agent_id > $2 ORDER BY agent_id LIMIT $3`
+
+// CutOff reads a page of the agents some of whose tokens are refused since that time.
+func (s *Store) CutOff(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]agent.Agent, error) {
+	rows, err := s.db.Query(ctx, sqlCutOff, since, after, limit)
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	found, err := pgx.CollectRows(rows, scan)
+	return found, pgdb.Fault(err)
+}
+
 const sqlOperator = `-- name: agent_operator
 SELECT ` + columns + ` FROM registry.agents WHERE registered_by IS NULL`
 

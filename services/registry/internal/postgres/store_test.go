@@ -410,3 +410,29 @@ func TestTheServicesRoleMayDoNoMoreThanItNeeds(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, first, found)
 }
+
+func TestAgentsWhoseTokensAreRefusedAreReadInPages(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.add(t, newAgent(t0)) // its status never changed
+	var want []agent.Agent
+	for range 5 { // in the order of their ids
+		gone, err := b.store.Revise(t.Context(), b.add(t, newAgent(t0)).ID, decommission)
+		require.NoError(t, err)
+		want = append(want, gone)
+	}
+	since := want[0].TokensValidAfter.Add(-time.Millisecond)
+	var got []agent.Agent
+	for after := uuid.Nil; ; after = got[len(got)-1].ID {
+		page, err := b.store.CutOff(t.Context(), since, after, 2)
+		require.NoError(t, err)
+		got = append(got, page...)
+		if len(page) < 2 {
+			break
+		}
+	}
+	require.Equal(t, want, got)
+	page, err := b.store.CutOff(t.Context(), want[0].TokensValidAfter, uuid.Nil, 2)
+	require.NoError(t, err)
+	require.Empty(t, page)
+}
