@@ -122,11 +122,29 @@ func TestASuspensionHoldsThoughNATSIsAwayAndRedisWasEmptied(t *testing.T) {
 	require.Eventually(t, func() bool { return !w.nats.Connected() }, soon, often)
 	w.peers.change(id, func(agent *registryapi.Agent) { agent.Status = registryapi.StatusSuspended })
 	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
-	// What is remembered of the agent may be five seconds old without NATS.
-	require.Eventually(t, func() bool {
-		return w.introspect(t, observer, access).body == `{"active":false}`
-	}, soon, 100*time.Millisecond)
-	require.Equal(t, true, w.introspect(t, observer, observer).field(t, "active"))
+	dead := func() bool { return w.introspect(t, observer, access).body == `{"active":false}` }
+	live := func() bool { return w.introspect(t, observer, observer).field(t, "active") == true }
+	require.True(t, dead(), "what is remembered of the agent is not asked")
+	require.True(t, live())
+
+	// The registry does not reach NATS, so the change stays in its outbox.
+	require.NoError(t, w.broker.Restart())
+	require.Eventually(t, func() bool { return !dead() || w.nats.Connected() && w.marked(t) }, 2*soon, often)
+	for range 10 {
+		require.True(t, dead(), "redis is believed again, though the change has not come yet")
+	}
+	require.True(t, live())
+
+	w.peers.down.Store(true)
+	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
+	require.Equal(t, http.StatusServiceUnavailable, w.introspect(t, observer, access).status, "without the registry nobody knows")
+}
+
+// marked tells whether Redis is believed.
+func (w *world) marked(t *testing.T) bool {
+	t.Helper()
+	n, err := w.redisClient(t).Exists(t.Context(), "agentidp:revocations:hydrated").Result()
+	return err == nil && n == 1
 }
 
 func TestWithoutPostgresNothingIsGuessed(t *testing.T) {

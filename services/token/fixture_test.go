@@ -54,6 +54,7 @@ func startPeers(t *testing.T) *peers {
 	p := &peers{agents: map[uuid.UUID]registryapi.Agent{}, secrets: map[uuid.UUID]string{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /internal/v1/agents", p.lookup)
+	mux.HandleFunc("GET /internal/v1/cutoffs", p.cutoffs)
 	mux.HandleFunc("POST /internal/v1/secrets/verify", p.verify)
 	mux.HandleFunc("POST /internal/v1/usage", p.usage)
 	p.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -82,6 +83,22 @@ func (p *peers) lookup(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	_ = json.NewEncoder(w).Encode(found)
+}
+
+// cutoffs answers one page: no test has more agents.
+func (p *peers) cutoffs(w http.ResponseWriter, r *http.Request) {
+	since, _ := time.Parse(time.RFC3339Nano, r.URL.Query().Get("since"))
+	all := registryapi.CutoffsResponse{Cutoffs: []registryapi.Cutoff{}}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for id, agent := range p.agents {
+		if agent.TokensValidAfter.After(since) {
+			all.Cutoffs = append(all.Cutoffs, registryapi.Cutoff{
+				AgentID: id, Status: agent.Status, Revision: agent.Revision, TokensValidAfter: agent.TokensValidAfter,
+			})
+		}
+	}
+	_ = json.NewEncoder(w).Encode(all)
 }
 
 func (p *peers) verify(w http.ResponseWriter, r *http.Request) {
@@ -132,8 +149,12 @@ func (p *peers) change(id uuid.UUID, apply func(*registryapi.Agent)) registryapi
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	agent := p.agents[id]
+	before := agent.Status
 	apply(&agent)
 	agent.Revision++
+	if agent.Status != before {
+		agent.TokensValidAfter = time.Now().UTC().Truncate(time.Millisecond).Add(time.Millisecond)
+	}
 	p.agents[id] = agent
 	return agent
 }

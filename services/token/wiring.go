@@ -49,7 +49,8 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	if err := s.wireKeys(cfg); err != nil {
 		return httpapi.Config{}, err
 	}
-	agents, secrets, err := s.wirePeers(cfg)
+	registered := registryapi.NewClient(r.Peer("registry", cfg.Tokens.RegistryURL))
+	agents, secrets, err := s.wirePeers(cfg, registered)
 	if err != nil {
 		return httpapi.Config{}, err
 	}
@@ -58,7 +59,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
 	s.hydrator = hydration.New(hydration.Config{
-		Store: revocations, Cache: revocation.NewStore(r.Redis), Following: r.NATS.Connected,
+		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
 		Clock: time.Now, Log: r.Telemetry.Log,
 	})
 
@@ -148,10 +149,10 @@ func (s *Service) wireAssertions(cfg Config, agents issue.Agents) (*issue.Assert
 	return issue.NewAssertions(issue.AssertionsConfig{Agents: agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
 }
 
-func (s *Service) wirePeers(cfg Config) (*registry.Agents, *credentials.Secrets, error) {
+func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*registry.Agents, *credentials.Secrets, error) {
 	r := s.replica
 	agents := registry.New(registry.Config{
-		Client: registryapi.NewClient(r.Peer("registry", cfg.Tokens.RegistryURL)),
+		Client: registered,
 		Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
 	client := credentialsapi.NewClient(r.Peer("credentials", cfg.Tokens.CredentialsURL))

@@ -1,6 +1,6 @@
 // Package hydration keeps Redis, where every service looks, in step with what the
-// token schema knows of revoked tokens and cut off agents. Postgres is the truth;
-// this package must never mark Redis as whole before it is.
+// token schema knows of revoked tokens, and the registry of cut off agents. They are
+// the truth; this package must never mark Redis as whole before it is.
 package hydration
 
 import (
@@ -37,18 +37,22 @@ const (
 	pageSize = 1000
 )
 
-// Store is the truth.
+// Store is the truth about revocations, and keeps cutoffs.
 type Store interface {
 	// RevocationsAfter reads revocations of tokens that expire after expiring, in
 	// the order of their ids from after the given one on.
 	RevocationsAfter(ctx context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error)
-	// CutoffsAfter reads cutoffs recorded since then, in the order of their agents
-	// from after the given one on.
-	CutoffsAfter(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error)
 	// RecordCutoff keeps the cutoff unless a newer one is kept already.
 	RecordCutoff(ctx context.Context, cutoff revocation.Cutoff, at time.Time) error
 	// Purge deletes revocations of tokens that expired before then.
 	Purge(ctx context.Context, expired time.Time) error
+}
+
+// Registry is the truth about agents; *registryapi.Client is one.
+type Registry interface {
+	// Cutoffs reads those of agents whose status changed since then, in the order of the agents from after the given one
+	// on: registryapi.MaxCutoffs of them, or all that are left.
+	Cutoffs(ctx context.Context, since time.Time, after uuid.UUID) ([]registryapi.Cutoff, error)
 }
 
 // Cache is what every service looks at; *revocation.Store is one.
@@ -60,16 +64,14 @@ type Cache interface {
 
 // Config is what a Hydrator needs.
 type Config struct {
-	Store Store
-	Cache Cache
-	// Following tells whether the changes of agents arrive right now. While they do
-	// not the store may lack a suspension, and Redis is not marked as whole.
-	Following func() bool
-	Clock     func() time.Time
-	Log       *slog.Logger
+	Store    Store
+	Registry Registry
+	Cache    Cache
+	Clock    func() time.Time
+	Log      *slog.Logger
 }
 
-// Hydrator brings what the store knows to Redis.
+// Hydrator brings what the store and the registry know to Redis.
 type Hydrator struct {
 	Config
 
@@ -161,15 +163,21 @@ func (h *Hydrator) RetryAnnouncements(ctx context.Context) error {
 	}
 }
 
+func cutoffOf(agent registryapi.Cutoff) revocation.Cutoff {
+	return revocation.Cutoff{
+		AgentID:    agent.AgentID,
+		Revision:   agent.Revision,
+		Blocked:    agent.Status != registryapi.StatusActive,
+		ValidAfter: agent.TokensValidAfter,
+	}
+}
+
 // Agent takes a change of an agent in: it is kept if it refuses tokens. An error
 // means that it has to be handed in again.
 func (h *Hydrator) Agent(ctx context.Context, change lifecycle.AgentChanged) error {
-	cutoff := revocation.Cutoff{
-		AgentID:    change.AgentID,
-		Revision:   change.Revision,
-		Blocked:    change.Status != registryapi.StatusActive,
-		ValidAfter: change.TokensValidAfter,
-	}
+	cutoff := cutoffOf(registryapi.Cutoff{
+		AgentID: change.AgentID, Status: change.Status, Revision: change.Revision, TokensValidAfter: change.TokensValidAfter,
+	})
 	if !cutoff.Blocked && cutoff.ValidAfter.IsZero() {
 		return nil // no token of it was ever refused
 	}
@@ -213,19 +221,21 @@ func (h *Hydrator) postpone(cutoff revocation.Cutoff) {
 // Run hydrates Redis at the start, and whenever it has lost what it was given,
 // until ctx is done.
 func (h *Hydrator) Run(ctx context.Context) error {
-	started, purged := false, time.Time{}
+	started, failing, purged := false, false, time.Time{}
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
 		hydrated, err := h.Cache.Hydrated(ctx)
 		// At the start in any case: a replica that was killed may have stored a
 		// revocation and not announced it.
-		if err == nil && (!hydrated || !started) && h.Following() {
-			if err := h.hydrate(ctx); err == nil {
+		if err == nil && (!hydrated || !started) {
+			err := h.hydrate(ctx)
+			if err == nil {
 				started = true
-			} else if ctx.Err() == nil {
+			} else if !failing && ctx.Err() == nil { // said once, until it works again
 				h.Log.WarnContext(ctx, "redis is not hydrated yet", slog.Any("error", err))
 			}
+			failing = err != nil
 		}
 		if now := h.Clock(); now.Sub(purged) >= purgeEvery {
 			if err := h.Store.Purge(ctx, now.Add(-purgeAfter)); err == nil {
@@ -240,16 +250,19 @@ func (h *Hydrator) Run(ctx context.Context) error {
 	}
 }
 
+// hydrate fills Redis and marks it as whole. The cutoffs are the registry's own, read after the hydration began: the store
+// has those that came by the stream, of which nobody here can tell whether it has brought all. A later cutoff the registry
+// brings to Redis itself. So without the registry there is no mark, and every service asks the token service.
 func (h *Hydrator) hydrate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
 	var revocations, cutoffs int
 	err := h.Cache.Hydrate(ctx, func(ctx context.Context) error {
 		var err error
-		if revocations, err = h.loadRevocations(ctx); err != nil {
+		if cutoffs, err = h.loadCutoffs(ctx); err != nil {
 			return err
 		}
-		cutoffs, err = h.loadCutoffs(ctx)
+		revocations, err = h.loadRevocations(ctx)
 		return err
 	})
 	if err != nil {
@@ -282,15 +295,19 @@ func (h *Hydrator) loadRevocations(ctx context.Context) (count int, err error) {
 func (h *Hydrator) loadCutoffs(ctx context.Context) (count int, err error) {
 	since := h.Clock().Add(-revocation.KeyLifetime)
 	for after := uuid.Nil; ; {
-		page, err := h.Store.CutoffsAfter(ctx, since, after, pageSize)
+		page, err := h.Registry.Cutoffs(ctx, since, after)
 		if err != nil {
 			return count, err
 		}
-		if err := h.Cache.Load(ctx, nil, page); err != nil {
+		cutoffs := make([]revocation.Cutoff, len(page))
+		for i, agent := range page {
+			cutoffs[i] = cutoffOf(agent)
+		}
+		if err := h.Cache.Load(ctx, nil, cutoffs); err != nil {
 			return count, err
 		}
 		count += len(page)
-		if len(page) < pageSize {
+		if len(page) < registryapi.MaxCutoffs {
 			return count, nil
 		}
 		after = page[len(page)-1].AgentID

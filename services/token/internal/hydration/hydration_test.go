@@ -24,19 +24,19 @@ var (
 	errAway = errors.New("away")
 )
 
-// world is the store and the cache, in memory.
+// world is the store, the registry and the cache, in memory.
 type world struct {
-	mu        sync.Mutex
-	revoked   []revocation.Revoked // by id
-	cutoffs   []revocation.Cutoff  // by agent
-	recorded  []revocation.Cutoff
-	purged    []time.Time
-	storeErr  error
-	cache     map[string]bool
-	hydrated  bool
-	hydrates  int
-	cacheErr  error
-	following bool
+	mu          sync.Mutex
+	revoked     []revocation.Revoked // by id
+	cutoffs     []registryapi.Cutoff // by agent
+	recorded    []revocation.Cutoff
+	purged      []time.Time
+	storeErr    error
+	registryErr error
+	cache       map[string]bool
+	hydrated    bool
+	hydrates    int
+	cacheErr    error
 }
 
 func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
@@ -49,14 +49,17 @@ func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID
 	return slices.Clone(w.revoked[from:min(from+limit, len(w.revoked))]), w.storeErr
 }
 
-func (w *world) CutoffsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error) {
+func (w *world) Cutoffs(_ context.Context, since time.Time, after uuid.UUID) ([]registryapi.Cutoff, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	from, found := slices.BinarySearchFunc(w.cutoffs, after.String(), func(c revocation.Cutoff, id string) int { return strings.Compare(c.AgentID.String(), id) })
+	from, found := slices.BinarySearchFunc(w.cutoffs, after.String(), func(c registryapi.Cutoff, id string) int { return strings.Compare(c.AgentID.String(), id) })
 	if found {
 		from++
 	}
-	return slices.Clone(w.cutoffs[from:min(from+limit, len(w.cutoffs))]), w.storeErr
+	if !since.Equal(noon.Add(-revocation.KeyLifetime)) {
+		return nil, errAway
+	}
+	return slices.Clone(w.cutoffs[from:min(from+registryapi.MaxCutoffs, len(w.cutoffs))]), w.registryErr
 }
 
 func (w *world) RecordCutoff(_ context.Context, cutoff revocation.Cutoff, _ time.Time) error {
@@ -122,10 +125,9 @@ func (w *world) read(about func(*world) bool) func() bool {
 }
 
 func setup() (*Hydrator, *world) {
-	w := &world{cache: map[string]bool{}, following: true}
+	w := &world{cache: map[string]bool{}}
 	return New(Config{
-		Store: w, Cache: w, Clock: testkit.NewClock(noon).Now, Log: slog.New(slog.DiscardHandler),
-		Following: w.read(func(w *world) bool { return w.following }),
+		Store: w, Registry: w, Cache: w, Clock: testkit.NewClock(noon).Now, Log: slog.New(slog.DiscardHandler),
 	}), w
 }
 
@@ -146,7 +148,7 @@ func TestEverythingThatIsStoredIsLoadedOverAllPages(t *testing.T) {
 	for range 2*pageSize + 1 {
 		id := uuid.Must(uuid.NewV7())
 		w.revoked = append(w.revoked, revocation.Revoked{TokenID: id.String(), ExpiresAt: noon.Add(time.Hour)})
-		w.cutoffs = append(w.cutoffs, revocation.Cutoff{AgentID: uuid.Must(uuid.NewV7())})
+		w.cutoffs = append(w.cutoffs, registryapi.Cutoff{AgentID: uuid.Must(uuid.NewV7()), Status: registryapi.StatusSuspended})
 	}
 	require.NoError(t, h.hydrate(t.Context()))
 	require.Len(t, w.cache, 4*pageSize+2)
@@ -156,9 +158,10 @@ func TestEverythingThatIsStoredIsLoadedOverAllPages(t *testing.T) {
 func TestRedisIsNotMarkedBeforeItIsWhole(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*world){
-		"store away": func(w *world) { w.storeErr = errAway },
-		"redis away": func(w *world) { w.cacheErr = errAway },
-		"an odd jti": func(w *world) { w.revoked = slices.Repeat([]revocation.Revoked{{TokenID: "odd"}}, pageSize) },
+		"registry away": func(w *world) { w.registryErr = errAway },
+		"store away":    func(w *world) { w.storeErr = errAway },
+		"redis away":    func(w *world) { w.cacheErr = errAway },
+		"an odd jti":    func(w *world) { w.revoked = slices.Repeat([]revocation.Revoked{{TokenID: "odd"}}, pageSize) },
 	} {
 		h, w := setup()
 		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
@@ -179,14 +182,17 @@ func TestRedisIsHydratedAtTheStartAndAfterItLostTheMark(t *testing.T) {
 	require.True(t, w.read(func(w *world) bool { return len(w.purged) == 1 && w.purged[0].Equal(noon.Add(-purgeAfter)) })())
 }
 
-func TestRedisIsNotMarkedWhileNoChangesArrive(t *testing.T) {
+func TestRedisIsMarkedOnceTheRegistryCanBeAsked(t *testing.T) {
 	t.Parallel()
 	h, w := setup()
-	w.following = false
+	w.registryErr = errAway
+	w.cutoffs = []registryapi.Cutoff{{AgentID: uuid.Must(uuid.NewV7()), Status: registryapi.StatusSuspended}}
 	start(t, h.Run)
-	require.Never(t, w.read(func(w *world) bool { return w.hydrated }), 1200*time.Millisecond, 100*time.Millisecond)
-	w.set(func(w *world) { w.following = true })
+	require.Eventually(t, w.read(func(w *world) bool { return len(w.purged) == 1 }), 5*time.Second, time.Millisecond, "it looked once")
+	require.False(t, w.read(func(w *world) bool { return w.hydrated })())
+	w.set(func(w *world) { w.registryErr = nil })
 	require.Eventually(t, w.read(func(w *world) bool { return w.hydrated }), 5*time.Second, 10*time.Millisecond)
+	require.True(t, w.read(func(w *world) bool { return w.cache[w.cutoffs[0].AgentID.String()] })())
 }
 
 func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {

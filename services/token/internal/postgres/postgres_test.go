@@ -252,14 +252,6 @@ func TestTheNewestCutoffHolds(t *testing.T) {
 	require.False(t, refused(noon.Add(time.Millisecond)))
 	record(2, true, time.Time{})
 	require.False(t, refused(noon.Add(time.Millisecond)), "an older message that arrives late changes nothing")
-
-	page, err := store.CutoffsAfter(t.Context(), noon.Add(-time.Second), uuid.Nil, 10)
-	require.NoError(t, err)
-	require.Len(t, page, 1)
-	require.EqualValues(t, 3, page[0].Revision)
-	page, err = store.CutoffsAfter(t.Context(), noon, uuid.Nil, 10)
-	require.NoError(t, err)
-	require.Empty(t, page)
 }
 
 func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
@@ -392,7 +384,6 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"refused":       func() error { _, err := revocations.Refused(ctx, id, id, noon); return err },
 		"revoke":        func() error { return revocations.Revoke(ctx, revoked, event) },
 		"revocations":   func() error { _, err := revocations.RevocationsAfter(ctx, noon, id, 1); return err },
-		"cutoffs":       func() error { _, err := revocations.CutoffsAfter(ctx, noon, id, 1); return err },
 		"record cutoff": func() error { return revocations.RecordCutoff(ctx, revocation.Cutoff{AgentID: id}, noon) },
 		"purge":         func() error { return revocations.Purge(ctx, noon) },
 		"use":           func() error { _, err := used.Use(ctx, id, "jti", noon); return err },

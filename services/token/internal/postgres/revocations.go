@@ -30,10 +30,6 @@ WHERE expires_at > $1 AND jti > $2 ORDER BY jti LIMIT $3`
 
 	sqlRevocationsPurge = "-- name: revocations_purge\n" + `DELETE FROM token.revocations WHERE expires_at < $1`
 
-	sqlCutoffsPage = "-- name: agent_cutoffs_page\n" + `
-SELECT agent_id, revision, blocked, valid_after FROM token.agent_cutoffs
-WHERE recorded_at > $1 AND agent_id > $2 ORDER BY agent_id LIMIT $3`
-
 	sqlCutoffUpsert = "-- name: agent_cutoff_upsert\n" + `
 INSERT INTO token.agent_cutoffs AS old (agent_id, revision, blocked, valid_after, recorded_at)
 VALUES ($1, $2, $3, $4, $5)
@@ -107,21 +103,6 @@ func (s *Revocations) RevocationsAfter(ctx context.Context, expiring time.Time, 
 		err := row.Scan(&jti, &revoked.ExpiresAt)
 		revoked.TokenID = jti.String()
 		return revoked, err
-	})
-	return page, pgdb.Fault(err)
-}
-
-// CutoffsAfter reads cutoffs recorded since the given time, in the order of their
-// agents, from after the given agent on.
-func (s *Revocations) CutoffsAfter(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]revocation.Cutoff, error) {
-	rows, err := s.db.Query(ctx, sqlCutoffsPage, since, after, limit)
-	if err != nil {
-		return nil, pgdb.Fault(err)
-	}
-	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (revocation.Cutoff, error) {
-		var cutoff revocation.Cutoff
-		err := row.Scan(&cutoff.AgentID, &cutoff.Revision, &cutoff.Blocked, &cutoff.ValidAfter)
-		return cutoff, err
 	})
 	return page, pgdb.Fault(err)
 }
