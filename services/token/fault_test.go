@@ -2,6 +2,7 @@ package token_test
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -145,6 +146,23 @@ func (w *world) marked(t *testing.T) bool {
 	t.Helper()
 	n, err := w.redisClient(t).Exists(t.Context(), "agentidp:revocations:hydrated").Result()
 	return err == nil && n == 1
+}
+
+func TestARevocationIsSeenThoughItsReplicaDoesNotReachRedis(t *testing.T) {
+	t.Parallel()
+	w := setup(t, nil)
+	id := w.peers.register()
+	access := w.issue(t, id, "tokens:read")
+	require.Eventually(t, func() bool { return w.marked(t) }, soon, often)
+	cut := *w
+	cut.settings = maps.Clone(w.settings)
+	cut.settings["REDIS_URL"] = "redis://127.0.0.1:1/0"
+	cut.start(t)
+	require.Equal(t, http.StatusOK, cut.revoke(t, access, access).status)
+	require.Eventually(t, func() bool {
+		return w.introspect(t, access, access).status == http.StatusUnauthorized
+	}, soon, often, "who believes redis learns of it from another replica")
+	require.True(t, w.marked(t))
 }
 
 func TestWithoutPostgresNothingIsGuessed(t *testing.T) {

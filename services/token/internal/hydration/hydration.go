@@ -22,8 +22,13 @@ import (
 )
 
 const (
-	// checkEvery is how soon an emptied Redis is noticed.
-	checkEvery = time.Second
+	// checkEvery is how soon an emptied Redis is noticed, and a revocation that the replica it was asked of cannot announce:
+	// every service is to refuse the token within a second.
+	checkEvery = 500 * time.Millisecond
+	// recently is how old what was last loaded may be for only the newest revocations to be loaded.
+	recently = time.Minute
+	// slowest is longer than any transaction that revokes is open: its row may be older than when it can be read.
+	slowest = 30 * time.Second
 	// retryEvery is the pause between attempts to announce a revocation or a cutoff.
 	retryEvery = 200 * time.Millisecond
 	// announceWait bounds one attempt.
@@ -42,6 +47,8 @@ type Store interface {
 	// RevocationsAfter reads revocations of tokens that expire after expiring, in
 	// the order of their ids from after the given one on.
 	RevocationsAfter(ctx context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error)
+	// RevokedWithin reads the revocations that were stored within the time before now, by the store's own clock.
+	RevokedWithin(ctx context.Context, lately time.Duration) ([]revocation.Revoked, error)
 	// RecordCutoff keeps the cutoff unless a newer one is kept already.
 	RecordCutoff(ctx context.Context, cutoff revocation.Cutoff, at time.Time) error
 	// Purge deletes revocations of tokens that expired before then.
@@ -218,26 +225,23 @@ func (h *Hydrator) postpone(cutoff revocation.Cutoff) {
 	h.wakeUp()
 }
 
-// Run hydrates Redis at the start, and whenever it has lost what it was given,
-// until ctx is done.
+// Run hydrates Redis whenever it has no mark, and brings to it what was revoked at any
+// replica, until ctx is done.
 func (h *Hydrator) Run(ctx context.Context) error {
-	started, failing, purged := false, false, time.Time{}
+	var loaded, purged time.Time
+	failing := false
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
 	for {
-		hydrated, err := h.Cache.Hydrated(ctx)
-		// At the start in any case: a replica that was killed may have stored a
-		// revocation and not announced it.
-		if err == nil && (!hydrated || !started) {
-			err := h.hydrate(ctx)
-			if err == nil {
-				started = true
-			} else if !failing && ctx.Err() == nil { // said once, until it works again
-				h.Log.WarnContext(ctx, "redis is not hydrated yet", slog.Any("error", err))
-			}
-			failing = err != nil
+		now := h.Clock()
+		err := h.keepUp(ctx, now.Sub(loaded))
+		if err == nil {
+			loaded = now
+		} else if !failing && ctx.Err() == nil { // said once, until it works again
+			h.Log.WarnContext(ctx, "redis is not in step", slog.Any("error", err))
 		}
-		if now := h.Clock(); now.Sub(purged) >= purgeEvery {
+		failing = err != nil
+		if now.Sub(purged) >= purgeEvery {
 			if err := h.Store.Purge(ctx, now.Add(-purgeAfter)); err == nil {
 				purged = now
 			}
@@ -250,12 +254,35 @@ func (h *Hydrator) Run(ctx context.Context) error {
 	}
 }
 
+// keepUp brings Redis into step, once. What a replica stored it announces itself; but it may have been killed before it
+// did, or be cut off from a Redis that the services still reach and believe, and then another replica has to do it. age is
+// how long ago keepUp last did its work.
+func (h *Hydrator) keepUp(ctx context.Context, age time.Duration) error {
+	hydrated, err := h.Cache.Hydrated(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, loadWait)
+	defer cancel()
+	switch {
+	case !hydrated:
+		return h.hydrate(ctx)
+	case age > recently:
+		_, err := h.loadRevocations(ctx)
+		return err
+	default:
+		lately, err := h.Store.RevokedWithin(ctx, age+slowest)
+		if err != nil {
+			return err
+		}
+		return h.Cache.Load(ctx, lately, nil)
+	}
+}
+
 // hydrate fills Redis and marks it as whole. The cutoffs are the registry's own, read after the hydration began: the store
 // has those that came by the stream, of which nobody here can tell whether it has brought all. A later cutoff the registry
 // brings to Redis itself. So without the registry there is no mark, and every service asks the token service.
 func (h *Hydrator) hydrate(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, loadWait)
-	defer cancel()
 	var revocations, cutoffs int
 	err := h.Cache.Hydrate(ctx, func(ctx context.Context) error {
 		var err error

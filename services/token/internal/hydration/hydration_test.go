@@ -28,6 +28,8 @@ var (
 type world struct {
 	mu          sync.Mutex
 	revoked     []revocation.Revoked // by id
+	recent      []revocation.Revoked
+	lately      time.Duration        // what was last asked for
 	cutoffs     []registryapi.Cutoff // by agent
 	recorded    []revocation.Cutoff
 	purged      []time.Time
@@ -47,6 +49,13 @@ func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID
 		from++
 	}
 	return slices.Clone(w.revoked[from:min(from+limit, len(w.revoked))]), w.storeErr
+}
+
+func (w *world) RevokedWithin(_ context.Context, lately time.Duration) ([]revocation.Revoked, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lately = lately
+	return slices.Clone(w.recent), w.storeErr
 }
 
 func (w *world) Cutoffs(_ context.Context, since time.Time, after uuid.UUID) ([]registryapi.Cutoff, error) {
@@ -171,10 +180,9 @@ func TestRedisIsNotMarkedBeforeItIsWhole(t *testing.T) {
 	}
 }
 
-func TestRedisIsHydratedAtTheStartAndAfterItLostTheMark(t *testing.T) {
+func TestRedisIsHydratedAfterItLostTheMark(t *testing.T) {
 	t.Parallel()
 	h, w := setup()
-	w.hydrated = true // by a replica before
 	start(t, h.Run)
 	require.Eventually(t, w.read(func(w *world) bool { return w.hydrates == 1 }), 5*time.Second, time.Millisecond)
 	w.set(func(w *world) { w.hydrated = false })
@@ -193,6 +201,36 @@ func TestRedisIsMarkedOnceTheRegistryCanBeAsked(t *testing.T) {
 	w.set(func(w *world) { w.registryErr = nil })
 	require.Eventually(t, w.read(func(w *world) bool { return w.hydrated }), 5*time.Second, 10*time.Millisecond)
 	require.True(t, w.read(func(w *world) bool { return w.cache[w.cutoffs[0].AgentID.String()] })())
+}
+
+func TestWhatNobodyAnnouncedIsBroughtToRedisAsWell(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	w.hydrated = true // by a replica before, which was killed before it announced what it had stored
+	w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
+	start(t, h.Run)
+	require.Eventually(t, w.read(func(w *world) bool { return w.cache[w.revoked[0].TokenID] }), 5*time.Second, time.Millisecond)
+	w.set(func(w *world) { w.recent = []revocation.Revoked{{TokenID: "by a replica that does not reach redis"}} })
+	require.Eventually(t, w.read(func(w *world) bool { return w.cache[w.recent[0].TokenID] }), 5*time.Second, time.Millisecond)
+	require.False(t, w.read(func(w *world) bool { return w.hydrates > 0 })(), "the mark needs no renewal")
+}
+
+func TestEveryRevocationSinceTheLastLookIsLoaded(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	w.hydrated = true
+	w.revoked, w.recent = []revocation.Revoked{{TokenID: "old"}}, []revocation.Revoked{{TokenID: "new"}}
+	require.NoError(t, h.keepUp(t.Context(), recently))
+	require.Equal(t, recently+slowest, w.lately)
+	require.Equal(t, map[string]bool{"new": true}, w.cache)
+	require.NoError(t, h.keepUp(t.Context(), recently+1), "too long ago for one page")
+	require.True(t, w.cache["old"])
+	w.storeErr = errAway
+	for _, age := range []time.Duration{0, time.Hour} {
+		require.ErrorIs(t, h.keepUp(t.Context(), age), errAway, "what was missed is still to be loaded")
+	}
+	w.cacheErr = errAway
+	require.ErrorIs(t, h.keepUp(t.Context(), 0), errAway)
 }
 
 func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {

@@ -96,7 +96,7 @@ func TestARevocationIsStoredAndThenAnnounced(t *testing.T) {
 	require.True(t, live)
 	require.NoError(t, w.revoker().Revoke(t.Context(), holder, auditevent.Origin{ActorID: &w.agent.ID}))
 	require.Equal(t, []issue.Revocation{{
-		TokenID: uuid.MustParse(holder.TokenID), AgentID: w.agent.ID, ExpiresAt: holder.ExpiresAt, RevokedAt: start,
+		TokenID: uuid.MustParse(holder.TokenID), AgentID: w.agent.ID, ExpiresAt: holder.ExpiresAt,
 	}}, w.stored)
 	require.Equal(t, []revocation.Revoked{{TokenID: holder.TokenID, ExpiresAt: holder.ExpiresAt}}, w.announced)
 	require.Equal(t, auditevent.TokenRevoked, w.journal[0].Action)

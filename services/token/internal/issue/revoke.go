@@ -14,12 +14,11 @@ import (
 	"github.com/sentryagent/agentidp/pkg/revocation"
 )
 
-// Revocation is a token that is refused from RevokedAt until it would have expired.
+// Revocation is a token that is refused until it would have expired.
 type Revocation struct {
 	TokenID   uuid.UUID
 	AgentID   uuid.UUID
 	ExpiresAt time.Time
-	RevokedAt time.Time
 }
 
 // RevocationStore is the truth about revocations.
@@ -65,9 +64,7 @@ func (r *Revoker) Revoke(ctx context.Context, holder authn.Principal, origin aud
 		return apperr.Internal(fmt.Errorf("jti of a verified token: %w", err))
 	}
 	event := r.Events.New(auditevent.TokenRevoked, &holder.AgentID, origin, map[string]any{"jti": holder.TokenID})
-	stored := Revocation{
-		TokenID: id, AgentID: holder.AgentID, ExpiresAt: holder.ExpiresAt, RevokedAt: r.Events.Clock(),
-	}
+	stored := Revocation{TokenID: id, AgentID: holder.AgentID, ExpiresAt: holder.ExpiresAt}
 	if err := r.Store.Revoke(ctx, stored, event); err != nil {
 		return unavailable(err)
 	}

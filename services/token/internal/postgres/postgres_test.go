@@ -197,7 +197,7 @@ func TestOneReplicaChangesKeysAtATime(t *testing.T) {
 func revocationOf(agentID uuid.UUID) (issue.Revocation, auditevent.Event) {
 	id := newID()
 	event := auditevent.New(newID(), noon, "token", auditevent.TokenRevoked, &agentID, auditevent.Origin{}, nil)
-	return issue.Revocation{TokenID: id, AgentID: agentID, ExpiresAt: noon.Add(time.Hour), RevokedAt: noon}, event
+	return issue.Revocation{TokenID: id, AgentID: agentID, ExpiresAt: noon.Add(time.Hour)}, event
 }
 
 func TestARevocationAndItsEventAreStoredTogetherOnce(t *testing.T) {
@@ -252,6 +252,25 @@ func TestTheNewestCutoffHolds(t *testing.T) {
 	require.False(t, refused(noon.Add(time.Millisecond)))
 	record(2, true, time.Time{})
 	require.False(t, refused(noon.Add(time.Millisecond)), "an older message that arrives late changes nothing")
+}
+
+func TestRecentRevocationsAreThoseOfTheDatabasesClock(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	_, err := db.Exec(t.Context(), `INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at)
+		VALUES ($1, $1, now(), now() - interval '2 minutes')`, newID())
+	require.NoError(t, err)
+	revoked, event := revocationOf(newID())
+	require.NoError(t, store.Revoke(t.Context(), revoked, event))
+	recent, err := store.RevokedWithin(t.Context(), time.Minute)
+	require.NoError(t, err)
+	require.Len(t, recent, 1)
+	require.Equal(t, revoked.TokenID.String(), recent[0].TokenID)
+	require.True(t, revoked.ExpiresAt.Equal(recent[0].ExpiresAt))
+	recent, err = store.RevokedWithin(t.Context(), 3*time.Minute)
+	require.NoError(t, err)
+	require.Len(t, recent, 2)
 }
 
 func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
@@ -384,6 +403,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"refused":       func() error { _, err := revocations.Refused(ctx, id, id, noon); return err },
 		"revoke":        func() error { return revocations.Revoke(ctx, revoked, event) },
 		"revocations":   func() error { _, err := revocations.RevocationsAfter(ctx, noon, id, 1); return err },
+		"recent":        func() error { _, err := revocations.RevokedWithin(ctx, time.Minute); return err },
 		"record cutoff": func() error { return revocations.RecordCutoff(ctx, revocation.Cutoff{AgentID: id}, noon) },
 		"purge":         func() error { return revocations.Purge(ctx, noon) },
 		"use":           func() error { _, err := used.Use(ctx, id, "jti", noon); return err },

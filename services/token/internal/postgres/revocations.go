@@ -17,7 +17,7 @@ import (
 
 const (
 	sqlRevocationInsert = "-- name: revocation_insert\n" + `
-INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at) VALUES ($1, $2, $3, $4)
+INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at) VALUES ($1, $2, $3, statement_timestamp())
 ON CONFLICT (jti) DO NOTHING`
 
 	sqlRefused = "-- name: revocation_check\n" + `
@@ -27,6 +27,9 @@ FROM (SELECT) AS token LEFT JOIN token.agent_cutoffs AS cutoff ON cutoff.agent_i
 	sqlRevocationsPage = "-- name: revocations_page\n" + `
 SELECT jti, expires_at FROM token.revocations
 WHERE expires_at > $1 AND jti > $2 ORDER BY jti LIMIT $3`
+
+	sqlRevocationsRecent = "-- name: revocations_recent\n" + `
+SELECT jti, expires_at FROM token.revocations WHERE revoked_at > statement_timestamp() - $1::interval`
 
 	sqlRevocationsPurge = "-- name: revocations_purge\n" + `DELETE FROM token.revocations WHERE expires_at < $1`
 
@@ -62,8 +65,7 @@ func (s *Revocations) Revoke(ctx context.Context, revoked issue.Revocation, even
 		return err
 	}
 	return pgdb.Fault(s.db.WithTx(ctx, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, sqlRevocationInsert,
-			revoked.TokenID, revoked.AgentID, revoked.ExpiresAt, revoked.RevokedAt)
+		tag, err := tx.Exec(ctx, sqlRevocationInsert, revoked.TokenID, revoked.AgentID, revoked.ExpiresAt)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err
 		}
@@ -93,18 +95,27 @@ func (s *Revocations) Refused(ctx context.Context, tokenID, agentID uuid.UUID, i
 // RevocationsAfter reads revocations of tokens that expire after the given time, in
 // the order of their ids, from after the given id on.
 func (s *Revocations) RevocationsAfter(ctx context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
-	rows, err := s.db.Query(ctx, sqlRevocationsPage, expiring, after, limit)
+	return s.revoked(ctx, sqlRevocationsPage, expiring, after, limit)
+}
+
+// RevokedWithin reads the revocations that were stored within the time before now, by the database's clock.
+func (s *Revocations) RevokedWithin(ctx context.Context, lately time.Duration) ([]revocation.Revoked, error) {
+	return s.revoked(ctx, sqlRevocationsRecent, lately)
+}
+
+func (s *Revocations) revoked(ctx context.Context, query string, args ...any) ([]revocation.Revoked, error) {
+	rows, err := s.db.Query(ctx, query, args...)
 	if err != nil {
 		return nil, pgdb.Fault(err)
 	}
-	page, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (revocation.Revoked, error) {
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (revocation.Revoked, error) {
 		var jti uuid.UUID
 		var revoked revocation.Revoked
 		err := row.Scan(&jti, &revoked.ExpiresAt)
 		revoked.TokenID = jti.String()
 		return revoked, err
 	})
-	return page, pgdb.Fault(err)
+	return found, pgdb.Fault(err)
 }
 
 // RecordCutoff keeps the cutoff, unless one with the same or a higher revision is kept already.
