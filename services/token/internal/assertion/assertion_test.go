@@ -97,6 +97,8 @@ func TestAnAssertionThatProvesNothingIsRefused(t *testing.T) {
 		"expired 5 s ago":            {func(d *draft) { d.claims["iat"], d.claims["exp"] = now.Unix()-60, now.Unix()-5 }, "expired"},
 		"six minutes ahead":          {func(d *draft) { delete(d.claims, "iat"); d.claims["exp"] = now.Unix() + 360 }, "5 minutes"},
 		"more than 5 minutes in all": {func(d *draft) { d.claims["iat"], d.claims["exp"] = now.Unix()-300, now.Unix()+1 }, "5 minutes"},
+		"expired when it was issued": {func(d *draft) { d.claims["iat"], d.claims["exp"] = now.Unix(), now.Unix() }, "does not expire after"},
+		"expired before it was":      {func(d *draft) { d.claims["iat"], d.claims["exp"] = now.Unix()+2, now.Unix()+1 }, "does not expire after"},
 		"made an hour ago":           {claim("iat", now.Unix()-3600), "5 minutes"},
 		"issued 6 s in the future":   {claim("iat", now.Unix()+6), "not valid yet"},
 		"iat a string":               {claim("iat", "now"), "not valid yet"},

@@ -61,6 +61,7 @@ var (
 	errAudience  = errors.New("the assertion's aud is not the issuer, and nothing else")
 	errExpired   = errors.New("the assertion has expired, or says not when")
 	errTooLong   = errors.New("the assertion lives longer than 5 minutes")
+	errBackwards = errors.New("the assertion does not expire after it was issued")
 	errTooEarly  = errors.New("the assertion is not valid yet")
 	errID        = errors.New("the assertion has no jti of 1 to 255 characters")
 	errSignature = errors.New("the assertion's signature is not by the client's key")
@@ -139,7 +140,13 @@ func (a Assertion) checkTimes(now time.Time) error {
 		if !ok || at.After(now.Add(authn.Leeway)) {
 			return errTooEarly
 		}
-		if name == "iat" && a.ExpiresAt.Sub(at) > MaxLifetime {
+		if name == "nbf" {
+			continue
+		}
+		switch lifetime := a.ExpiresAt.Sub(at); {
+		case lifetime <= 0:
+			return errBackwards
+		case lifetime > MaxLifetime:
 			return errTooLong
 		}
 	}
