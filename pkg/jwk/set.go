@@ -42,7 +42,7 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 		return nil, SetErrors{{Reason: `must be an object with a list "keys"`}}
 	}
 	// Which of two values counts differs between parsers: what this one takes for public, another may not.
-	if repeatsName(json.NewDecoder(bytes.NewReader(raw))) {
+	if RepeatsName(raw) {
 		return nil, SetErrors{{Reason: "must not repeat a name within an object"}}
 	}
 	faults := privateBeside(raw)
@@ -79,7 +79,12 @@ func privateBeside(raw []byte) SetErrors {
 	return faults.All()
 }
 
-// repeatsName reads one JSON value that is known to be well-formed, and reports whether an object in it has a name twice.
+// RepeatsName reports whether an object in the JSON value has a name twice, which RFC 7515 §4 and RFC 7519 §4 leave it to the
+// reader to refuse. The value must be known to be well-formed.
+func RepeatsName(raw []byte) bool {
+	return repeatsName(json.NewDecoder(bytes.NewReader(raw)))
+}
+
 func repeatsName(dec *json.Decoder) bool {
 	token, err := dec.Token()
 	opening, nested := token.(json.Delim)
