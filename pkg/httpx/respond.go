@@ -46,7 +46,7 @@ func WriteError(c *gin.Context, err error) {
 		h.Set("WWW-Authenticate", `Bearer realm="agentidp"`)
 	}
 	if e.RetryAfter > 0 || status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", retrySeconds(e.RetryAfter))
+		h.Set("Retry-After", RetrySeconds(e.RetryAfter))
 	}
 	// What the route said of a success does not hold for an error.
 	h.Set("Cache-Control", "no-store")
@@ -54,8 +54,8 @@ func WriteError(c *gin.Context, err error) {
 	JSON(c, status, e)
 }
 
-// retrySeconds rounds up, so that who waits that long waits long enough.
-func retrySeconds(d time.Duration) string {
+// RetrySeconds is the value of Retry-After: rounded up, so that who waits that long waits long enough, and 1 at least.
+func RetrySeconds(d time.Duration) string {
 	seconds := (d + time.Second - 1) / time.Second
 	return strconv.FormatInt(int64(max(seconds, 1)), 10)
 }

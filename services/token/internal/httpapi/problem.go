@@ -3,8 +3,6 @@ package httpapi
 import (
 	"errors"
 	"net/http"
-	"strconv"
-	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -59,7 +57,7 @@ func writeProblem(c *gin.Context, err error, speak dialect) {
 		c.Header("WWW-Authenticate", known.Challenge)
 	}
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
-		c.Header("Retry-After", seconds(known.RetryAfter))
+		c.Header("Retry-After", httpx.RetrySeconds(known.RetryAfter))
 	}
 	httpx.NoStore(c)
 	httpx.JSON(c, status, body)
@@ -118,9 +116,4 @@ func oauthCode(known *apperr.Error, refusal *issue.Refusal, speak dialect) strin
 	default:
 		return "invalid_request"
 	}
-}
-
-// seconds rounds up, so that who waits that long waits long enough.
-func seconds(d time.Duration) string {
-	return strconv.FormatInt(int64(max((d+time.Second-1)/time.Second, 1)), 10)
 }
