@@ -12,10 +12,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-)
 
-// maxRSABits keeps a signature, and so a token, from taking a core for long.
-const maxRSABits = 8192
+	"github.com/sentryagent/agentidp/pkg/jwk"
+)
 
 // PrivateKey is an operator's own signing key, ready to be imported.
 type PrivateKey struct {
@@ -42,8 +41,8 @@ func ParsePrivateKey(text string) (PrivateKey, error) {
 	switch key := parsed.(type) {
 	case *rsa.PrivateKey:
 		bits := key.N.BitLen()
-		if bits < rsaBits || bits > maxRSABits {
-			return PrivateKey{}, fmt.Errorf("is an RSA key of %d bits; it must have %d to %d", bits, rsaBits, maxRSABits)
+		if bits < rsaBits || bits > jwk.MaxRSABits { // the most, so that a token does not take a core for long
+			return PrivateKey{}, fmt.Errorf("is an RSA key of %d bits; it must have %d to %d", bits, rsaBits, jwk.MaxRSABits)
 		}
 		return PrivateKey{RS256, key}, nil
 	case *ecdsa.PrivateKey:
