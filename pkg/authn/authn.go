@@ -52,16 +52,3 @@ var ErrUnknownKey = errors.New("unknown signing key")
 type KeySet interface {
 	Key(ctx context.Context, kid string) (Key, error)
 }
-
-// StaticKeys is a KeySet that never changes.
-type StaticKeys []Key
-
-// Key gives the key with that id, or ErrUnknownKey.
-func (s StaticKeys) Key(_ context.Context, kid string) (Key, error) {
-	for _, k := range s {
-		if k.ID == kid {
-			return k, nil
-		}
-	}
-	return Key{}, ErrUnknownKey
-}

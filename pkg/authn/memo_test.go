@@ -12,11 +12,12 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // changingKeys are keys that a test replaces.
 type changingKeys struct {
-	keys authn.StaticKeys
+	keys testkit.StaticKeys
 	err  error
 }
 

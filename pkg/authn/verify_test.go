@@ -25,6 +25,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const issuer = "https://idp.example"
@@ -41,8 +42,8 @@ var signers = sync.OnceValue(func() map[string]crypto.Signer {
 	return map[string]crypto.Signer{"rsa": rsaKey, "ec": ec, "ed": ed, "foreign": foreign}
 })
 
-func keySet() authn.StaticKeys {
-	return authn.StaticKeys{
+func keySet() testkit.StaticKeys {
+	return testkit.StaticKeys{
 		{ID: "rsa", Algorithm: authn.RS256, Public: signers()["rsa"].Public()},
 		{ID: "ec", Algorithm: authn.ES256, Public: signers()["ec"].Public()},
 		{ID: "ed", Algorithm: authn.EdDSA, Public: signers()["ed"].Public()},

@@ -62,6 +62,11 @@ func hydrated(t *testing.T) bundle {
 	return b
 }
 
+func (b bundle) revoke(t *testing.T, exp time.Time) error {
+	t.Helper()
+	return b.store.Load(t.Context(), []revocation.Revoked{{TokenID: tokenID, ExpiresAt: exp}}, nil)
+}
+
 func nothing(context.Context) error { return nil }
 
 func (b bundle) query() revocation.Query {
@@ -79,7 +84,7 @@ func TestATokenIsLiveUntilItIsRevoked(t *testing.T) {
 	t.Parallel()
 	b := hydrated(t)
 	require.Equal(t, revocation.Live, b.verdict(t))
-	require.NoError(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(time.Hour)))
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
 	require.Equal(t, revocation.Dead, b.verdict(t))
 
 	another := b.query()
@@ -93,13 +98,13 @@ func TestATokenIsLiveUntilItIsRevoked(t *testing.T) {
 func TestARevocationIsKeptUntilTheTokenHasExpiredEverywhere(t *testing.T) {
 	t.Parallel()
 	b := hydrated(t)
-	require.NoError(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(time.Hour)))
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
 	ttl, err := b.rdb.TTL(t.Context(), b.rdb.Key("revoked", tokenID)).Result()
 	require.NoError(t, err)
 	require.Greater(t, ttl, time.Hour+30*time.Second)
 	require.LessOrEqual(t, ttl, time.Hour+time.Minute)
 
-	require.NoError(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(-time.Hour)))
+	require.NoError(t, b.revoke(t, time.Now().Add(-time.Hour)))
 	require.Equal(t, revocation.Live, b.verdict(t), "nothing is kept of a token that nobody would take")
 }
 
@@ -212,7 +217,7 @@ func TestWithoutTheMarkTheFallbackDecides(t *testing.T) {
 func TestARevokedTokenIsRevokedAlsoWithoutTheMark(t *testing.T) {
 	t.Parallel()
 	b := on(testkit.Redis(t))
-	require.NoError(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(time.Hour)))
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
 	require.Equal(t, revocation.Dead, b.verdict(t))
 	// A cutoff may have been lifted since by one that was lost.
 	lifted := on(testkit.Redis(t))
@@ -314,7 +319,7 @@ func TestAnEmptiedRedisIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	_, b := server(t)
 	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
-	require.NoError(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(time.Hour)))
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
 	require.NoError(t, b.rdb.FlushAll(t.Context()).Err())
 	require.Equal(t, revocation.Unknown, b.verdict(t))
 }
@@ -350,7 +355,7 @@ func TestWithoutRedisTheFallbackDecides(t *testing.T) {
 	require.Error(t, err)
 	require.Equal(t, revocation.Unknown, v)
 
-	require.Error(t, b.store.Revoke(t.Context(), tokenID, time.Now().Add(time.Hour)))
+	require.Error(t, b.revoke(t, time.Now().Add(time.Hour)))
 	require.Error(t, b.store.Hydrate(t.Context(), nothing))
 	_, err = b.store.Hydrated(t.Context())
 	require.Error(t, err)

@@ -72,17 +72,13 @@ func NewStore(rdb *redisx.Client) *Store {
 	return &Store{rdb: rdb, setCutoff: redis.NewScript(setCutoff), setMark: redis.NewScript(setMark)}
 }
 
-// Revoke refuses the token from now until exp; nothing is kept of one that has expired.
-func (s *Store) Revoke(ctx context.Context, tokenID string, exp time.Time) error {
-	return s.Load(ctx, []Revoked{{TokenID: tokenID, ExpiresAt: exp}}, nil)
-}
-
 // SetCutoff makes the cutoff hold, unless one with a higher revision does.
 func (s *Store) SetCutoff(ctx context.Context, c Cutoff) error {
 	return s.Load(ctx, nil, []Cutoff{c})
 }
 
-// Load writes many revocations and cutoffs in few round trips. Repeats do no harm.
+// Load writes many revocations and cutoffs in few round trips. A token is refused from then until it expires, and nothing is
+// kept of one that has. Repeats do no harm.
 func (s *Store) Load(ctx context.Context, revoked []Revoked, cutoffs []Cutoff) error {
 	for some := range slices.Chunk(revoked, batch) {
 		if err := s.write(ctx, func(pipe redis.Pipeliner) {

@@ -89,7 +89,7 @@ func setupWith(t *testing.T, o options) *bundle {
 	g := guard.New(guard.Options{
 		Verifier: authn.NewVerifier(authn.VerifierConfig{
 			Issuer: issuer, Audience: issuer,
-			Keys: authn.StaticKeys{{ID: "test", Algorithm: authn.EdDSA, Public: public}},
+			Keys: testkit.StaticKeys{{ID: "test", Algorithm: authn.EdDSA, Public: public}},
 		}),
 		Redis: b.redis, Limiter: ratelimit.New(b.redis, tel),
 		Revocations: revocation.NewChecker(b.redis, func(context.Context, revocation.Query) (bool, error) {
