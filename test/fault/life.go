@@ -271,10 +271,10 @@ func (w *worker) rotate(ctx context.Context, m *member) bool {
 	})
 }
 
-// revokeCredential leaves the agent one to live on.
+// revokeCredential leaves the agent one to live on, which it makes if there is no other.
 func (w *worker) revokeCredential(ctx context.Context, m *member) bool {
-	if len(m.credentials) < 2 {
-		return true
+	if len(m.credentials) < 2 && !w.credential(ctx, m) {
+		return false
 	}
 	s := m.credentials[0]
 	m.credentials = m.credentials[1:]
