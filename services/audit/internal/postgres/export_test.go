@@ -15,8 +15,11 @@ const (
 	DaysSQL   = sqlPartitions
 )
 
-// Listing is the statement of a list and its arguments.
-var Listing = listing
+// The statements of lists and their arguments.
+var (
+	Listing      = listing
+	CountingPage = countingPage
+)
 
 // Forget takes from a Store the estimates it remembers.
 func Forget(s *Store) { s.estimates.known = nil }

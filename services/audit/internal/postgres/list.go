@@ -32,29 +32,73 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 // List returns up to slice.Limit+1 events that match, newest first, and the
 // number of all that match: what slice says where it continues a walk, else an
 // exact one up to countUpTo, else an estimate.
-func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
-	var events []trail.Event
+func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, total trail.Total, err error) {
 	until := s.beginning(filter, slice)
-	// Whoever is behind an offset wants more than fits into a page.
-	stretch := stretch{filter: filter, until: until, want: slice.Offset + int64(slice.Limit) + 1}
-	err := stretch.look(until.Add(-nearbyFor), func(some trail.Filter) (found int64, err error) {
-		events, err = s.page(ctx, some, slice)
-		return slice.Offset + int64(len(events)), err
-	})
-	if err != nil {
-		return nil, trail.Total{}, pgdb.Fault(err)
+	if slice.After == nil && slice.Offset == 0 {
+		events, total, err = s.newest(ctx, filter, slice.Limit, until)
+	} else {
+		events, total, err = s.further(ctx, filter, slice, until)
 	}
-	if slice.After != nil {
-		return events, slice.Total, nil
-	}
-	if seen := slice.Offset + int64(len(events)); len(events) <= slice.Limit && (len(events) > 0 || slice.Offset == 0) {
-		return events, trail.Total{Events: seen}, nil // the list has come to its end
-	}
-	total, err := s.total(ctx, filter, events)
 	if err != nil {
 		return nil, trail.Total{}, pgdb.Fault(err)
 	}
 	return events, total, nil
+}
+
+// newest is the first page.
+func (s *Store) newest(ctx context.Context, filter trail.Filter, limit int, until time.Time) ([]trail.Event, trail.Total, error) {
+	nearby, since := filter, later(until.Add(-nearbyFor), *filter.From)
+	nearby.From = &since
+	events, err := s.page(ctx, nearby, trail.Slice{Limit: limit})
+	switch found := int64(len(events)); {
+	case err != nil:
+		return nil, trail.Total{}, err
+	case len(events) > limit:
+		total, err := s.total(ctx, filter, events, until)
+		return events, total, err
+	case since.Equal(*filter.From):
+		return events, trail.Total{Events: found}, nil
+	default:
+		return s.sparse(ctx, filter, limit, until, found)
+	}
+}
+
+// sparse is the first page of a list that has no more than found events in the days near its
+// beginning. To count so few is a walk through about all days, which passes the page.
+func (s *Store) sparse(ctx context.Context, filter trail.Filter, limit int, until time.Time, found int64) ([]trail.Event, trail.Total, error) {
+	var events []trail.Event
+	var counted tally
+	stretch := stretch{filter: filter, until: until, want: countUpTo + 1}
+	err := stretch.look(until.Add(-stretch.wider(nearbyFor, found)), func(some trail.Filter) (_ int64, err error) {
+		events, counted, err = s.countedPage(ctx, some, limit)
+		return counted.events, err
+	})
+	if err != nil {
+		return nil, trail.Total{}, err
+	}
+	total, err := s.conclude(ctx, filter, counted, until)
+	return events, total, err
+}
+
+// further is a page that begins behind others.
+func (s *Store) further(ctx context.Context, filter trail.Filter, slice trail.Slice, until time.Time) ([]trail.Event, trail.Total, error) {
+	var events []trail.Event
+	// Whoever is behind an offset wants more than fits into a page.
+	stretch := stretch{filter: filter, until: until, want: slice.Offset + int64(slice.Limit) + 1}
+	err := stretch.look(until.Add(-nearbyFor), func(some trail.Filter) (_ int64, err error) {
+		events, err = s.page(ctx, some, slice)
+		return slice.Offset + int64(len(events)), err
+	})
+	switch {
+	case err != nil:
+		return nil, trail.Total{}, err
+	case slice.After != nil:
+		return events, slice.Total, nil
+	case len(events) > 0 && len(events) <= slice.Limit: // the list has come to its end
+		return events, trail.Total{Events: slice.Offset + int64(len(events))}, nil
+	}
+	total, err := s.total(ctx, filter, events, until)
+	return events, total, err
 }
 
 // beginning is a moment that no event of the page is after, unless it has just happened.
@@ -82,22 +126,28 @@ type stretch struct {
 // time: as long as would hold enough, going by those that were found. What would be most of
 // the filter is all of it.
 func (s stretch) look(from time.Time, find func(trail.Filter) (found int64, err error)) error {
-	whole := s.until.Sub(*s.filter.From)
-	for length := s.until.Sub(from); length < whole/2; {
+	for length := s.until.Sub(from); length < s.whole()/2; {
 		some, since := s.filter, s.until.Add(-length)
 		some.From = &since
 		found, err := find(some)
 		if err != nil || found >= s.want {
 			return err
 		}
-		if found <= 0 {
-			break // nothing is known of how far apart they are
-		}
-		length = time.Duration(min(max(2, 1.25*float64(s.want)/float64(found))*float64(length), float64(whole)))
+		length = s.wider(length, found)
 	}
 	_, err := find(s.filter)
 	return err
 }
+
+// wider is what to look through after a time of that length held only found.
+func (s stretch) wider(length time.Duration, found int64) time.Duration {
+	if found <= 0 {
+		return s.whole() // nothing is known of how far apart they are
+	}
+	return time.Duration(min(max(2, 1.25*float64(s.want)/float64(found))*float64(length), float64(s.whole())))
+}
+
+func (s stretch) whole() time.Duration { return s.until.Sub(*s.filter.From) }
 
 func (s *Store) page(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, err error) {
 	sql, args := listing(filter, slice)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -19,31 +20,49 @@ const (
 	mostEstimates = 1024
 
 	sqlCount = "-- name: event_count\nSELECT count(*), min(timestamp) FROM (SELECT timestamp FROM audit.events WHERE "
+	// The events of a page among those that are counted.
+	sqlCountedPage = `-- name: event_counted_page
+SELECT count(*), min(timestamp), array_agg(payload::text ORDER BY place) FILTER (WHERE place <= %s)
+FROM (SELECT row_number() OVER (ORDER BY timestamp DESC, event_id DESC) AS place, timestamp, payload
+  FROM (SELECT timestamp, event_id, payload FROM audit.events WHERE %s) newest) placed`
 )
+
+// tally is how many were counted, and when the oldest of them was.
+type tally struct {
+	events int64
+	oldest *time.Time // nil if there are none
+}
 
 // total counts the newest that match, and stops where that gets dear. page are some
 // of the newest.
-func (s *Store) total(ctx context.Context, filter trail.Filter, page []trail.Event) (trail.Total, error) {
-	until := s.beginning(filter, trail.Slice{})
+func (s *Store) total(ctx context.Context, filter trail.Filter, page []trail.Event, until time.Time) (trail.Total, error) {
 	if events, ok := s.estimates.recall(filter, until); ok {
 		return trail.Total{Events: events, Estimate: true}, nil
 	}
-	counted, oldest := int64(0), (*time.Time)(nil)
+	var counted tally
 	stretch := stretch{filter: filter, until: until, want: countUpTo + 1}
-	err := stretch.look(reach(page, *filter.From), func(some trail.Filter) (found int64, err error) {
-		counted, oldest, err = s.count(ctx, some)
-		return counted, err
+	err := stretch.look(reach(page, *filter.From), func(some trail.Filter) (_ int64, err error) {
+		counted, err = s.count(ctx, some)
+		return counted.events, err
 	})
-	if err != nil || counted <= countUpTo || oldest == nil {
-		return trail.Total{Events: counted}, err
+	if err != nil {
+		return trail.Total{}, err
+	}
+	return s.conclude(ctx, filter, counted, until)
+}
+
+// conclude tells from the newest that match how many match in all.
+func (s *Store) conclude(ctx context.Context, filter trail.Filter, counted tally, until time.Time) (trail.Total, error) {
+	if counted.events <= countUpTo {
+		return trail.Total{Events: counted.events}, nil
 	}
 	days, err := s.volumes.read(ctx, s.db)
 	if err != nil {
 		return trail.Total{}, err
 	}
-	events := days.extrapolate(counted, *filter.From, *oldest, until)
+	events := days.extrapolate(counted.events, *filter.From, *counted.oldest, until)
 	if filter.Broad() {
-		events = max(days.between(*filter.From, until), counted)
+		events = max(days.between(*filter.From, until), counted.events)
 	}
 	s.estimates.remember(filter, events)
 	return trail.Total{Events: events, Estimate: true}, nil
@@ -63,16 +82,40 @@ func reach(page []trail.Event, from time.Time) time.Time {
 	return from
 }
 
-// count counts the newest events that match, up to one more than countUpTo, and
-// says when the oldest of them was.
-func (s *Store) count(ctx context.Context, filter trail.Filter) (counted int64, oldest *time.Time, err error) {
+// count counts the newest events that match, up to one more than countUpTo.
+func (s *Store) count(ctx context.Context, filter trail.Filter) (counted tally, err error) {
 	where := matching(filter)
 	sql := sqlCount + where.sql() + sqlOrder + where.bind(" LIMIT %s", countUpTo+1) + ") newest"
 	err = s.ask(ctx, sql, where.args, func(rows pgx.Rows) error {
-		_, err := pgx.ForEachRow(rows, []any{&counted, &oldest}, func() error { return nil })
+		_, err := pgx.ForEachRow(rows, []any{&counted.events, &counted.oldest}, func() error { return nil })
 		return err
 	})
-	return counted, oldest, err
+	return counted, err
+}
+
+// countedPage is count, and the page that begins the list, in one walk.
+func (s *Store) countedPage(ctx context.Context, filter trail.Filter, limit int) (events []trail.Event, counted tally, err error) {
+	sql, args := countingPage(filter, limit)
+	var payloads [][]byte
+	err = s.ask(ctx, sql, args, func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&counted.events, &counted.oldest, &payloads}, func() error { return nil })
+		return err
+	})
+	for _, payload := range payloads {
+		event, err := stored(payload)
+		if err != nil {
+			return nil, tally{}, err
+		}
+		events = append(events, event)
+	}
+	return events, counted, err
+}
+
+// countingPage is the statement of countedPage and its arguments.
+func countingPage(filter trail.Filter, limit int) (sql string, args []any) {
+	where := matching(filter)
+	newest := where.sql() + sqlOrder + where.bind(" LIMIT %s", countUpTo+1)
+	return where.bind(fmt.Sprintf(sqlCountedPage, "%s", newest), limit+1), where.args
 }
 
 // estimates remembers the last estimates for as long as they are believed, which is as
