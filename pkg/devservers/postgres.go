@@ -1,6 +1,7 @@
 package devservers
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -28,11 +29,13 @@ const maxConnections = "400"
 
 // PostgresConfig says how a Postgres server runs.
 type PostgresConfig struct {
-	Dir      string    // the data directory; made and initialised if it is not there
-	Port     int       // of 127.0.0.1; 0 takes a free one
-	Password string    // of the role Superuser; set when the data directory is initialised
-	Fsync    bool      // false only for data that nobody misses after a crash of the machine
-	Log      io.Writer // what the server says; nil for nowhere
+	Dir      string // the data directory; made and initialised if it is not there
+	Port     int    // of 127.0.0.1; 0 takes a free one
+	Password string // of the role Superuser; set when the data directory is initialised
+	Fsync    bool   // false only for data that nobody misses after a crash of the machine
+	// SharedBuffers is how many bytes the server keeps of its data in memory; 0 is 64 MiB, which does for tests.
+	SharedBuffers int64
+	Log           io.Writer // what the server says; nil for nowhere
 }
 
 // Postgres is a running server: TCP on 127.0.0.1 only, no unix socket, scram-sha-256 passwords.
@@ -219,7 +222,7 @@ func (c *cluster) start(ctx context.Context, cfg PostgresConfig) (*Postgres, err
 	if err := requireFree(port); err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
 	}
-	cmd := exec.Command(filepath.Join(c.bin, "postgres"), c.arguments(port, cfg.Fsync)...) //nolint:gosec,noctx // found by findPostgres; outlives ctx
+	cmd := exec.Command(filepath.Join(c.bin, "postgres"), c.arguments(port, cfg)...) //nolint:gosec,noctx // found by findPostgres; outlives ctx
 	cmd.Dir, cmd.Env = "/", serverEnviron()
 	cmd.SysProcAttr = c.who.attributes(syscall.SIGINT, c.caps)
 	proc, err := startProcess("postgres", cmd, cfg.Log)
@@ -234,13 +237,14 @@ func (c *cluster) start(ctx context.Context, cfg PostgresConfig) (*Postgres, err
 	return p, nil
 }
 
-func (c *cluster) arguments(port int, fsync bool) []string {
+func (c *cluster) arguments(port int, cfg PostgresConfig) []string {
+	buffers := cmp.Or(cfg.SharedBuffers, 64<<20)
 	settings := []string{
 		"listen_addresses=" + loopback, "port=" + strconv.Itoa(port), "unix_socket_directories=",
-		"max_connections=" + maxConnections, "shared_buffers=64MB", "timezone=UTC", "log_timezone=UTC",
+		"max_connections=" + maxConnections, "shared_buffers=" + strconv.FormatInt(buffers>>10, 10) + "kB", "timezone=UTC", "log_timezone=UTC",
 		"password_encryption=scram-sha-256", "logging_collector=off", "jit=off",
 	}
-	if !fsync {
+	if !cfg.Fsync {
 		settings = append(settings, "fsync=off", "synchronous_commit=off", "full_page_writes=off",
 			"wal_level=minimal", "max_wal_senders=0")
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sentryagent/agentidp/test/bench/internal/rawsign"
 	"github.com/sentryagent/agentidp/test/bench/internal/report"
+	"github.com/sentryagent/agentidp/test/internal/proc"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -158,12 +159,7 @@ func describeMachine(ctx context.Context, root string) report.Machine {
 		line, _, _ := strings.Cut(rest, "\n")
 		m.CPU = strings.Trim(line, "\t :")
 	}
-	if content, err := os.ReadFile("/proc/meminfo"); err == nil {
-		var kib int64
-		if _, err := fmt.Sscanf(string(content), "MemTotal: %d kB", &kib); err == nil {
-			m.Memory = kib << 10
-		}
-	}
+	m.Memory, _ = proc.TotalMemory(proc.Root)
 	if content, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(content))
 	}

@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sentryagent/agentidp/test/internal/proc"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -85,8 +86,12 @@ func run(ctx context.Context, args []string) error {
 	if o.out == "" {
 		o.out = filepath.Join(root, "bench", "results")
 	}
-	b := &bench{options: o, say: os.Stderr, results: results{Started: time.Now().UTC(), Seed: o.seed}}
-	err = rig.Run(ctx, rig.Config{Root: root, Out: os.Stderr}, func(r *rig.Rig) error {
+	memory, err := proc.TotalMemory(proc.Root)
+	if err != nil {
+		return err
+	}
+	b := &bench{options: o, say: os.Stderr, results: results{Started: time.Now().UTC(), Seed: o.seed, PostgresBuffers: memory / 4}}
+	err = rig.Run(ctx, rig.Config{Root: root, Out: os.Stderr, PostgresBuffers: b.results.PostgresBuffers}, func(r *rig.Rig) error {
 		b.rig = r
 		return b.all(ctx)
 	})

@@ -23,6 +23,7 @@ type results struct {
 	Took            string             `json:"took"`
 	Seed            uint64             `json:"seed"`
 	Leaves          int64              `json:"leaves"` // at the end
+	PostgresBuffers int64              `json:"postgresBuffersBytes"`
 	CopyPerSecond   float64            `json:"copyPerSecond"`
 	FillPerSecond   float64            `json:"fillPerSecond"`
 	Lists           []list             `json:"lists"`
@@ -124,8 +125,8 @@ func (r *results) judge() {
 // markdown is the report.
 func (r *results) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, took %s, seed %d, %d leaves at the end.\n\n**Targets**\n\n| what | aim | found |  |\n|---|---:|---:|---:|\n",
-		r.Started.Format("2006-01-02 15:04 MST"), r.Took, r.Seed, r.Leaves)
+	fmt.Fprintf(&b, "%s, took %s, seed %d, %d leaves at the end; Postgres with shared_buffers of %.1f GiB.\n\n**Targets**\n\n| what | aim | found |  |\n|---|---:|---:|---:|\n",
+		r.Started.Format("2006-01-02 15:04 MST"), r.Took, r.Seed, r.Leaves, float64(r.PostgresBuffers)/(1<<30))
 	for _, t := range r.Targets {
 		verdict := "**missed**"
 		if t.Reached {

@@ -140,3 +140,16 @@ func parseStatus(content []byte) (Memory, error) {
 	}
 	return m, nil
 }
+
+// TotalMemory is how many bytes of memory the machine has.
+func TotalMemory(root string) (int64, error) {
+	content, err := os.ReadFile(filepath.Join(root, "meminfo")) // #nosec G304 -- of the proc filesystem
+	if err != nil {
+		return 0, fmt.Errorf("memory of the machine: %w", err)
+	}
+	var kib int64
+	if _, err := fmt.Sscanf(string(content), "MemTotal: %d kB", &kib); err != nil {
+		return 0, fmt.Errorf("memory of the machine: %w", err)
+	}
+	return kib << 10, nil
+}

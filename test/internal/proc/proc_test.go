@@ -71,6 +71,17 @@ func TestTheMemoryOfAProcessIsRead(t *testing.T) {
 	}
 }
 
+func TestTheMemoryOfTheMachineIsRead(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	_, err := TotalMemory(root)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "meminfo"), []byte("MemTotal:       24626728 kB\nMemFree: 1 kB\n"), 0o600))
+	total, err := TotalMemory(root)
+	require.NoError(t, err)
+	require.Equal(t, int64(24626728<<10), total)
+}
+
 func TestThisProcessHasCostSomething(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS != "linux" {

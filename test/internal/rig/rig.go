@@ -48,6 +48,7 @@ type Rig struct {
 	LogPublicKey string
 
 	postgres *devservers.Postgres
+	buffers  int64
 	redis    *devservers.Redis
 	nats     *child
 	natsURL  string
@@ -86,6 +87,8 @@ type Config struct {
 	Programs string
 	// TLS is how the rig itself calls the internal ports where Settings turn TLS on there; nil where they do not.
 	TLS *tls.Config
+	// PostgresBuffers is how many bytes Postgres keeps of its data in memory; 0 is few.
+	PostgresBuffers int64
 	// CountStatements has Postgres count them, for Counters and Statements.
 	CountStatements bool
 }
@@ -111,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Rig, error) {
 	}
 	steps := []step{
 		{"building the services and the NATS server", func(ctx context.Context) error { return build(ctx, cfg.Root, r.bin) }},
-		{"starting Postgres", func(ctx context.Context) error { return r.startPostgres(ctx, cfg.CountStatements) }},
+		{"starting Postgres", func(ctx context.Context) error { return r.startPostgres(ctx, cfg) }},
 		{"starting Redis", r.startRedis},
 		{"starting NATS", r.startNATS},
 		{"bringing the schemas up to date", r.migrate},

@@ -17,7 +17,8 @@ import (
 )
 
 // startPostgres starts it with an empty database. It writes to disk as in production.
-func (r *Rig) startPostgres(ctx context.Context, count bool) error {
+func (r *Rig) startPostgres(ctx context.Context, cfg Config) error {
+	r.buffers = cfg.PostgresBuffers
 	if err := r.openPostgres(ctx, 0); err != nil {
 		return err
 	}
@@ -27,7 +28,7 @@ func (r *Rig) startPostgres(ctx context.Context, count bool) error {
 	if err := r.connectPostgres(ctx); err != nil {
 		return err
 	}
-	if count {
+	if cfg.CountStatements {
 		if err := r.countStatements(ctx); err != nil {
 			return err
 		}
@@ -38,7 +39,9 @@ func (r *Rig) startPostgres(ctx context.Context, count bool) error {
 
 // openPostgres starts the server on the data there is, on a port of its choice for 0.
 func (r *Rig) openPostgres(ctx context.Context, port int) (err error) {
-	cfg := devservers.PostgresConfig{Dir: filepath.Join(r.dir, "postgres"), Port: port, Password: r.password, Fsync: true}
+	cfg := devservers.PostgresConfig{
+		Dir: filepath.Join(r.dir, "postgres"), Port: port, Password: r.password, Fsync: true, SharedBuffers: r.buffers,
+	}
 	r.postgres, err = devservers.StartPostgres(ctx, cfg)
 	return err
 }
