@@ -136,6 +136,12 @@ func ingress(t *testing.T, ingresses []*networkingv1.Ingress) door {
 	var rules []rule
 	for _, one := range ingresses {
 		require.Len(t, one.Spec.Rules, 1)
+		require.Len(t, one.Spec.TLS, 1, "secrets come this way")
+		require.Equal(t, []string{one.Spec.Rules[0].Host}, one.Spec.TLS[0].Hosts)
+		if *one.Spec.IngressClassName == "traefik" {
+			require.Equal(t, "websecure", one.Annotations["traefik.ingress.kubernetes.io/router.entrypoints"], one.Name)
+			require.Equal(t, "true", one.Annotations["traefik.ingress.kubernetes.io/router.tls"], one.Name)
+		}
 		for _, path := range one.Spec.Rules[0].HTTP.Paths {
 			require.Equal(t, "public", path.Backend.Service.Port.Name)
 			r := rule{service: path.Backend.Service.Name}
