@@ -1,6 +1,7 @@
 package k8s
 
 import (
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -270,6 +271,25 @@ func TestSelectorsFindPods(t *testing.T) {
 			server(t, v, scaler.Name)
 		}
 	})
+}
+
+// What README.md has deleted before the next release is applied: a Job's image cannot be changed.
+func TestEveryJobOfAReleaseIsDeletedBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	commands := regexp.MustCompile(`kubectl -n agentidp delete job -l '([^']+)'`).FindAllStringSubmatch(string(text), -1)
+	require.NotEmpty(t, commands)
+	for _, command := range commands {
+		selector, err := labels.Parse(command[1])
+		require.NoError(t, err)
+		everyVariant(t, func(t *testing.T, v built) {
+			require.Len(t, of[*batchv1.Job](v), len(services())+1)
+			for _, job := range of[*batchv1.Job](v) {
+				require.True(t, selector.Matches(labels.Set(job.Labels)), "%s does not find %s", command[0], job.Name)
+			}
+		})
+	}
 }
 
 func TestAnObjectSaysWhoseItIs(t *testing.T) {

@@ -108,6 +108,11 @@ func equals(value string) func(string) bool { return func(path string) bool { re
 func gateway(t *testing.T, route *gatewayv1.HTTPRoute) door {
 	t.Helper()
 	require.LessOrEqual(t, len(route.Spec.Rules), 16, "the API takes no more")
+	require.Len(t, route.Spec.ParentRefs, 1)
+	parent := route.Spec.ParentRefs[0]
+	require.NotNil(t, parent.Namespace, "a Gateway beside the services would have its proxies cut off by default-deny")
+	require.NotEqual(t, route.Namespace, string(*parent.Namespace))
+	require.Equal(t, gatewayv1.SectionName("https"), *parent.SectionName, "secrets come this way")
 	var rules []rule
 	for _, r := range route.Spec.Rules {
 		require.Len(t, r.BackendRefs, 1)
