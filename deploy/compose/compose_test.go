@@ -190,8 +190,25 @@ func TestSecretsAreMadeOnceAndAllOfThem(t *testing.T) {
 		values[m[1]] = true
 	}
 
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ".env"), []byte("REDIS_PASSWORD=mine\n"), 0o600))
-	require.Contains(t, makeSecrets(t, dir), "REDIS_PASSWORD=mine\n", "what is there stays")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".env"), []byte("POSTGRES_PASSWORD=\nREDIS_PASSWORD=mine"), 0o600))
+	second := makeSecrets(t, dir)
+	require.Contains(t, second, "REDIS_PASSWORD=mine\n", "what is there stays")
+	require.NotContains(t, second, "POSTGRES_PASSWORD=\n", "an empty value gives way")
+	info, err = os.Stat(filepath.Join(dir, ".env"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode().Perm())
+}
+
+// macOS has bash 3.2 and the tools of BSD.
+func TestScriptsOfOperatorsRunOnMacOSToo(t *testing.T) {
+	t.Parallel()
+	for _, script := range []string{"deploy/compose/secrets", "deploy/k8s/overlays/kind/generate-secrets"} {
+		text := read(t, script)
+		require.NotRegexp(t, `\bsed\b.* -i`, text, "%s: BSD wants another argument", script)
+		require.NotRegexp(t, `\$\{[a-zA-Z_]+(\^|,|@)`, text, "%s: bash 4 changes cases", script)
+		require.NotRegexp(t, `\b(mapfile|readarray|declare -A)\b`, text, script)
+		require.Contains(t, text, "umask 077\n", script)
+	}
 }
 
 func TestEachImageHasAllThatItsProgramIsMadeOf(t *testing.T) {
