@@ -57,14 +57,17 @@ images: ## Build the images agentidp/<service>:<version> (PLATFORM=linux/arm64: 
 	  docker build -q $(if $(PLATFORM),--platform $(PLATFORM)) -f deploy/docker/Dockerfile -t $$tag \
 	    --build-arg SERVICE=$$i --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) . >/dev/null; \
 	  docker image inspect -f "$$tag {{.Os}}/{{.Architecture}} {{.Size}} bytes" $$tag; \
+	  (( $$(docker image inspect -f '{{.Size}}' $$tag) <= 45 << 20 )) || { echo "$$tag is larger than 45 MiB"; exit 1; }; \
 	done
 
-sbom: ## Write what each program is made of (CycloneDX) into .bin/sbom
+# Built as deploy/docker/Dockerfile does, so that with the same release of Go the file has the hash of the program in the image.
+sbom: ## Write what each program in the images is made of (CycloneDX) into .bin/sbom (PLATFORM=linux/arm64)
 	@mkdir -p $(BIN)/sbom
 	@go build -o $(BIN)/sbom/ ./deploy/sbom
 	@for i in $(IMAGES); do \
 	  dir=services/$$i; [[ -d $$dir ]] || dir=cmd/agentidp; \
-	  (cd $$dir && GOWORK=off CGO_ENABLED=0 go build -trimpath -tags nomsgpack -o $(CURDIR)/$(BIN)/sbom/$$i ./cmd/$$i); \
+	  (cd $$dir && GOWORK=off CGO_ENABLED=0 GOOS=linux GOARCH=$(or $(notdir $(PLATFORM)),$$(go env GOARCH)) go build -trimpath -tags nomsgpack \
+	    -ldflags "-s -w -X github.com/sentryagent/agentidp/pkg/telemetry.version=$(VERSION)" -o $(CURDIR)/$(BIN)/sbom/$$i ./cmd/$$i); \
 	  $(BIN)/sbom/sbom -version $(VERSION) $(BIN)/sbom/$$i >$(BIN)/sbom/$$i.cdx.json; \
 	  rm $(BIN)/sbom/$$i; echo $(BIN)/sbom/$$i.cdx.json; \
 	done

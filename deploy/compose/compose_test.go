@@ -211,6 +211,40 @@ func TestScriptsOfOperatorsRunOnMacOSToo(t *testing.T) {
 	}
 }
 
+// Else the hash in `make sbom` is of a program that nobody runs.
+func TestMakeSBOMBuildsWhatTheImagesHave(t *testing.T) {
+	t.Parallel()
+	flags := func(name, version string) string {
+		built := regexp.MustCompile(`(?s)go build (-trimpath.*?)\s-o `).FindStringSubmatch(read(t, name))
+		require.NotNil(t, built, name)
+		return strings.Join(strings.Fields(strings.NewReplacer("\\\n", " ", version, "VERSION", "\\", " ").Replace(built[1])), " ")
+	}
+	require.Equal(t, flags("deploy/docker/Dockerfile", "$VERSION"), flags("Makefile", "$(VERSION)"))
+}
+
+func TestAnImageThatIsTooLargeFails(t *testing.T) {
+	t.Parallel()
+	for size, fits := range map[string]bool{"47185920": true, "47185921": false} {
+		dir := t.TempDir()
+		docker := "#!/bin/sh\ncase \"$*\" in *'-f {{.Size}}'*) echo " + size + ";; esac\n"
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "docker"), []byte(docker), 0o700))
+		cmd := exec.CommandContext(t.Context(), "make", "images", "VERSION=test")
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
+		out, err := cmd.CombinedOutput()
+		require.Equal(t, fits, err == nil, "%s bytes: %s", size, out)
+	}
+}
+
+func TestWhatGoesOnRunningIsWatched(t *testing.T) {
+	t.Parallel()
+	for name, c := range composition(t).Services {
+		if c.Restart != "no" {
+			require.NotEmpty(t, c.Healthcheck.Test, name)
+		}
+	}
+}
+
 func TestEachImageHasAllThatItsProgramIsMadeOf(t *testing.T) {
 	t.Parallel()
 	text := read(t, "deploy/docker/Dockerfile")
