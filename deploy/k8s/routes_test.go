@@ -191,6 +191,19 @@ func nginx(t *testing.T, file string) door {
 	return only(t, rules)
 }
 
+func TestTheTwoNginxDifferOnlyInHowTheyFindServices(t *testing.T) {
+	t.Parallel()
+	finding := regexp.MustCompile(`(?m)^ *(# Docker's own name server.*|resolver .*|set \$service .*)\n`)
+	target := regexp.MustCompile(`proxy_pass http://[^:]+:`) // which service, is told above
+	rest := func(file string) string {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		text = target.ReplaceAll(finding.ReplaceAll(text, nil), []byte("proxy_pass http://service:"))
+		return regexp.MustCompile(`\n+`).ReplaceAllString(string(text), "\n")
+	}
+	require.Equal(t, rest("../compose/nginx.conf"), rest("components/in-cluster-ingress/nginx.conf"))
+}
+
 func TestEveryDoorLeadsToTheServiceThatAnswers(t *testing.T) {
 	t.Parallel()
 	for name, lead := range doors(t) {
