@@ -77,6 +77,8 @@ type Replica struct {
 	tls     *mtls.Identity // nil without TLS between services
 	plain   []error        // peers that are not asked over TLS though it is on
 	flush   func()
+
+	dependencies map[string]func(context.Context) error // what is watched
 }
 
 // Work is what a replica does beside its requests. Each part goes on until its context ends and then returns nil; one that
@@ -126,6 +128,7 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 	if r.NATS, err = natsx.Connect(cfg.NATS, r.service, tel); err != nil {
 		return fmt.Errorf("nats: %w", err)
 	}
+	r.dependencies = map[string]func(context.Context) error{"postgres": r.DB.Ready, "redis": r.Redis.Ready, "nats": r.NATS.Ready}
 	return nil
 }
 
@@ -198,7 +201,7 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 		})
 	}
 	group.Go(func() error {
-		telemetry.Every(work, watchEvery, watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies()}.look)
+		telemetry.Every(work, watchEvery, watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies}.look)
 		return nil
 	})
 	return group.Wait()

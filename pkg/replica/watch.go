@@ -22,8 +22,9 @@ type watch struct {
 	dependencies map[string]func(context.Context) error
 }
 
-func (r *Replica) dependencies() map[string]func(context.Context) error {
-	return map[string]func(context.Context) error{"postgres": r.DB.Ready, "redis": r.Redis.Ready, "nats": r.NATS.Ready}
+// Watch has agentidp_dependency_up tell about a server that this service alone works with. It is called before Run.
+func (r *Replica) Watch(name string, answers func(context.Context) error) {
+	r.dependencies[name] = answers
 }
 
 func (w watch) look(ctx context.Context) {

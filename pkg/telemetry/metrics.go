@@ -28,7 +28,7 @@ type Metrics struct {
 	OutboxOldest prometheus.Gauge
 	// Ready is 1 while the service is ready to be sent requests, else 0.
 	Ready prometheus.Gauge
-	// DependencyUp has the label dependency (postgres, redis, nats): 1 while it answers, else 0.
+	// DependencyUp has the label dependency (postgres, redis, nats, and what a service alone works with): 1 while it answers, else 0.
 	DependencyUp *prometheus.GaugeVec
 	// CacheRequests has labels cache and result (hit or miss).
 	CacheRequests *prometheus.CounterVec
