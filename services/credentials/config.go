@@ -6,6 +6,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/replica"
+	"github.com/sentryagent/agentidp/services/credentials/internal/vault"
 )
 
 // Config is everything the service can be told.
@@ -15,6 +16,7 @@ type Config struct {
 	RegistryURL config.URL `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"base URL of the registry's internal port: whether an agent is active"`
 	TokenURL    config.URL `env:"TOKEN_INTERNAL_URL" required:"true" desc:"base URL of the token service's internal port: signing keys and revocations"`
 	MaxActive   int        `env:"MAX_ACTIVE_CREDENTIALS" default:"100" desc:"active credentials one agent may have, expired ones not counted; 0 = no limit"`
+	Vault       vault.Config
 }
 
 // Validate refuses a limit below none.

@@ -23,6 +23,7 @@ import (
 	"github.com/sentryagent/agentidp/services/credentials/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/credentials/internal/postgres"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
+	"github.com/sentryagent/agentidp/services/credentials/internal/vault"
 )
 
 const name = "credentials"
@@ -34,6 +35,9 @@ type Service struct {
 	guard   *guard.Guard
 	relay   *outbox.Relay
 	agents  func(context.Context) error // hears of decommissioned agents until its context ends
+
+	vault     []func(context.Context) error // keeps the token for Vault good, where there is a Vault
+	deletions *deletions
 }
 
 // Serve runs a replica with the settings of the environment.
@@ -73,18 +77,25 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	out := outbox.New(name)
 	s.relay = out.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
 	store := postgres.NewStore(r.DB, out)
-	hasher, err := secret.NewRemembering(secret.NewBcrypt())
-	if err != nil {
-		return err
-	}
-	domain := secret.NewService(secret.Options{
+	options := secret.Options{
 		Store:     store,
 		Registry:  registryapi.NewClient(r.Peer("registry", cfg.RegistryURL)),
-		Hasher:    hasher,
+		Hasher:    secret.NewRemembering(secret.NewBcrypt()),
 		Clock:     time.Now,
 		NewID:     func() uuid.UUID { return uuid.Must(uuid.NewV7()) },
 		MaxActive: cfg.MaxActive,
-	})
+	}
+	durations := vault.NewDurations(r.Telemetry.Metrics.Registry)
+	if cfg.Vault.Enabled() {
+		client, err := vault.New(cfg.Vault, r.Telemetry.Log, durations)
+		if err != nil {
+			return err
+		}
+		options.Vault, s.vault = client, []func(context.Context) error{client.Run}
+		r.Watch("vault", client.Ready)
+	}
+	domain := secret.NewService(options)
+	s.deletions = newDeletions(domain, r.Telemetry)
 	s.agents = func(ctx context.Context) error {
 		return lifecycle.ConsumeAgents(ctx, r.NATS, r.Telemetry, name, domain.AgentChanged)
 	}
@@ -98,7 +109,8 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 }
 
 // ready is about what requests need. NATS is not among it: events wait in the
-// outbox. Nor is the registry: secrets are checked and revoked without it.
+// outbox. Nor is the registry, nor Vault: known secrets are checked and all revoked
+// without them.
 func (s *Service) ready(store *postgres.Store) func(context.Context) error {
 	return func(ctx context.Context) error {
 		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
@@ -117,7 +129,7 @@ func (s *Service) Addresses() (public, internal string) {
 // at most once.
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
-		AtOnce:       []func(context.Context) error{s.guard.Run},
-		OnceMigrated: []func(context.Context) error{s.relay.Run, s.agents},
+		AtOnce:       append(s.vault, s.guard.Run),
+		OnceMigrated: []func(context.Context) error{s.relay.Run, s.agents, s.deletions.run},
 	})
 }

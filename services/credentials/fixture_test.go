@@ -49,9 +49,11 @@ type fixture struct {
 	private  string
 	stop     func()
 	stopped  chan error
+	given    map[string]string // the settings
 }
 
-func setup(t *testing.T) *fixture {
+// setup takes settings beside those that it makes.
+func setup(t *testing.T, settings ...string) *fixture {
 	t.Helper()
 	natsServer, redisServer := testkit.NATSServer(t), testkit.RedisServer(t)
 	database := testkit.Postgres(t, "credentials")
@@ -64,17 +66,32 @@ func setup(t *testing.T) *fixture {
 	registry := httptest.NewServer(f.registry)
 	t.Cleanup(registry.Close)
 
-	cfg, err := credentials.LoadConfig(config.Environ(environment(map[string]string{
+	given := map[string]string{
 		"DATABASE_URL": database.AppURL, "REDIS_URL": redisServer.URL(), "NATS_URL": natsServer.URL(),
 		"REGISTRY_INTERNAL_URL": registry.URL, "TOKEN_INTERNAL_URL": f.tokens.URL,
 		"ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s", "LOG_LEVEL": "debug",
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0",
 		"MAX_ACTIVE_CREDENTIALS": "50", "CREDENTIALS_MAX_ACTIVE_CREDENTIALS": "3",
-	})))
+	}
+	for _, setting := range settings {
+		name, value, _ := strings.Cut(setting, "=")
+		given[name] = value
+	}
+	f.given = given
+	f.startAgain(t)
+	return f
+}
+
+// startAgain stops the replica, if one runs, and starts another with the settings as they are then.
+func (f *fixture) startAgain(t *testing.T) {
+	t.Helper()
+	if f.stop != nil {
+		f.stop()
+	}
+	cfg, err := credentials.LoadConfig(config.Environ(environment(f.given)))
 	require.NoError(t, err)
 	f.start(t, cfg)
 	require.Eventually(t, func() bool { return f.get(t, f.private+"/readyz").status == http.StatusOK }, eventually, often)
-	return f
 }
 
 // start a replica, and stop it at the end of the test at the latest.

@@ -104,6 +104,24 @@ UPDATE credentials.credentials c
    AND (c.last_used_at IS NULL OR c.last_used_at < used.at
         OR (used.previous_at >= c.rotated_at AND (c.previous_last_used_at IS NULL OR c.previous_last_used_at < used.previous_at)))`
 
+	sqlDeletionInsert = `-- name: vault_deletion_insert
+INSERT INTO credentials.vault_deletions (agent_id, credential_id, version, due_at) VALUES ($1, $2, $3, $4)`
+
+	// What one replica has taken the others pass over, and take themselves once the time it took them for is over.
+	sqlDeletionsClaim = `-- name: vault_deletions_claim
+UPDATE credentials.vault_deletions d SET claimed_until = $2
+  FROM (SELECT deletion_id FROM credentials.vault_deletions
+         WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1)
+         ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED) AS taken
+ WHERE d.deletion_id = taken.deletion_id
+RETURNING d.deletion_id, d.agent_id, d.credential_id, d.version, d.due_at`
+
+	sqlDeletionDone = `-- name: vault_deletion_done
+DELETE FROM credentials.vault_deletions WHERE deletion_id = $1`
+
+	sqlDeletionsCount = `-- name: vault_deletions_count
+SELECT count(*) FROM credentials.vault_deletions WHERE due_at <= $1`
+
 	columns = `credential_id, agent_id, status, created_at, expires_at, rotated_at, revoked_at,
        last_used_at, previous_valid_until, previous_last_used_at`
 	recordColumns = columns + `, secret_hash, secret_fingerprint, previous_hash, previous_fingerprint`

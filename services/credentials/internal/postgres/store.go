@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -134,11 +136,8 @@ func (s *Store) Change(ctx context.Context, agentID, credentialID uuid.UUID, dec
 		if err != nil {
 			return err
 		}
-		msgs, err := decide(&r)
+		msgs, err := s.changeAll(ctx, tx, []secret.Record{r}, decide)
 		if err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sqlUpdate, updateArgs(r)...); err != nil {
 			return err
 		}
 		return s.outbox.Append(ctx, tx, msgs...)
@@ -184,6 +183,9 @@ func (s *Store) changeAll(ctx context.Context, tx pgx.Tx, records []secret.Recor
 		}
 		all = append(all, msgs...)
 		batch.Queue(sqlUpdate, updateArgs(records[i])...)
+		for _, d := range records[i].Unwanted {
+			batch.Queue(sqlDeletionInsert, d.AgentID, d.CredentialID, d.Version, d.DueAt)
+		}
 	}
 	return all, tx.SendBatch(ctx, batch).Close()
 }
@@ -225,6 +227,33 @@ func (s *Store) RecordUses(ctx context.Context, uses []secret.Use) error {
 	return pgdb.Fault(err)
 }
 
+// DueDeletions implements secret.Store.
+func (s *Store) DueDeletions(ctx context.Context, at, until time.Time, most int) ([]secret.Deletion, error) {
+	rows, err := s.db.Query(ctx, sqlDeletionsClaim, at, until, most)
+	if err != nil {
+		return nil, pgdb.Fault(err)
+	}
+	due, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (secret.Deletion, error) {
+		var d secret.Deletion
+		err := row.Scan(&d.ID, &d.AgentID, &d.CredentialID, &d.Version, &d.DueAt)
+		d.DueAt = d.DueAt.UTC()
+		return d, err
+	})
+	return due, pgdb.Fault(err)
+}
+
+// Deleted implements secret.Store.
+func (s *Store) Deleted(ctx context.Context, id int64) error {
+	_, err := s.db.Exec(ctx, sqlDeletionDone, id)
+	return pgdb.Fault(err)
+}
+
+// CountDeletions implements secret.Store.
+func (s *Store) CountDeletions(ctx context.Context, at time.Time) (n int, err error) {
+	err = s.db.QueryRow(ctx, sqlDeletionsCount, at).Scan(&n)
+	return n, pgdb.Fault(err)
+}
+
 // found makes the domain's error of a row that is not there.
 func found(err error) error {
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -242,9 +271,16 @@ func updateArgs(r secret.Record) []any {
 	}
 }
 
+// inVault stands in the place of a hash before the number of the version that Vault has. It is no hash of bcrypt's: a
+// release that knows no Vault fails at it, and does not call the secret wrong.
+const inVault = "vault:"
+
 func sealed(s *secret.Sealed) (hash, fingerprint []byte) {
 	if s == nil {
 		return nil, nil
+	}
+	if s.Version > 0 {
+		return strconv.AppendInt([]byte(inVault), int64(s.Version), 10), s.Fingerprint[:]
 	}
 	return s.Hash, s.Fingerprint[:]
 }
@@ -276,6 +312,13 @@ func unseal(hash, fingerprint []byte) (*secret.Sealed, error) {
 		return nil, nil
 	}
 	s := &secret.Sealed{Hash: hash}
+	if version, ok := strings.CutPrefix(string(hash), inVault); ok {
+		n, err := strconv.Atoi(version)
+		if err != nil || n < 1 {
+			return nil, errors.New("a version of Vault in the database that is no number")
+		}
+		s.Hash, s.Version = nil, n
+	}
 	if copy(s.Fingerprint[:], fingerprint) != len(fingerprint) || len(fingerprint) != len(s.Fingerprint) {
 		return nil, fmt.Errorf("fingerprint of %d bytes in the database", len(fingerprint))
 	}

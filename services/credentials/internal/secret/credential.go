@@ -6,6 +6,7 @@
 package secret
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,10 +54,16 @@ func (c Credential) Expired(now time.Time) bool {
 	return c.ExpiresAt != nil && !now.Before(*c.ExpiresAt)
 }
 
-// Sealed is a secret at rest.
+// Sealed is what is kept of a secret to check it by: its hash, or the version of it that Vault has.
 type Sealed struct {
-	Hash        []byte
+	Hash        []byte // nil where Vault has the secret
+	Version     int    // 0 where it does not
 	Fingerprint Fingerprint
+}
+
+// is tells whether two seals are of one and the same secret of a credential.
+func (s Sealed) is(other Sealed) bool {
+	return s.Version == other.Version && bytes.Equal(s.Hash, other.Hash)
 }
 
 // Record is a credential with its secrets at rest, as the store keeps it.
@@ -64,6 +71,10 @@ type Record struct {
 	Credential
 	Current  *Sealed // nil once revoked
 	Previous *Sealed // at most one, only after a rotation with a grace period
+
+	// Unwanted is what a change leaves in Vault that has no use any more. It is stored with
+	// the change, and deleted after it.
+	Unwanted []Deletion
 }
 
 // Issued is a credential with its secret, at the one time it is shown.
@@ -79,17 +90,30 @@ func (r *Record) rotate(now time.Time, next Sealed, grace time.Duration) error {
 	if err := r.rotatable(now); err != nil {
 		return err
 	}
+	r.unwanted(r.Previous, now)
 	r.Previous, r.PreviousValidUntil, r.PreviousLastUsedAt = nil, nil, nil
+	ends := now
 	if grace > 0 {
 		until := now.Add(grace)
 		if r.ExpiresAt != nil && r.ExpiresAt.Before(until) {
 			until = *r.ExpiresAt
 		}
 		r.Previous, r.PreviousValidUntil = r.Current, &until
+		ends = until
 	}
+	r.unwanted(r.Current, ends)
 	r.Current, r.RotatedAt = &next, &now
 	return nil
 }
+
+// unwanted notes that Vault may delete a secret once it has ended.
+func (r *Record) unwanted(ended *Sealed, at time.Time) {
+	if ended != nil && ended.Version > 0 {
+		r.Unwanted = append(r.Unwanted, Deletion{Place: r.place(), Version: ended.Version, DueAt: at})
+	}
+}
+
+func (c Credential) place() Place { return Place{AgentID: c.AgentID, CredentialID: c.ID} }
 
 // rotatable refuses what a rotation could give no working secret.
 func (c Credential) rotatable(now time.Time) error {
@@ -102,7 +126,7 @@ func (c Credential) rotatable(now time.Time) error {
 	return nil
 }
 
-// revoke ends the record for good and forgets its secrets.
+// revoke ends the record for good and forgets its secrets. Whatever Vault has of it is for the caller to have deleted.
 func (r *Record) revoke(now time.Time) error {
 	if r.Status == Revoked {
 		return errAlreadyRevoked()

@@ -84,6 +84,10 @@ type fakeStore struct {
 	failing  error
 	screened time.Time // when it was asked to screen last
 	inserted func()    // runs before an insert takes the lock
+
+	deletions []secret.Deletion
+	lastID    int64 // of a deletion
+	refusing  error // what changes fail with, after all was decided
 }
 
 var _ secret.Store = (*fakeStore)(nil)
@@ -118,6 +122,9 @@ func (s *fakeStore) Insert(_ context.Context, agentID uuid.UUID, at time.Time, d
 	r, msgs, err := decide(s.standing(agentID, at))
 	if err != nil {
 		return err
+	}
+	if s.refusing != nil {
+		return s.refusing
 	}
 	if _, taken := s.records[r.ID]; taken {
 		return secret.ErrIDTaken
@@ -164,7 +171,10 @@ func (s *fakeStore) Change(_ context.Context, agentID, credentialID uuid.UUID, d
 	if err != nil {
 		return err
 	}
-	s.records[credentialID] = r
+	if s.refusing != nil {
+		return s.refusing
+	}
+	s.put(r)
 	s.outbox = append(s.outbox, msgs...)
 	return nil
 }
@@ -173,7 +183,7 @@ func (s *fakeStore) Decommission(_ context.Context, agentID uuid.UUID, at time.T
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.agents[agentID] = at
-	for id, r := range s.records {
+	for _, r := range s.records {
 		if r.AgentID != agentID || r.Status != secret.Active {
 			continue
 		}
@@ -181,7 +191,7 @@ func (s *fakeStore) Decommission(_ context.Context, agentID uuid.UUID, at time.T
 		if err != nil {
 			return err
 		}
-		s.records[id] = r
+		s.put(r)
 		s.outbox = append(s.outbox, msgs...)
 	}
 	return nil
@@ -217,6 +227,41 @@ func (s *fakeStore) RecordUses(_ context.Context, uses []secret.Use) error {
 	defer s.mu.Unlock()
 	s.uses = append(s.uses, uses...)
 	return nil
+}
+
+// put stores a record, and what it has unwanted apart from it.
+func (s *fakeStore) put(r secret.Record) {
+	for _, d := range r.Unwanted {
+		s.lastID++
+		d.ID = s.lastID
+		s.deletions = append(s.deletions, d)
+	}
+	r.Unwanted = nil
+	s.records[r.ID] = r
+}
+
+func (s *fakeStore) DueDeletions(_ context.Context, at, _ time.Time, most int) ([]secret.Deletion, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var due []secret.Deletion
+	for _, d := range s.deletions {
+		if !d.DueAt.After(at) && len(due) < most {
+			due = append(due, d)
+		}
+	}
+	return due, s.failing
+}
+
+func (s *fakeStore) Deleted(_ context.Context, id int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deletions = slices.DeleteFunc(s.deletions, func(d secret.Deletion) bool { return d.ID == id })
+	return s.failing
+}
+
+func (s *fakeStore) CountDeletions(ctx context.Context, at time.Time) (int, error) {
+	due, err := s.DueDeletions(ctx, at, at, len(s.deletions))
+	return len(due), err
 }
 
 // sent are the audit events and the subjects of all messages stored so far.

@@ -13,11 +13,12 @@ import (
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 )
 
-// Options of a Service. All are needed.
+// Options of a Service. All but Vault are needed.
 type Options struct {
 	Store    Store
 	Registry Registry
 	Hasher   Hasher
+	Vault    Vault // nil where none is configured: secrets are kept as hashes
 	Clock    func() time.Time
 	NewID    func() uuid.UUID // ids of events (UUIDv7) and of credentials
 	// MaxActive credentials of one agent; 0 means no limit.
@@ -29,6 +30,7 @@ type Service struct {
 	store     Store
 	registry  Registry
 	hasher    Hasher
+	kept      *kept
 	clock     func() time.Time
 	newID     func() uuid.UUID
 	maxActive int
@@ -37,7 +39,7 @@ type Service struct {
 // NewService wires the domain.
 func NewService(o Options) *Service {
 	return &Service{
-		store: o.Store, registry: o.Registry, hasher: o.Hasher,
+		store: o.Store, registry: o.Registry, hasher: o.Hasher, kept: newKept(o.Vault),
 		clock: o.Clock, newID: o.NewID, maxActive: o.MaxActive,
 	}
 }
@@ -47,8 +49,8 @@ var errHasOne = errors.New("the agent has an active credential")
 
 // Create gives an active agent a credential. expiresAt, in the future, is
 // optional. Errors: VALIDATION_ERROR, AGENT_NOT_FOUND, AGENT_NOT_ACTIVE,
-// CREDENTIAL_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE (also when the registry could
-// not be asked).
+// CREDENTIAL_LIMIT_EXCEEDED, SERVICE_UNAVAILABLE (also when the registry or
+// Vault could not be asked).
 func (s *Service) Create(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin) (Issued, error) {
 	if expiresAt != nil {
 		at, err := checkExpiry(*expiresAt, s.now())
@@ -89,7 +91,7 @@ func (s *Service) CreateForOperator(ctx context.Context, wanted ForOperator, ori
 	return issued, false, err
 }
 
-// issue asks first what is cheap to ask, computes the hash, and decides again
+// issue asks first what is cheap to ask, seals the secret, and decides again
 // under the lock of the agent, where nobody can have changed the answer. Of the
 // credential that is wanted, the agent and the expiry are given, and the id where
 // the caller chose it.
@@ -111,7 +113,12 @@ func (s *Service) issue(ctx context.Context, wanted Credential, origin auditeven
 	if err := admitActive(standing); err != nil {
 		return Issued{}, err
 	}
-	plain, sealed, err := s.newSecret(ctx)
+	if id == uuid.Nil {
+		id = s.newID()
+	} else if _, err := s.store.Find(ctx, agentID, id); err == nil {
+		return Issued{}, ErrIDTaken // before its versions in Vault become more
+	}
+	plain, sealed, err := s.newSecret(ctx, Place{AgentID: agentID, CredentialID: id})
 	if err != nil {
 		return Issued{}, err
 	}
@@ -125,14 +132,12 @@ func (s *Service) issue(ctx context.Context, wanted Credential, origin auditeven
 		if expiresAt != nil && !expiresAt.After(now) {
 			return Record{}, nil, invalidField("expiresAt", reasonNotFuture)
 		}
-		if id == uuid.Nil {
-			id = s.newID()
-		}
 		created = Credential{ID: id, AgentID: agentID, Status: Active, CreatedAt: now, ExpiresAt: expiresAt}
 		msgs, err := s.events(auditevent.CredentialGenerated, created, now, origin, map[string]any{"expiresAt": expiresAt})
 		return Record{Credential: created, Current: &sealed}, msgs, err
 	})
 	if err != nil {
+		s.kept.takeBack(ctx, Place{AgentID: agentID, CredentialID: id}, sealed)
 		return Issued{}, err
 	}
 	return Issued{Credential: created, Secret: plain}, nil
@@ -175,7 +180,7 @@ func (s *Service) Rotate(ctx context.Context, agentID, credentialID uuid.UUID, g
 	if err := s.agentActive(ctx, agentID); err != nil {
 		return Issued{}, err
 	}
-	plain, sealed, err := s.newSecret(ctx)
+	plain, sealed, err := s.newSecret(ctx, current.place())
 	if err != nil {
 		return Issued{}, err
 	}
@@ -191,6 +196,7 @@ func (s *Service) Rotate(ctx context.Context, agentID, credentialID uuid.UUID, g
 		})
 	})
 	if err != nil {
+		s.kept.takeBack(ctx, current.place(), sealed)
 		return Issued{}, err
 	}
 	return Issued{Credential: rotated, Secret: plain}, nil
@@ -207,8 +213,13 @@ func (s *Service) Revoke(ctx context.Context, agentID, credentialID uuid.UUID, o
 
 func (s *Service) revoke(r *Record, origin auditevent.Origin, why string) ([]outbox.Message, error) {
 	now := s.now()
+	inVault := r.Current != nil && r.Current.Version > 0 || r.Previous != nil && r.Previous.Version > 0
 	if err := r.revoke(now); err != nil {
 		return nil, err
+	}
+	// With Vault on it may also have what a change that failed has left.
+	if inVault || s.kept.on() {
+		r.Unwanted = append(r.Unwanted, Deletion{Place: r.place(), DueAt: now})
 	}
 	return s.events(auditevent.CredentialRevoked, r.Credential, now, origin, map[string]any{"reason": why})
 }
@@ -232,13 +243,20 @@ func (s *Service) withinLimit(st Standing) error {
 	return nil
 }
 
-func (s *Service) newSecret(ctx context.Context) (config.Secret, Sealed, error) {
+// newSecret makes a secret and seals it. While Vault is on and away, that is SERVICE_UNAVAILABLE.
+func (s *Service) newSecret(ctx context.Context, at Place) (config.Secret, Sealed, error) {
 	plain := Generate()
-	hash, err := s.hasher.Hash(ctx, plain)
+	sealed := Sealed{Fingerprint: FingerprintOf(plain)}
+	var err error
+	if s.kept.on() {
+		sealed.Version, err = s.kept.write(ctx, at, plain)
+	} else {
+		sealed.Hash, err = s.hasher.Hash(ctx, plain)
+	}
 	if err != nil {
 		return "", Sealed{}, err
 	}
-	return plain, Sealed{Hash: hash, Fingerprint: FingerprintOf(plain)}, nil
+	return plain, sealed, nil
 }
 
 // now is the present as the store keeps it.

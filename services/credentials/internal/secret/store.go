@@ -12,7 +12,7 @@ import (
 
 // Store keeps the credentials. Its decide functions run inside the transaction,
 // with the rows locked that they are shown: they must be quick and must call
-// nobody. What they return is stored together with the change; when they return
+// nobody. What they return, and what a record has Unwanted, is stored together with the change; when they return
 // an error, nothing is stored and the error comes back as it is. A store that
 // cannot be reached answers apperr.ServiceUnavailable.
 type Store interface {
@@ -41,6 +41,13 @@ type Store interface {
 	Screen(ctx context.Context, claims []Claim, at time.Time) ([]bool, error)
 	// RecordUses moves last uses forward, never back. Unknown ids are left out.
 	RecordUses(ctx context.Context, uses []Use) error
+	// DueDeletions takes the oldest deletions that are due, and keeps them from other
+	// takers until the time that is given.
+	DueDeletions(ctx context.Context, at, until time.Time, most int) ([]Deletion, error)
+	// Deleted takes a deletion away that is done.
+	Deleted(ctx context.Context, id int64) error
+	// CountDeletions that are due, taken or not.
+	CountDeletions(ctx context.Context, at time.Time) (int, error)
 }
 
 // Registry knows the agents; registryapi.Client is one.

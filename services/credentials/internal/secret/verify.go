@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"bytes"
 	"context"
 	"time"
 
@@ -29,7 +28,7 @@ type Verdict struct {
 // Verify tells whether a secret is good for a client, as the database says at
 // the end of the check: nothing is cached, so that a revocation holds at once.
 // An unknown client and a wrong secret take the same path, an index lookup that
-// finds nothing; neither costs a hash. An expired secret costs none either (its
+// finds nothing; neither costs a hash, nor a question to Vault. An expired secret costs none either (its
 // fingerprint already names it), so that what a caller sees outside differs for
 // no refusal. Errors mean that nothing is known about the secret.
 func (s *Service) Verify(ctx context.Context, clientID uuid.UUID, presented config.Secret) (Verdict, error) {
@@ -50,27 +49,35 @@ func (s *Service) Verify(ctx context.Context, clientID uuid.UUID, presented conf
 		if m.expired {
 			return expiredVerdict(c.ID, m), nil
 		}
-		ok, err := s.hasher.Matches(ctx, m.sealed.Hash, presented)
+		ok, err := s.matches(ctx, c.place(), *m.sealed, presented)
 		if err != nil {
 			return Verdict{}, err
 		}
 		if ok {
-			return s.confirm(ctx, c, f, m.sealed.Hash)
+			return s.confirm(ctx, c, f, *m.sealed)
 		}
 	}
 	return wrong, nil
 }
 
+// matches tells whether the secret is the one that was sealed.
+func (s *Service) matches(ctx context.Context, at Place, sealed Sealed, presented config.Secret) (bool, error) {
+	if sealed.Version > 0 {
+		return s.kept.matches(ctx, at, sealed.Version, presented)
+	}
+	return s.hasher.Matches(ctx, sealed.Hash, presented)
+}
+
 // confirm reads a credential again whose secret was found right: computing the
-// hash took long enough for somebody to revoke or rotate it meanwhile.
-func (s *Service) confirm(ctx context.Context, checked Record, f Fingerprint, hash []byte) (Verdict, error) {
+// hash, or asking Vault, took long enough for somebody to revoke or rotate it meanwhile.
+func (s *Service) confirm(ctx context.Context, checked Record, f Fingerprint, sealed Sealed) (Verdict, error) {
 	candidates, err := s.store.Candidates(ctx, checked.AgentID, f)
 	if err != nil {
 		return Verdict{}, err
 	}
 	for _, c := range candidates {
 		m := c.find(f, s.now())
-		if c.ID != checked.ID || m.sealed == nil || !bytes.Equal(m.sealed.Hash, hash) {
+		if c.ID != checked.ID || m.sealed == nil || !m.sealed.is(sealed) {
 			continue
 		}
 		if m.expired {

@@ -1,0 +1,121 @@
+package postgres_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
+)
+
+// inVault is a secret that Vault has.
+func inVault(version int) *secret.Sealed {
+	return &secret.Sealed{Version: version, Fingerprint: secret.FingerprintOf(secret.Generate())}
+}
+
+// discard stores a change that leaves these deletions.
+func (f *fixture) discard(t *testing.T, r secret.Record, deletions ...secret.Deletion) {
+	t.Helper()
+	require.NoError(t, f.Change(t.Context(), r.AgentID, r.ID, func(r *secret.Record) ([]outbox.Message, error) {
+		r.Unwanted = deletions
+		return nil, nil
+	}))
+}
+
+func TestASecretInVaultIsStoredAsItsVersionAlone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r := record(uuid.New(), start)
+	r.Current = inVault(3)
+	f.insert(t, r)
+	require.Equal(t, r, f.stored(t, r.AgentID, r.ID))
+
+	until := start.Add(time.Hour)
+	old := r.Current
+	require.NoError(t, f.Change(t.Context(), r.AgentID, r.ID, func(r *secret.Record) ([]outbox.Message, error) {
+		r.Previous, r.PreviousValidUntil, r.Current = r.Current, &until, inVault(12)
+		return nil, nil
+	}))
+	stored := f.stored(t, r.AgentID, r.ID)
+	require.Equal(t, 12, stored.Current.Version)
+	require.Equal(t, old, stored.Previous)
+
+	_, err := f.db.Exec(t.Context(), `UPDATE credentials.credentials SET secret_hash = 'vault:x' WHERE credential_id = $1`, r.ID)
+	require.NoError(t, err)
+	_, err = f.Candidates(t.Context(), r.AgentID, stored.Current.Fingerprint)
+	require.Error(t, err)
+}
+
+// The release before reads the column as a hash of bcrypt's.
+func TestAReleaseThatKnowsNoVaultDoesNotCallItsSecretsWrong(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r := record(uuid.New(), start)
+	r.Current = inVault(1)
+	f.insert(t, r)
+	var hash []byte
+	require.NoError(t, f.db.QueryRow(t.Context(), `SELECT secret_hash FROM credentials.credentials WHERE credential_id = $1`, r.ID).Scan(&hash))
+	_, err := secret.NewBcrypt().Matches(t.Context(), hash, secret.Generate())
+	require.Error(t, err)
+}
+
+func TestDeletionsAreTakenByOneReplicaWhenTheyAreDueAndUntilTheyAreDone(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r := record(uuid.New(), start)
+	f.insert(t, r)
+	at := secret.Place{AgentID: r.AgentID, CredentialID: r.ID}
+	f.discard(t, r, secret.Deletion{Place: at, DueAt: start.Add(time.Minute)}, secret.Deletion{Place: at, Version: 2, DueAt: start})
+	count := func(at time.Time) int {
+		n, err := f.CountDeletions(t.Context(), at)
+		require.NoError(t, err)
+		return n
+	}
+	take := func(now time.Time) []secret.Deletion {
+		due, err := f.DueDeletions(t.Context(), now, now.Add(30*time.Second), 10)
+		require.NoError(t, err)
+		return due
+	}
+
+	require.Empty(t, take(start.Add(-time.Second)))
+	first := take(start)
+	require.Len(t, first, 1)
+	require.Equal(t, secret.Deletion{ID: first[0].ID, Place: at, Version: 2, DueAt: start}, first[0])
+	require.Empty(t, take(start.Add(29*time.Second)), "another replica is at it")
+	require.Equal(t, 1, count(start.Add(29*time.Second)))
+	require.Equal(t, first, take(start.Add(30*time.Second)), "that replica was killed")
+	require.NoError(t, f.Deleted(t.Context(), first[0].ID))
+	require.Zero(t, count(start.Add(59*time.Second)))
+
+	last := take(start.Add(time.Minute))
+	require.Len(t, last, 1)
+	require.Zero(t, last[0].Version)
+	require.NoError(t, f.Deleted(t.Context(), last[0].ID))
+	require.NoError(t, f.Deleted(t.Context(), last[0].ID), "twice does no harm")
+}
+
+func TestADeletionIsStoredWithItsChangeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	agent := uuid.New()
+	for range 3 {
+		f.insert(t, record(agent, start))
+	}
+	decide := func(fail error) func(*secret.Record) ([]outbox.Message, error) {
+		return func(r *secret.Record) ([]outbox.Message, error) {
+			r.Unwanted = []secret.Deletion{{Place: secret.Place{AgentID: r.AgentID, CredentialID: r.ID}, DueAt: start}}
+			return nil, fail
+		}
+	}
+	require.Error(t, f.Decommission(t.Context(), agent, start, decide(secret.NotFound())))
+	n, err := f.CountDeletions(t.Context(), start)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	require.NoError(t, f.Decommission(t.Context(), agent, start, decide(nil)))
+	n, err = f.CountDeletions(t.Context(), start)
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+}
