@@ -77,7 +77,7 @@ func makeLayout(in layoutInput) (layout, error) {
 		baseURL: in.baseURL, postgresPort: in.ports[0], redisPort: in.ports[1], natsPort: in.ports[2],
 		internalToken: in.keys.internal, services: make(map[string]serviceLayout, len(in.programs)),
 	}
-	l.noteSharedAddresses(in.environ)
+	l.noteUnused(in.environ)
 	if err := l.readTrusted(in.environ); err != nil {
 		return layout{}, err
 	}
@@ -99,12 +99,15 @@ func makeLayout(in layoutInput) (layout, error) {
 	return l, l.agreeOnToken(in.programs)
 }
 
-// noteSharedAddresses tells about the two settings that four services in one process cannot share.
-func (l *layout) noteSharedAddresses(environ func(string) (string, bool)) {
+// noteUnused tells about the two settings that four services in one process cannot share, and about those that options hides.
+func (l *layout) noteUnused(environ func(string) (string, bool)) {
 	for _, name := range []string{"PUBLIC_ADDR", "INTERNAL_ADDR"} {
 		if value, set := environ(name); set && value != "" {
 			l.notes = append(l.notes, fmt.Sprintf("%s is not used: the services cannot share one address; set REGISTRY_%s and so on", name, name))
 		}
+	}
+	if value, set := environ("VAULT_ADDR"); set && value != "" {
+		l.notes = append(l.notes, "VAULT_ADDR is not used, nor the others of Vault's own commands; set CREDENTIALS_VAULT_ADDR and so on")
 	}
 }
 
@@ -251,7 +254,17 @@ func (l *layout) agreeOnToken(programs []program) error {
 // options are those for the LoadConfig of a service.
 func (l *layout) options(name string, environ func(string) (string, bool)) []config.Option {
 	return []config.Option{
-		config.Prefix(name), config.Values(l.services[name].values), config.Environ(environ),
+		config.Prefix(name), config.Values(l.services[name].values), config.Environ(withoutVault(environ)),
+	}
+}
+
+// withoutVault hides what a shell has for Vault's own commands: it must not decide where the secrets of this installation go.
+func withoutVault(environ func(string) (string, bool)) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		if strings.HasPrefix(name, "VAULT_") {
+			return "", false
+		}
+		return environ(name)
 	}
 }
 

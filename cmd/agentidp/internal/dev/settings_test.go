@@ -134,6 +134,26 @@ func TestWhatIsSetInTheEnvironmentCounts(t *testing.T) {
 	require.NotEqual(t, ":8080", toldTo(t, l, "audit", env).PublicAddr)
 }
 
+func TestAVaultOfTheShellIsNotUsedUnlessItIsMeant(t *testing.T) {
+	t.Parallel()
+	var told struct {
+		Addr  string        `env:"VAULT_ADDR"`
+		Token config.Secret `env:"VAULT_TOKEN"`
+	}
+	env := map[string]string{"VAULT_ADDR": "https://vault.example", "VAULT_TOKEN": "mine"}
+	l, err := layoutFor(t, env)
+	require.NoError(t, err)
+	require.Len(t, l.notes, 1)
+	require.Contains(t, l.notes[0], "CREDENTIALS_VAULT_ADDR")
+	require.NoError(t, config.Load(&told, l.options("credentials", lookup(env))...))
+	require.Empty(t, told)
+
+	env = map[string]string{"CREDENTIALS_VAULT_ADDR": "http://127.0.0.1:8200", "CREDENTIALS_VAULT_TOKEN": "meant"}
+	require.NoError(t, config.Load(&told, l.options("credentials", lookup(env))...))
+	require.Equal(t, "http://127.0.0.1:8200", told.Addr)
+	require.Equal(t, "meant", told.Token.Reveal())
+}
+
 func TestADatabaseThatWasGivenIsMigratedAsItsOwnRole(t *testing.T) {
 	t.Parallel()
 	l, err := layoutFor(t, map[string]string{"DATABASE_URL": "postgres://me@there/db", "AUDIT_MIGRATE_DATABASE_URL": "postgres://owner@there/db"})
