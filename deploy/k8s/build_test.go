@@ -55,12 +55,12 @@ func variants() map[string][]string {
 		"production":                nil,
 		"kind, data in volumes":     append(slices.Clone(kind), "in-cluster-storage"),
 		"kind, behind Traefik":      {"in-cluster", "ingress-traefik"},
-		"kind, with all":            append(slices.Clone(kind), "in-cluster-storage", "prometheus-operator", "hpa-requests", "audit-witnesses"),
+		"kind, with all":            append(slices.Clone(kind), "in-cluster-storage", "prometheus-operator", "hpa-requests", "audit-witnesses", "vault"),
 		"kind, TLS":                 append(slices.Clone(kind), "cert-manager-mtls"),
 		"production, with nothing":  {},
 		"production, secrets alone": {"external-secrets"},
 	}
-	extra := []string{"prometheus-operator", "hpa-requests", "audit-witnesses"}
+	extra := []string{"prometheus-operator", "hpa-requests", "audit-witnesses", "vault"}
 	for _, door := range []string{"gateway-api", "ingress-traefik", "ingress-nginx"} {
 		with := []string{door, "external-secrets"}
 		list["production, "+door] = with

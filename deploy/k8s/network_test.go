@@ -196,6 +196,9 @@ func TestPodsReachWhatTheDesignSaysAndNothingElse(t *testing.T) {
 		if strings.HasSuffix(v.name, "all") || strings.HasSuffix(v.name, "audit-witnesses") {
 			want = append(want, "Deployment/audit -> "+publicIPv4+":443", "Deployment/audit -> "+publicIPv6+":443")
 		}
+		if strings.HasSuffix(v.name, "all") || strings.HasSuffix(v.name, "vault") {
+			want = append(want, "Deployment/credentials -> namespaces kubernetes.io/metadata.name=vault:8200")
+		}
 		slices.Sort(want)
 		open, half := flows(t, v)
 		require.Equal(t, want, open)
