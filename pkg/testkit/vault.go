@@ -2,6 +2,7 @@ package testkit
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -111,12 +112,7 @@ func (v *Vault) Lease(lasts time.Duration) {
 func (v *Vault) Paths() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	paths := []string{}
-	for path := range v.entries {
-		paths = append(paths, path)
-	}
-	slices.Sort(paths)
-	return paths
+	return slices.Sorted(maps.Keys(v.entries))
 }
 
 // Holds tells whether any version of any entry still has the text.

@@ -26,7 +26,7 @@ func pathInVault(agent uuid.UUID, credential any) string {
 // metrics are what the replica shows Prometheus.
 func (f *fixture) metrics(t *testing.T) string {
 	t.Helper()
-	res, err := http.Get(f.private + "/metrics") //nolint:noctx // of a test
+	res, err := http.Get(f.private + "/metrics")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, res.Body.Close()) }()
 	text, err := io.ReadAll(res.Body)

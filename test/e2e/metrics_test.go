@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const (
@@ -108,8 +109,11 @@ func TestTheMetricsPageTellsWhatTheServicesExport(t *testing.T) {
 	t.Parallel()
 	_, witness, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example.com")
 	require.NoError(t, err)
-	in := install(t, "AUDIT_WITNESSES="+witness+"@http://127.0.0.1:9") // nobody listens there
+	vault := testkit.StartVault(t, "")
+	in := install(t, "AUDIT_WITNESSES="+witness+"@http://127.0.0.1:9", // nobody listens there
+		"CREDENTIALS_VAULT_ADDR="+vault.URL, "CREDENTIALS_VAULT_TOKEN="+vault.Token)
 	in.use(t)
+	require.Len(t, vault.Paths(), 2, "the secrets of the operator and of the agent")
 	page, err := os.ReadFile(metricsPage)
 	require.NoError(t, err)
 	before, rest, found := strings.Cut(string(page), metricsOpening)

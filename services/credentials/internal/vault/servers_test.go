@@ -184,7 +184,7 @@ func findServer(t *testing.T) (addr, rootToken string) {
 // startServer runs the program in its development mode, which keeps everything in memory, until the tests are over.
 func startServer(t *testing.T, program string) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // only to find a free port
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	address := listener.Addr().String()
 	require.NoError(t, listener.Close())
@@ -197,7 +197,7 @@ func startServer(t *testing.T, program string) {
 		_ = cmd.Wait()
 	}
 	require.Eventually(t, func() bool {
-		res, err := http.Get("http://" + address + "/v1/sys/health") //nolint:noctx // it answers or refuses at once
+		res, err := http.Get("http://" + address + "/v1/sys/health")
 		if err != nil {
 			return false
 		}

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"net"
 	"net/http"
@@ -11,8 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"encoding/pem"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,6 +60,7 @@ func requireUnavailable(t *testing.T, err error) {
 func TestASecretIsKeptInVersionsUntilTheyAreDeleted(t *testing.T) {
 	t.Parallel()
 	everyServer(t, func(t *testing.T, s *server) {
+		t.Helper()
 		c := newClient(t, s.withToken(t, time.Hour))
 		require.NoError(t, c.Ready(t.Context()))
 		at, one, two := place(), secret.Generate(), secret.Generate()
@@ -103,6 +103,7 @@ func TestASecretIsKeptInVersionsUntilTheyAreDeleted(t *testing.T) {
 func TestWhatVaultNeverHadIsNotGone(t *testing.T) {
 	t.Parallel()
 	everyServer(t, func(t *testing.T, s *server) {
+		t.Helper()
 		cfg := s.withToken(t, time.Hour)
 		c, at := newClient(t, cfg), place()
 		_, err := c.Read(t.Context(), at, 1)
@@ -120,6 +121,7 @@ func TestWhatVaultNeverHadIsNotGone(t *testing.T) {
 func TestATokenThatIsNotKnownIsNoAnswerAboutASecret(t *testing.T) {
 	t.Parallel()
 	everyServer(t, func(t *testing.T, s *server) {
+		t.Helper()
 		cfg := s.withToken(t, time.Hour)
 		cfg.Token = "hvs.nobody-was-given-this-one" // #nosec G101 -- not a credential
 		c := newClient(t, cfg)
@@ -134,6 +136,7 @@ func TestATokenThatIsNotKnownIsNoAnswerAboutASecret(t *testing.T) {
 func TestATokenIsRenewedBeforeItEnds(t *testing.T) {
 	t.Parallel()
 	everyServer(t, func(t *testing.T, s *server) {
+		t.Helper()
 		const lasts = 2 * time.Second
 		kept, left := newClient(t, s.withToken(t, lasts)), newClient(t, s.withToken(t, lasts))
 		run(t, kept)
@@ -145,6 +148,7 @@ func TestATokenIsRenewedBeforeItEnds(t *testing.T) {
 func TestAServiceAccountLogsInAndDoesSoAgain(t *testing.T) {
 	t.Parallel()
 	everyServer(t, func(t *testing.T, s *server) {
+		t.Helper()
 		c, at := newClient(t, s.withServiceAccount(t)), place()
 		_, err := c.Write(t.Context(), at, secret.Generate())
 		require.NoError(t, err, "the first request logs in")
@@ -178,7 +182,7 @@ func TestAServiceAccountLogsInAndDoesSoAgain(t *testing.T) {
 
 func TestAVaultThatIsAwayIsUnavailableInTime(t *testing.T) {
 	t.Parallel()
-	hanging, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it listens for the length of a test
+	hanging, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = hanging.Close() })
 	strange := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
