@@ -16,7 +16,8 @@ import (
 )
 
 // Vault stands for a Vault server as the credentials service sees it: a KV engine of version 2 at "secret", tokens, and a
-// Kubernetes login at "auth/kubernetes". It answers as a real one does; the tests of the service's client run on both.
+// Kubernetes login at "auth/kubernetes". Its answers are those of Vault's documentation; the tests of the service's client
+// hold it against a real server where there is one.
 type Vault struct {
 	URL   string // VAULT_ADDR
 	Token string // of the operator of the tests: it never ends

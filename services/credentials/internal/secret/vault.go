@@ -113,8 +113,8 @@ func (p Place) sealed(version int) []byte {
 }
 
 // DeleteUnwanted has Vault delete what ended, revoked credentials and secrets rotated away, as many as are done in one go;
-// more tells whether there may be others. It stops at the first that fails, which is tried again later. Without a Vault it
-// does nothing.
+// more tells whether there may be others. What fails is tried again later, and does not keep the rest from being done.
+// Without a Vault it does nothing.
 func (s *Service) DeleteUnwanted(ctx context.Context) (more bool, err error) {
 	if !s.kept.on() {
 		return false, nil
@@ -127,11 +127,14 @@ func (s *Service) DeleteUnwanted(ctx context.Context) (more bool, err error) {
 		return false, err
 	}
 	for _, d := range due {
-		if err := s.delete(ctx, d); err != nil {
-			return false, err
+		if failed := s.delete(ctx, d); failed != nil {
+			err = failed
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return len(due) == deletionBatch, nil
+	return err == nil && len(due) == deletionBatch, err
 }
 
 // OverdueDeletions counts what Vault has yet to delete.

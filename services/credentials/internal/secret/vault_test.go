@@ -23,6 +23,7 @@ type fakeVault struct {
 	entries map[secret.Place][]config.Secret
 	read    int
 	down    bool
+	refuses secret.Place // what it does not delete
 }
 
 var _ secret.Vault = (*fakeVault)(nil)
@@ -65,6 +66,9 @@ func (v *fakeVault) Destroy(_ context.Context, at secret.Place, version int) err
 }
 
 func (v *fakeVault) Delete(_ context.Context, at secret.Place) error {
+	if at == v.refuses {
+		return apperr.Unavailable(errors.New("permission denied"))
+	}
 	return v.do(func() { delete(v.entries, at) })
 }
 
@@ -211,6 +215,23 @@ func TestADecommissionDeletesAllThatVaultHas(t *testing.T) {
 	f.clock.Advance(time.Hour)
 	f.deleteUnwanted(t)
 	require.Empty(t, f.store.deletions, "what was to go later went with the rest")
+}
+
+func TestADeletionThatVaultRefusesKeepsNoOtherFromBeingDone(t *testing.T) {
+	t.Parallel()
+	f, v, _ := withVault(t)
+	a, b := f.create(t), f.create(t)
+	for _, c := range []secret.Issued{a, b} {
+		require.NoError(t, f.Revoke(t.Context(), f.agent, c.ID, f.origin))
+	}
+	v.refuses = secret.Place{AgentID: f.agent, CredentialID: a.ID}
+	_, err := f.DeleteUnwanted(t.Context())
+	requireCode(t, apperr.ServiceUnavailable, err)
+	require.NotNil(t, v.versions(f, a.ID))
+	require.Nil(t, v.versions(f, b.ID))
+	v.refuses = secret.Place{}
+	f.deleteUnwanted(t)
+	require.Nil(t, v.versions(f, a.ID))
 }
 
 func TestHashesOfBeforeWorkUntilTheyAreRotated(t *testing.T) {
