@@ -134,7 +134,7 @@ func documentedPolicy(t *testing.T, mount string) string {
 func podToken() string {
 	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
 	return part(`{"alg":"RS256"}`) + "." + part(`{"iss":"kubernetes","aud":["vault"],"sub":"system:serviceaccount:agentidp:credentials",`+
-		`"exp":4102444800,"nbf":0,"iat":0,"kubernetes.io":{"namespace":"agentidp","serviceaccount":{"name":"credentials","uid":"u1"}}}`) + "." + part("signature")
+		`"exp":4102444800,"nbf":1700000000,"iat":1700000000,"kubernetes.io":{"namespace":"agentidp","serviceaccount":{"name":"credentials","uid":"u1"}}}`) + "." + part("signature")
 }
 
 // apiServer reviews every token as good, as that of Kubernetes does with the pod's.
