@@ -27,7 +27,7 @@ const (
 	Broken   Kind = "broken"   // the hashes do not lead to the signed root
 	Unsigned Kind = "unsigned" // the checkpoint is not signed by the log
 	Forked   Kind = "forked"   // the log does not go on from a checkpoint that it signed before
-	Rollback Kind = "rollback" // the log is shorter than it was
+	Rollback Kind = "rollback" // the running log is shorter than it was
 	Unproven Kind = "unproven"
 )
 

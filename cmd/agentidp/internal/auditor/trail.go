@@ -37,6 +37,7 @@ type Trail struct {
 	newest auditlog.Checkpoint // to be kept
 	signed []byte              // its note, nil before the first
 	single bool                // what was read is the proof of one event
+	online bool                // a running log answered, which has to have all that it had; a file may be of any day
 	cosign map[string]int64    // how many leaves each witness has signed
 
 	part part
@@ -413,6 +414,9 @@ func (t *Trail) compareKept() {
 	size := t.report.TreeSize
 	switch {
 	case t.roots.bySize[t.kept.Size].wrong:
+	case size < t.kept.Size && !t.online:
+		t.report.found(Unproven, "the checkpoint of %d leaves is older than the one of %d kept from before, or the log has lost its end since; "+
+			"nothing here connects them", size, t.kept.Size)
 	case size < t.kept.Size:
 		t.report.found(Rollback, "the log has %d leaves and had %d: a backup was restored, or its end was cut off", size, t.kept.Size)
 	case !t.roots.beginnings(size)[t.kept.Size]:

@@ -230,10 +230,10 @@ func TestAPastThatIsRewrittenIsAFork(t *testing.T) {
 		now  func() *audit
 		want auditor.Kind
 	}{
-		"it goes on":                {func() *audit { old.add(40); return old }, ""},
-		"another past, longer":      {func() *audit { return newAudit(t, 100) }, auditor.Forked},
-		"another past, as long":     {func() *audit { return newAudit(t, 60) }, auditor.Forked},
-		"a backup, and nothing new": {func() *audit { return newAudit(t, 40) }, auditor.Rollback},
+		"it goes on":            {func() *audit { old.add(40); return old }, ""},
+		"another past, longer":  {func() *audit { return newAudit(t, 100) }, auditor.Forked},
+		"another past, as long": {func() *audit { return newAudit(t, 60) }, auditor.Forked},
+		"shorter":               {func() *audit { return newAudit(t, 40) }, auditor.Unproven}, // a file may be an old one
 	} {
 		now := test.now()
 		now.signer, now.verifier = old.signer, old.verifier
@@ -248,6 +248,26 @@ func TestAPastThatIsRewrittenIsAFork(t *testing.T) {
 		}
 		require.Equal(t, map[auditor.Kind][]int64{test.want: {-1}}, kinds(report), name)
 		require.Nil(t, trail.Believed(), "what is not believed is not kept")
+	}
+}
+
+func TestAnOldExportIsConnectedByThePartsThatFollowIt(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 40)
+	old := a.export(0)
+	a.add(20)
+	kept := a.checkpoint()
+	a.add(40)
+	for name, parts := range map[string][][]byte{"alone": {old}, "with the next": {old, a.export(40)}} {
+		trail := auditor.NewTrail(a.verifier)
+		trail.Keep(kept)
+		for _, part := range parts {
+			require.NoError(t, trail.Read(bytes.NewReader(part)))
+		}
+		report := trail.Report()
+		require.False(t, report.Tampered(), "%s: %v", name, report.Findings)
+		require.Equal(t, len(parts) == 2, report.Proven(), "%s: %v", name, report.Findings)
+		require.Equal(t, len(parts) == 2, trail.Believed() != nil, name)
 	}
 }
 

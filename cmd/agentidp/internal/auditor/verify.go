@@ -15,6 +15,7 @@ import (
 // Online checks a running log: that its newest checkpoint goes on from the one kept, and, unless headOnly,
 // every event from leaf cursor on. An error means that it could not be asked.
 func Online(ctx context.Context, client *Client, trail *Trail, cursor int64, headOnly bool) error {
+	trail.online = true
 	signed, err := client.Checkpoint(ctx)
 	if err != nil {
 		return err
@@ -105,6 +106,7 @@ func LoadKey(text string) (note.Verifier, error) {
 
 // OnlineProof checks one event of a running log: that it is in a tree which goes on from the checkpoint kept.
 func OnlineProof(ctx context.Context, client *Client, trail *Trail, eventID string) error {
+	trail.online = true
 	proof, err := client.Proof(ctx, eventID)
 	if err != nil {
 		return err

@@ -51,6 +51,10 @@ func TestARunningLogIsCheckedFromWhereItWasLeft(t *testing.T) {
 	a.StoredHashes, a.leaves, a.rows = nil, nil, nil
 	a.add(90)
 	require.Contains(t, kinds(run(true, false)), auditor.Rollback)
+	one := auditor.NewTrail(a.verifier)
+	one.Keep(before.checkpoint())
+	require.NoError(t, auditor.OnlineProof(t.Context(), client, one, a.eventID(17)))
+	require.Contains(t, kinds(one.Report()), auditor.Rollback)
 	a.add(20)
 	require.Contains(t, kinds(run(true, false)), auditor.Forked)
 	a.StoredHashes, a.leaves, a.rows = before.StoredHashes, before.leaves, before.rows

@@ -207,8 +207,9 @@ func TestVerifyRemembers(t *testing.T) {
 	require.Equal(t, exitTampered, exitCodeOf(t, err))
 	require.Contains(t, out, "ROLLBACK")
 	out, err = verify("--file", write(t, l.export(t, 0)))
-	require.Equal(t, exitTampered, exitCodeOf(t, err))
-	require.Contains(t, out, "ROLLBACK")
+	require.Equal(t, exitUnproven, exitCodeOf(t, err), "a file does not say that it is the newest")
+	require.Contains(t, out, "older than the one of 5 kept from before")
+	require.NotContains(t, out, "ROLLBACK")
 	now, err := os.ReadFile(filepath.Join(dir, "state"))
 	require.NoError(t, err)
 	require.Equal(t, kept, now)
@@ -228,6 +229,17 @@ func TestVerifyReadsOneProof(t *testing.T) {
 	require.Equal(t, exitTampered, exitCodeOf(t, err))
 	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, "nonsense"))
 	require.ErrorContains(t, err, "not a proof")
+
+	state := write(t, newSmallLog(t, secret, 5).checkpoint(t))
+	kept, err := os.ReadFile(state)
+	require.NoError(t, err)
+	out, err := run(t, nil, "audit", "verify", "--key", public, "--state", state, "--proof", write(t, string(proof)))
+	require.Equal(t, exitUnproven, exitCodeOf(t, err), "a proof of before is still good")
+	require.Contains(t, out, "older than the one of 5 kept from before")
+	require.Contains(t, out, "1 events")
+	now, err := os.ReadFile(state)
+	require.NoError(t, err)
+	require.Equal(t, kept, now)
 }
 
 func TestVerifyRefusesFlagsThatDoNotGoTogether(t *testing.T) {

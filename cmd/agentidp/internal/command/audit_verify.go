@@ -32,7 +32,9 @@ log and nothing else.
   --url ... --event ID              one event
 
 With --state the last checkpoint that was believed is kept in a file, and a log
-that does not go on from it is refused; one event changes nothing there. With --hashes the leaf hashes are kept as
+that does not go on from it is refused; one event changes nothing there. A file
+may be older than that checkpoint: then nothing is said of how they belong
+together (exit code 3), as only the newer one could show it. With --hashes the leaf hashes are kept as
 well (32 bytes for each event): a past that was rewritten is then found event by
 event.
 
