@@ -70,9 +70,10 @@ func (w *Witnesses) Seen(ctx context.Context) (map[string]witness.Seen, error) {
 const sqlSaw = `-- name: witness_saw
 INSERT INTO audit.witnesses (key, size, cosignature) VALUES ($1, $2, $3)
 ON CONFLICT (key) DO UPDATE SET size = excluded.size, cosignature = excluded.cosignature, signed_at = now()
-WHERE witnesses.size <= excluded.size`
+WHERE witnesses.size <= excluded.size OR witnesses.size > (SELECT size FROM audit.tree)`
 
 // Saw keeps what a witness signed, unless it signed more leaves before: a replica that was held up comes late with it.
+// More than the log has was of before a backup was restored, and gives way.
 func (w *Witnesses) Saw(ctx context.Context, key string, seen witness.Seen) error {
 	_, err := w.db.Exec(ctx, sqlSaw, key, seen.Size, string(seen.Line))
 	return pgdb.Fault(err)

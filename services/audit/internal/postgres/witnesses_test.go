@@ -15,7 +15,10 @@ import (
 
 func TestWhatWitnessesSignedIsKept(t *testing.T) {
 	t.Parallel()
-	store := postgres.NewWitnesses(testkit.DB(t, "audit"))
+	db := testkit.DB(t, "audit")
+	log := open(t, db)
+	record(t, log, events(t, 0, 8)...)
+	store := postgres.NewWitnesses(db)
 	ctx := t.Context()
 	seen, err := store.Seen(ctx)
 	require.NoError(t, err)
@@ -32,6 +35,12 @@ func TestWhatWitnessesSignedIsKept(t *testing.T) {
 	seen, err = store.Seen(ctx)
 	require.NoError(t, err)
 	require.Equal(t, "— two a\n", string(seen["two"].Line), "of the same size the later is kept")
+
+	require.NoError(t, store.Saw(ctx, "two", witness.Seen{Size: 9, Line: []byte("— two of a log that a backup took the place of\n")}))
+	require.NoError(t, store.Saw(ctx, "two", witness.Seen{Size: 8, Line: []byte("— two b\n")}))
+	seen, err = store.Seen(ctx)
+	require.NoError(t, err)
+	require.Equal(t, witness.Seen{Size: 8, Line: []byte("— two b\n")}, seen["two"])
 }
 
 func TestThePublishedCheckpointNeverBecomesSmaller(t *testing.T) {
