@@ -9,7 +9,7 @@
 CREATE TABLE audit.witnesses (
     key         text        PRIMARY KEY, -- the public key
     size        bigint      NOT NULL CHECK (size >= 0),
-    cosignature text        NOT NULL,    -- empty where only the size is known
+    cosignature text        NOT NULL,
     signed_at   timestamptz NOT NULL DEFAULT now()
 );
 

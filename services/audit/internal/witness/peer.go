@@ -9,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -101,10 +102,15 @@ func conflict(contentType string, body []byte, old int64) error {
 // line finds the witness's own signature among the lines of its answer.
 func (p Peer) line(body, checkpoint []byte, log note.Verifier) ([]byte, error) {
 	for raw := range bytes.Lines(body) {
-		signed := append(append([]byte{}, checkpoint...), raw...)
-		if _, opened, err := auditlog.Open(signed, log, p.Verifier); err == nil && auditlog.SignedBy(opened, p.Verifier) {
+		if p.signs(checkpoint, raw, log) {
 			return bytes.Clone(raw), nil
 		}
 	}
 	return nil, errors.New("the witness answers without a signature of its key")
+}
+
+// signs tells whether a line is the witness's signature of this very checkpoint of the log.
+func (p Peer) signs(checkpoint, line []byte, log note.Verifier) bool {
+	_, opened, err := auditlog.Open(slices.Concat(checkpoint, line), log, p.Verifier)
+	return err == nil && auditlog.SignedBy(opened, p.Verifier)
 }

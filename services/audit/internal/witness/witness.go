@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,7 +50,8 @@ type Log interface {
 	Consistency(ctx context.Context, from int64, to *int64) (auditlog.Consistency, error)
 }
 
-// Seen is what a witness signed last. Line is empty where only the size is known.
+// Seen is what a witness signed last: of how many leaves, and its signature line. That
+// may have been another past of the log, or the log under another name.
 type Seen struct {
 	Size int64
 	Line []byte
@@ -71,7 +73,8 @@ type Store interface {
 	Release(ctx context.Context, holder uuid.UUID) error
 	// Seen is what each witness signed last, by its key.
 	Seen(ctx context.Context) (map[string]Seen, error)
-	// Saw keeps what a witness signed, unless it signed more leaves before.
+	// Saw keeps what a witness signed, unless it signed more leaves before, and the log
+	// has those.
 	Saw(ctx context.Context, key string, seen Seen) error
 	// Publish moves the published checkpoint forward to one that witnesses signed; of
 	// the same size it takes the place of the one there is.
@@ -100,15 +103,35 @@ type Config struct {
 // Client is what one replica knows of the witnesses.
 type Client struct {
 	Config
-	board   *Board
-	holder  uuid.UUID
-	http    *http.Client
-	answers *prometheus.CounterVec
+	board    *Board
+	holder   uuid.UUID
+	http     *http.Client
+	answers  *prometheus.CounterVec
+	answered chan answer // has room for all, as a witness is asked one thing at a time
+	asking   sync.WaitGroup
 
-	// Of the one goroutine that runs rounds.
+	// Of the one goroutine that runs rounds and takes answers.
+	asked  map[string]bool  // who has not answered yet, by key
 	pauses map[string]pause // by key
-	shown  int64            // of how many leaves it was that was published last with signatures
+	newest *showing         // nil at first, and while another replica talks to witnesses
 	behind time.Time        // since when there are leaves that too few witnesses signed; zero if not
+}
+
+// showing is a head that witnesses are shown.
+type showing struct {
+	head      auditlog.Checkpoint
+	signed    []byte
+	lines     map[string][]byte // of those who signed it, by key
+	published bool              // with enough of them
+	outgrown  time.Time         // when the log was seen to have gone on; zero while it is the newest
+}
+
+// answer is what a witness made of a head.
+type answer struct {
+	peer Peer
+	of   *showing
+	line []byte
+	err  error
 }
 
 // pause is how long a witness that failed is left alone.
@@ -132,7 +155,8 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{
-		Config: cfg, board: &Board{Log: cfg.Log, Store: cfg.Store, Verifier: cfg.Verifier}, holder: holder, http: &http.Client{Timeout: askFor}, pauses: map[string]pause{},
+		Config: cfg, board: &Board{Log: cfg.Log, Store: cfg.Store, Verifier: cfg.Verifier}, holder: holder, http: &http.Client{Timeout: askFor},
+		answered: make(chan answer, len(cfg.Peers)), asked: map[string]bool{}, pauses: map[string]pause{},
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_audit_witness_answers_total",
 			Help: "What witnesses of the audit log answered: signed, away, or forked, which means they saw another past.",
@@ -167,14 +191,21 @@ func (c *Client) Run(ctx context.Context) error {
 		return nil
 	}
 	defer c.release(ctx)
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		if err := c.Round(ctx); err != nil && ctx.Err() == nil {
+	defer c.asking.Wait()
+	tell := func(err error) {
+		if err != nil && ctx.Err() == nil {
 			c.Telemetry.Log.WarnContext(ctx, "witnesses cannot be asked, will try again", slog.Any("error", err))
 		}
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	tell(c.Round(ctx))
+	for {
 		select {
 		case <-ticker.C:
+			tell(c.Round(ctx))
+		case a := <-c.answered:
+			tell(c.take(ctx, a))
 		case <-ctx.Done():
 			return nil
 		}
@@ -186,14 +217,15 @@ func (c *Client) Published(ctx context.Context) (auditlog.Checkpoint, []byte, bo
 	return c.board.Published(ctx)
 }
 
-// Round shows the newest checkpoint once to every witness that has not signed it,
-// if this replica is the one to do so, and publishes it.
+// Round begins to show the newest checkpoint to every witness that has not signed it
+// and is not being asked already, if this replica is the one to do so. It waits for no
+// answer, so that a slow witness holds up nobody.
 func (c *Client) Round(ctx context.Context) error {
 	if err := c.board.begin(ctx); err != nil { // before this replica is one that talks to witnesses
 		return err
 	}
 	if held, err := c.Store.Hold(ctx, c.holder, lease); err != nil || !held {
-		c.behind = time.Time{}
+		c.newest, c.behind = nil, time.Time{}
 		return err
 	}
 	signed, err := c.Log.Newest(ctx)
@@ -208,49 +240,58 @@ func (c *Client) Round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	type answer struct {
-		peer Peer
-		seen Seen
-		err  error
+	now := c.Clock()
+	if c.newest == nil || c.newest.head != head {
+		if c.newest != nil {
+			c.newest.outgrown = now
+		}
+		c.newest = &showing{head: head, signed: signed, lines: map[string][]byte{}}
 	}
-	answers := make(chan answer, len(c.Peers))
-	asked := 0
 	for _, peer := range c.Peers {
 		last := seen[peer.Key]
-		if last.Size == head.Size && len(last.Line) > 0 || c.Clock().Before(c.pauses[peer.Key].until) {
-			continue
+		if c.newest.lines[peer.Key] == nil && peer.signs(signed, last.Line, c.Verifier) { // for the replica before this one
+			c.newest.lines[peer.Key] = last.Line
 		}
-		asked++
-		go func() {
-			ctx, cancel := context.WithTimeout(ctx, askFor)
-			defer cancel()
-			line, err := c.show(ctx, peer, last.Size, head, signed)
-			answers <- answer{peer, Seen{Size: head.Size, Line: line}, err}
-		}()
-	}
-	for range asked {
-		a := <-answers
-		c.note(ctx, a.peer, head.Size, a.err)
-		if a.err != nil {
-			continue
-		}
-		seen[a.peer.Key] = a.seen
-		if err := errors.Join(c.Store.Saw(ctx, a.peer.Key, a.seen), c.publish(ctx, head, signed, seen)); err != nil {
-			return err
+		if c.newest.lines[peer.Key] == nil && !c.asked[peer.Key] && !now.Before(c.pauses[peer.Key].until) {
+			c.ask(ctx, peer, last.Size)
 		}
 	}
-	return c.settle(ctx, head, signed, seen)
+	return c.settle(ctx, now)
 }
 
-// settle publishes the head as it is where the witnesses let it wait.
-func (c *Client) settle(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) error {
-	now := c.Clock()
-	if _, enough := c.cosigned(head, signed, seen); enough {
+// ask begins to show the newest head to a witness that signed old leaves last, as far as we know.
+func (c *Client) ask(ctx context.Context, peer Peer, old int64) {
+	c.asked[peer.Key] = true
+	of := c.newest
+	c.asking.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, askFor)
+		defer cancel()
+		line, err := c.show(ctx, peer, old, of.head, of.signed)
+		c.answered <- answer{peer, of, line, err}
+	})
+}
+
+// take keeps what a witness answered. It counts for the head that was shown to it, also
+// where the log has gone on meanwhile: while the log grows, a slow witness and a fast one
+// have no newer head in common.
+func (c *Client) take(ctx context.Context, a answer) error {
+	delete(c.asked, a.peer.Key)
+	c.note(ctx, a.peer, a.of.head.Size, a.err)
+	if a.err != nil {
+		return nil
+	}
+	a.of.lines[a.peer.Key] = a.line
+	return errors.Join(c.Store.Saw(ctx, a.peer.Key, Seen{Size: a.of.head.Size, Line: a.line}), c.publish(ctx, a.of))
+}
+
+// settle publishes the newest head as it is where the witnesses let it wait.
+func (c *Client) settle(ctx context.Context, now time.Time) error {
+	if len(c.newest.lines) >= c.Quorum {
 		c.behind = time.Time{}
-		if c.shown == head.Size {
+		if c.newest.published {
 			return nil
 		}
-		return c.publish(ctx, head, signed, seen) // signed before, and not published for a fault or by another replica
+		return c.publish(ctx, c.newest) // signed before, and not published for a fault or by another replica
 	}
 	if c.behind.IsZero() {
 		c.behind = now
@@ -258,16 +299,37 @@ func (c *Client) settle(ctx context.Context, head auditlog.Checkpoint, signed []
 	if now.Sub(c.behind) < patience {
 		return nil
 	}
-	return c.Store.PublishBare(ctx, head.Size, signed)
+	return c.Store.PublishBare(ctx, c.newest.head.Size, c.newest.signed)
+}
+
+// publish publishes a head with the signatures under it, if they are enough.
+func (c *Client) publish(ctx context.Context, s *showing) error {
+	if len(s.lines) < c.Quorum {
+		return nil
+	}
+	signed := bytes.Clone(s.signed)
+	for _, peer := range c.Peers {
+		signed = append(signed, s.lines[peer.Key]...)
+	}
+	if err := c.Store.Publish(ctx, s.head.Size, signed); err != nil {
+		return err
+	}
+	s.published = true
+	switch {
+	case s == c.newest:
+		c.behind = time.Time{}
+	case !c.behind.IsZero() && c.behind.Before(s.outgrown):
+		c.behind = s.outgrown
+	}
+	return nil
 }
 
 // show submits the checkpoint, once more from another size where the witness is not
-// where we thought.
+// where we thought. How far it has come is the witness's to say: what we remember may
+// be of a past that a backup took the place of.
 func (c *Client) show(ctx context.Context, peer Peer, old int64, head auditlog.Checkpoint, signed []byte) ([]byte, error) {
+	old = min(old, head.Size)
 	for again := false; ; again = true {
-		if old > head.Size {
-			return nil, c.outpaced(ctx, old)
-		}
 		proof, err := c.Log.Consistency(ctx, old, &head.Size)
 		if err != nil {
 			return nil, err
@@ -275,11 +337,15 @@ func (c *Client) show(ctx context.Context, peer Peer, old int64, head auditlog.C
 		request := auditlog.AddCheckpoint{Old: old, Proof: proof.Hashes, Checkpoint: signed}
 		line, err := peer.ask(ctx, c.http, request, c.Verifier)
 		var behind *behindError
-		if errors.As(err, &behind) && !again {
-			old = behind.size
-			continue
+		switch {
+		case !errors.As(err, &behind):
+			return line, err
+		case behind.size > head.Size:
+			return nil, c.outpaced(ctx, behind.size)
+		case again:
+			return nil, err
 		}
-		return line, err
+		old = behind.size
 	}
 }
 
@@ -321,29 +387,4 @@ func (c *Client) note(ctx context.Context, peer Peer, size int64, err error) {
 	}
 	c.answers.WithLabelValues(name, resultAway).Inc()
 	c.Telemetry.Log.WarnContext(ctx, "a witness did not sign", attrs...)
-}
-
-// publish publishes the checkpoint with the signatures under it, if they are enough.
-func (c *Client) publish(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) error {
-	note, enough := c.cosigned(head, signed, seen)
-	if !enough {
-		return nil
-	}
-	err := c.Store.Publish(ctx, head.Size, note)
-	if err == nil {
-		c.shown = head.Size
-	}
-	return err
-}
-
-// cosigned is the checkpoint with the signatures under it, and whether they are enough.
-func (c *Client) cosigned(head auditlog.Checkpoint, signed []byte, seen map[string]Seen) (note []byte, enough bool) {
-	note, signatures := bytes.Clone(signed), 0
-	for _, peer := range c.Peers {
-		if last := seen[peer.Key]; last.Size == head.Size && len(last.Line) > 0 {
-			note = append(note, last.Line...)
-			signatures++
-		}
-	}
-	return note, signatures >= c.Quorum
 }

@@ -33,17 +33,25 @@ type growing struct {
 	testkit.StoredHashes
 
 	size   int64
+	past   string // leaves are others in another one
 	signed func() // after a head was given, if set
 }
 
 func (g *growing) add(leaves int) {
 	g.t.Helper()
 	for range leaves {
-		hashes, err := tlog.StoredHashes(g.size, fmt.Append(nil, g.size, g.key.Public), g)
+		hashes, err := tlog.StoredHashes(g.size, fmt.Append(nil, g.size, g.past, g.key.Public), g)
 		require.NoError(g.t, err)
 		g.StoredHashes = append(g.StoredHashes, hashes...)
 		g.size++
 	}
+}
+
+// restart has the log begin again, in another past.
+func (g *growing) restart(leaves int) {
+	g.t.Helper()
+	g.size, g.StoredHashes, g.past = 0, nil, g.past+"another"
+	g.add(leaves)
 }
 
 func (g *growing) Newest(context.Context) ([]byte, error) {
@@ -127,6 +135,8 @@ func (s *stranger) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", auditlog.SizeType)
 		w.WriteHeader(http.StatusConflict)
 		_, _ = fmt.Fprintln(w, s.last.Size)
+	case request.Old == next.Size && next.Root != s.last.Root:
+		w.WriteHeader(http.StatusConflict)
 	case request.Old > 0 && request.Old < next.Size && tlog.CheckTree(request.Proof, next.Size, next.Root, s.last.Size, s.last.Root) != nil:
 		http.Error(w, "no", http.StatusUnprocessableEntity)
 	default:
@@ -215,7 +225,9 @@ type bench struct {
 	log    *growing
 	store  *memory
 	clock  *testkit.Clock
-	tel    *telemetry.Telemetry
+	quorum int
+	peers  []witness.Peer
+	tel    *telemetry.Telemetry // of the client
 	client *witness.Client
 }
 
@@ -223,26 +235,50 @@ func setUp(t *testing.T, quorum int, names ...string) (*bench, []*stranger) {
 	t.Helper()
 	b := &bench{
 		t: t, log: &growing{t: t, key: testkit.AuditLogKey(t)}, clock: testkit.NewClock(time.Unix(1_800_000_000, 0)),
-		tel: telemetry.Discard("audit"),
+		quorum: quorum, store: &memory{seen: map[string]witness.Seen{}},
 	}
-	b.store = &memory{seen: map[string]witness.Seen{}}
 	strangers := make([]*stranger, len(names))
-	peers := make([]witness.Peer, len(names))
 	for i, name := range names {
 		strangers[i] = newStranger(t, name, b.log.key.Verifier)
-		peers[i] = strangers[i].peer()
+		b.peers = append(b.peers, strangers[i].peer())
 	}
-	var err error
-	b.client, err = witness.New(witness.Config{
-		Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: peers, Quorum: quorum, Telemetry: b.tel, Clock: b.clock.Now,
-	})
-	require.NoError(t, err)
+	b.client = b.replica()
 	return b, strangers
 }
 
+// replica is another one of the service, and the one that is counted from now on.
+func (b *bench) replica() *witness.Client {
+	b.t.Helper()
+	b.tel = telemetry.Discard("audit")
+	client, err := witness.New(witness.Config{
+		Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: b.peers, Quorum: b.quorum, Telemetry: b.tel, Clock: b.clock.Now,
+	})
+	require.NoError(b.t, err)
+	return client
+}
+
+// restart begins the service anew.
+func (b *bench) restart() { b.client, b.store.holder = b.replica(), uuid.Nil }
+
+// round has the witnesses asked, and waits for what they answer.
 func (b *bench) round() {
 	b.t.Helper()
+	b.ask()
+	for b.take() {
+	}
+}
+
+func (b *bench) ask() {
+	b.t.Helper()
 	require.NoError(b.t, b.client.Round(b.t.Context()))
+}
+
+// take takes one answer, if any is to come.
+func (b *bench) take() bool {
+	b.t.Helper()
+	taken, err := b.client.Take(b.t.Context())
+	require.NoError(b.t, err)
+	return taken
 }
 
 // signers is who signed the checkpoint that is published, and of how many leaves it is.
@@ -344,19 +380,115 @@ func TestAWitnessThatIsAwayDelaysNobody(t *testing.T) {
 
 // What is given out becomes no smaller: witnesses come and go, replicas take over from
 // each other and start anew, and everybody who asks meets any of them.
+// hold has a witness answer only when it is released.
+func (s *stranger) hold() (release func()) {
+	until := make(chan struct{})
+	release = sync.OnceFunc(func() { close(until) })
+	s.t.Cleanup(release)
+	s.answer = func(http.ResponseWriter) bool { <-until; return false }
+	return release
+}
+
+func TestASlowWitnessDelaysNobody(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example", "two.example")
+	release := s[1].hold()
+	for want := range int64(3) {
+		b.log.add(1)
+		b.ask()
+		require.True(t, b.take())
+		size, names := b.signers(s...)
+		require.Equal(t, want+1, size)
+		require.Equal(t, []string{"one.example"}, names)
+	}
+	release()
+	require.True(t, b.take())
+	require.EqualValues(t, 1, b.count("two.example", "signed"))
+	require.EqualValues(t, 1, b.store.seen[s[1].key].Size, "what it was shown in the first round")
+	size, _ := b.signers(s...)
+	require.EqualValues(t, 3, size, "and moves nothing back")
+	require.Equal(t, 1, s[1].asked, "one thing at a time")
+
+	b.log.add(1)
+	b.round()
+	size, names := b.signers(s...)
+	require.EqualValues(t, 4, size)
+	require.Len(t, names, 2)
+}
+
+// TestASlowWitnessCountsForWhatItWasShown has the log grow while a witness that is needed ponders: what the others
+// signed together with it is published, and patience counts from there.
+func TestASlowWitnessCountsForWhatItWasShown(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 2, "one.example", "two.example")
+	release := s[1].hold()
+	b.log.add(1)
+	b.ask()
+	require.True(t, b.take())
+	b.clock.Advance(3 * time.Second)
+	b.log.add(1)
+	b.ask()
+	require.True(t, b.take())
+	_, names := b.signers(s...)
+	require.Empty(t, names)
+	release()
+	require.True(t, b.take())
+	size, names := b.signers(s...)
+	require.EqualValues(t, 1, size)
+	require.Len(t, names, 2)
+
+	s[0].Close()
+	s[1].Close()
+	b.clock.Advance(4 * time.Second)
+	b.round()
+	size, _ = b.signers(s...)
+	require.EqualValues(t, 1, size, "the second leaf waits for four seconds, not for seven")
+	b.clock.Advance(time.Second)
+	b.round()
+	size, names = b.signers(s...)
+	require.EqualValues(t, 2, size)
+	require.Empty(t, names)
+}
+
+func TestWhatWasSignedOfAnotherPastDoesNotCount(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(5)
+	b.round()
+	was := b.store.board
+	b.log.restart(5)
+	b.restart()
+	b.round()
+	require.EqualValues(t, 1, b.count("one.example", "forked"), "it is asked")
+	require.Equal(t, was, b.store.board, "its signature of the other past is put under nothing")
+	b.clock.Advance(5 * time.Second)
+	b.log.add(1)
+	b.round()
+	size, names := b.signers(s...)
+	require.EqualValues(t, 6, size)
+	require.Empty(t, names)
+}
+
+func TestAWitnessThatBeganAnewIsAskedHowFarItIs(t *testing.T) {
+	t.Parallel()
+	b, s := setUp(t, 1, "one.example")
+	b.log.add(9)
+	b.round()
+	b.log.restart(5) // a backup, and the witness's keeper was told
+	b.store.board = witness.Published{}
+	s[0].last = auditlog.Checkpoint{}
+	b.round()
+	require.Zero(t, b.count("one.example", "forked"))
+	size, names := b.signers(s...)
+	require.EqualValues(t, 5, size)
+	require.Len(t, names, 1)
+}
+
 func TestThePublishedCheckpointOnlyMovesForward(t *testing.T) {
 	t.Parallel()
 	b, s := setUp(t, 2, "one.example", "two.example")
 	random := mathrand.New(mathrand.NewPCG(4, 2))
-	newReplica := func() *witness.Client {
-		replica, err := witness.New(witness.Config{
-			Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: []witness.Peer{s[0].peer(), s[1].peer()}, Quorum: 2,
-			Telemetry: telemetry.Discard("audit"), Clock: b.clock.Now,
-		})
-		require.NoError(t, err)
-		return replica
-	}
-	replicas := []*witness.Client{newReplica(), newReplica()}
+	replicas := []*witness.Client{b.replica(), b.replica()}
 	least, bare, cosigned := int64(0), 0, 0
 	look := func() {
 		for _, replica := range replicas {
@@ -384,10 +516,11 @@ func TestThePublishedCheckpointOnlyMovesForward(t *testing.T) {
 			b.store.mu.Lock()
 			b.store.holder, b.store.held = uuid.Nil, false
 			b.store.mu.Unlock()
-			replicas[i] = newReplica()
+			replicas[i] = b.replica()
 		}
 		look()
-		require.NoError(t, replicas[random.IntN(2)].Round(t.Context()))
+		b.client = replicas[random.IntN(2)]
+		b.round()
 		look()
 		b.clock.Advance(time.Second)
 	}
@@ -395,8 +528,8 @@ func TestThePublishedCheckpointOnlyMovesForward(t *testing.T) {
 	require.NotZero(t, cosigned)
 	b.clock.Advance(time.Minute)
 	for range 10 {
-		for _, replica := range replicas {
-			require.NoError(t, replica.Round(t.Context()))
+		for _, b.client = range replicas {
+			b.round()
 		}
 		b.clock.Advance(time.Second)
 	}
@@ -406,17 +539,12 @@ func TestThePublishedCheckpointOnlyMovesForward(t *testing.T) {
 
 func TestALogThatHadNoWitnessesBeginsWhereItWas(t *testing.T) {
 	t.Parallel()
-	b, s := setUp(t, 1, "one.example")
+	b, _ := setUp(t, 1, "one.example")
 	b.log.add(3)
 	b.round()
 	b.store.held = false // the setting was taken back
 	b.log.add(4)
-	next, err := witness.New(witness.Config{
-		Log: b.log, Store: b.store, Verifier: b.log.key.Verifier, Peers: []witness.Peer{s[0].peer()}, Quorum: 1,
-		Telemetry: telemetry.Discard("audit"), Clock: b.clock.Now,
-	})
-	require.NoError(t, err)
-	c, _, ok, err := next.Published(t.Context())
+	c, _, ok, err := b.replica().Published(t.Context())
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.EqualValues(t, 7, c.Size, "heads up to here were given out")
@@ -538,6 +666,11 @@ func TestAPastThatAWitnessDoesNotKnowIsLoud(t *testing.T) {
 	for name, happens := range map[string]func(b *bench, s *stranger){
 		"another past": func(b *bench, s *stranger) { s.last.Root[0] ^= 1; b.log.add(5) },
 		"a backup":     func(_ *bench, s *stranger) { s.last.Size = 1000 },
+		"a backup, and it is known how far the witness was": func(b *bench, s *stranger) {
+			b.log.add(4)
+			b.round()
+			b.log.restart(5)
+		},
 		"a size that is the one it was shown": func(b *bench, s *stranger) {
 			b.log.add(5)
 			s.answer = func(w http.ResponseWriter) bool {
@@ -555,7 +688,8 @@ func TestAPastThatAWitnessDoesNotKnowIsLoud(t *testing.T) {
 		b.log.add(5)
 		b.round()
 		happens(b, s[0])
-		b.store.seen = map[string]witness.Seen{s[0].key: {Size: s[0].last.Size % 1000}}
+		b.store.seen[s[0].key] = witness.Seen{Size: b.store.seen[s[0].key].Size} // the signature itself is lost
+		b.restart()
 		b.round()
 		require.EqualValues(t, 1, b.count("one.example", "forked"), name)
 	}
