@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/outbox"
@@ -77,9 +79,10 @@ func changeAction(from, to Status) auditevent.Action {
 	}
 }
 
-// changed returns what a change leaves behind: the audit event, and the agent's new state for those who cache it.
-func (r *Registry) changed(from, to Agent, origin auditevent.Origin, metadata map[string]any) ([]outbox.Message, error) {
-	audit, err := r.audited(changeAction(from.Status, to.Status), to, origin, metadata)
+// changed returns what a change at a time leaves behind: the audit event, and the agent's new state for those who
+// cache it.
+func (r *Registry) changed(from, to Agent, at time.Time, origin auditevent.Origin, metadata map[string]any) ([]outbox.Message, error) {
+	audit, err := r.audited(changeAction(from.Status, to.Status), to.ID, at, origin, metadata)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +107,7 @@ func (r *Registry) state(a Agent, origin auditevent.Origin) (outbox.Message, err
 
 // created returns what a registration leaves behind.
 func (r *Registry) created(a Agent, origin auditevent.Origin) ([]outbox.Message, error) {
-	message, err := r.audited(auditevent.AgentCreated, a, origin, map[string]any{
+	message, err := r.audited(auditevent.AgentCreated, a.ID, a.CreatedAt, origin, map[string]any{
 		"email":            a.Email,
 		"agentType":        a.Type,
 		"version":          a.Version,
@@ -120,10 +123,12 @@ func (r *Registry) created(a Agent, origin auditevent.Origin) ([]outbox.Message,
 	return []outbox.Message{message}, nil
 }
 
+// audited is the event of what happened at a time. That is the clock's and not the agent's UpdatedAt, which never moves
+// back: after one change by a clock that was days ahead the audit service would refuse all that follow.
 func (r *Registry) audited(
-	action auditevent.Action, a Agent, origin auditevent.Origin, metadata map[string]any,
+	action auditevent.Action, agentID uuid.UUID, at time.Time, origin auditevent.Origin, metadata map[string]any,
 ) (outbox.Message, error) {
-	return auditevent.New(r.newID(), a.UpdatedAt, serviceName, action, &a.ID, origin, metadata).Message()
+	return auditevent.New(r.newID(), at, serviceName, action, &agentID, origin, metadata).Message()
 }
 
 func later(a, b time.Time) time.Time {

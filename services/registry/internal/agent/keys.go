@@ -164,8 +164,9 @@ func (r *Registry) RemoveKeys(ctx context.Context, id uuid.UUID, demand Demand) 
 
 // keysRevision is the agent after its keys changed, with what that leaves behind.
 func (r *Registry) keysRevision(current Agent, origin auditevent.Origin, metadata map[string]any) (Revision, error) {
-	next := current.revise(current, r.now())
-	audit, err := r.audited(auditevent.AgentKeysUpdated, next, origin, metadata)
+	now := r.now()
+	next := current.revise(current, now)
+	audit, err := r.audited(auditevent.AgentKeysUpdated, next.ID, now, origin, metadata)
 	if err != nil {
 		return Revision{}, err
 	}

@@ -144,12 +144,14 @@ func TestAURIReplacesASetAndIsRemoved(t *testing.T) {
 	require.Equal(t, map[string]any{"set": "jwksUri", "jwksUri": keysURI}, auditEvents(t, b.store.messages)[0].Metadata)
 
 	b.store.messages = nil
+	b.now = b.now.Add(-time.Hour) // a clock that was set back
 	require.NoError(t, b.registry.RemoveKeys(t.Context(), first.ID, permitted()))
 	require.Empty(t, b.store.keys)
 	require.Equal(t, int64(4), b.store.agents[first.ID].Revision)
 	event := auditEvents(t, b.store.messages)[0]
 	require.Equal(t, auditevent.AgentKeysUpdated, event.Action)
 	require.Equal(t, map[string]any{"removed": true}, event.Metadata)
+	require.Equal(t, first.UpdatedAt.Add(-time.Hour), event.Timestamp, "the event is of the clock's time")
 	require.Equal(t, int64(4), lifecycleState(t, b.store.messages).Revision)
 
 	b.store.messages = nil

@@ -220,8 +220,9 @@ func (r *Registry) Change(ctx context.Context, id uuid.UUID, given Attributes, d
 			return Revision{}, err
 		}
 		next, diff := current.apply(given)
-		next = current.revise(next, r.now())
-		messages, err := r.changed(current, next, demand.Origin, map[string]any{
+		now := r.now()
+		next = current.revise(next, now)
+		messages, err := r.changed(current, next, now, demand.Origin, map[string]any{
 			"changes": diff.fields, "from": diff.from, "to": diff.to,
 		})
 		return Revision{Agent: next, Messages: messages}, err
@@ -236,8 +237,9 @@ func (r *Registry) Decommission(ctx context.Context, id uuid.UUID, demand Demand
 		}
 		next := current
 		next.Status = Decommissioned
-		next = current.revise(next, r.now())
-		messages, err := r.changed(current, next, demand.Origin, map[string]any{"from": string(current.Status)})
+		now := r.now()
+		next = current.revise(next, now)
+		messages, err := r.changed(current, next, now, demand.Origin, map[string]any{"from": string(current.Status)})
 		return Revision{Agent: next, Messages: messages}, err
 	})
 	return err

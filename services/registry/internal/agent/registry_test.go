@@ -311,7 +311,9 @@ func TestSuspendingReactivatingAndDecommissioningCutTokensOff(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, suspended.TokensValidAfter, active.TokensValidAfter, "never moves back")
 	require.Equal(t, suspended.UpdatedAt, active.UpdatedAt, "never moves back")
-	require.Equal(t, auditevent.AgentReactivated, auditEvents(t, b.store.messages)[0].Action)
+	event = auditEvents(t, b.store.messages)[0]
+	require.Equal(t, auditevent.AgentReactivated, event.Action)
+	require.Equal(t, start.Add(-time.Hour).UTC().Truncate(time.Microsecond), event.Timestamp, "the event is of the clock's time")
 
 	b.store.messages = nil
 	b.now = start.Add(time.Hour)
