@@ -240,6 +240,12 @@ func (c *Client) Round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.present(ctx, head, signed, seen)
+	return c.settle(ctx)
+}
+
+// present has those asked who have not signed the head.
+func (c *Client) present(ctx context.Context, head auditlog.Checkpoint, signed []byte, seen map[string]Seen) {
 	now := c.Clock()
 	if c.newest == nil || c.newest.head != head {
 		if c.newest != nil {
@@ -256,7 +262,6 @@ func (c *Client) Round(ctx context.Context) error {
 			c.ask(ctx, peer, last.Size)
 		}
 	}
-	return c.settle(ctx, now)
 }
 
 // ask begins to show the newest head to a witness that signed old leaves last, as far as we know.
@@ -277,15 +282,16 @@ func (c *Client) ask(ctx context.Context, peer Peer, old int64) {
 func (c *Client) take(ctx context.Context, a answer) error {
 	delete(c.asked, a.peer.Key)
 	c.note(ctx, a.peer, a.of.head.Size, a.err)
-	if a.err != nil {
-		return nil
+	if a.err == nil {
+		a.of.lines[a.peer.Key] = a.line
+		return errors.Join(c.Store.Saw(ctx, a.peer.Key, Seen{Size: a.of.head.Size, Line: a.line}), c.publish(ctx, a.of))
 	}
-	a.of.lines[a.peer.Key] = a.line
-	return errors.Join(c.Store.Saw(ctx, a.peer.Key, Seen{Size: a.of.head.Size, Line: a.line}), c.publish(ctx, a.of))
+	return nil
 }
 
 // settle publishes the newest head as it is where the witnesses let it wait.
-func (c *Client) settle(ctx context.Context, now time.Time) error {
+func (c *Client) settle(ctx context.Context) error {
+	now := c.Clock()
 	if len(c.newest.lines) >= c.Quorum {
 		c.behind = time.Time{}
 		if c.newest.published {
