@@ -86,6 +86,8 @@ type Hydrator struct {
 	unannounced map[string]revocation.Revoked
 	cutoffs     map[uuid.UUID]revocation.Cutoff // unannounced as well
 	wake        chan struct{}
+
+	brought map[string]bool // of the lately revoked, the tokens that Run has brought already
 }
 
 var _ issue.Announcer = (*Hydrator)(nil)
@@ -275,8 +277,26 @@ func (h *Hydrator) keepUp(ctx context.Context, age time.Duration) error {
 		if err != nil {
 			return err
 		}
-		return h.Cache.Load(ctx, lately, nil)
+		return h.bring(ctx, lately)
 	}
+}
+
+// bring brings those of the lately revoked that are not there yet. Each is read for as long as slowest; after a thousand
+// revocations in a moment Redis is not to have them all sixty times. Redis cannot have lost one and kept its mark.
+func (h *Hydrator) bring(ctx context.Context, lately []revocation.Revoked) error {
+	known := make(map[string]bool, len(lately))
+	fresh := lately[:0:0]
+	for _, revoked := range lately {
+		known[revoked.TokenID] = true
+		if !h.brought[revoked.TokenID] {
+			fresh = append(fresh, revoked)
+		}
+	}
+	if err := h.Cache.Load(ctx, fresh, nil); err != nil {
+		return err
+	}
+	h.brought = known
+	return nil
 }
 
 // hydrate fills Redis and marks it as whole. The cutoffs are the registry's own, read after the hydration began: the store

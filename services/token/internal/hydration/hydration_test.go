@@ -39,6 +39,7 @@ type world struct {
 	hydrated    bool
 	hydrates    int
 	cacheErr    error
+	failLoads   int // of so many the cache breaks off
 }
 
 func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
@@ -90,6 +91,10 @@ func (w *world) Load(_ context.Context, revoked []revocation.Revoked, cutoffs []
 	defer w.mu.Unlock()
 	if w.cacheErr != nil {
 		return w.cacheErr
+	}
+	if w.failLoads > 0 {
+		w.failLoads--
+		return errAway
 	}
 	for _, r := range revoked {
 		w.cache[r.TokenID] = true
@@ -231,6 +236,22 @@ func TestEveryRevocationSinceTheLastLookIsLoaded(t *testing.T) {
 	}
 	w.cacheErr = errAway
 	require.ErrorIs(t, h.keepUp(t.Context(), 0), errAway)
+}
+
+func TestARevocationOfLateIsBroughtOnce(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	w.hydrated = true
+	w.recent = []revocation.Revoked{{TokenID: "one"}}
+	require.NoError(t, h.keepUp(t.Context(), 0))
+	require.Equal(t, map[string]bool{"one": true}, w.cache)
+
+	delete(w.cache, "one") // to see whether it is brought again
+	w.recent = append(w.recent, revocation.Revoked{TokenID: "another"})
+	w.failLoads = 1
+	require.ErrorIs(t, h.keepUp(t.Context(), 0), errAway)
+	require.NoError(t, h.keepUp(t.Context(), 0))
+	require.Equal(t, map[string]bool{"another": true}, w.cache)
 }
 
 func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {
