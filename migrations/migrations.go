@@ -36,8 +36,8 @@ func Files(service string) (fs.FS, error) {
 	return fs.Sub(files, service)
 }
 
-// contract marks a migration that takes away what the release before still used: the release that brings it works
-// without it as well.
+// contract marks a migration that takes away what neither this release nor the one before uses: replicas of both run while
+// it is applied, and this release works before that as well.
 var contract = regexp.MustCompile(`(?m)^-- phase: contract$`)
 
 // Needed is the version of its schema that this release of a service needs: the highest migration that is not marked
@@ -84,8 +84,8 @@ func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) erro
 	return apply(ctx, service, ownerURL, log, math.MaxInt64)
 }
 
-// Expand is Apply as far as Needed says: without the contractions that come last, so that the release before can be gone
-// back to.
+// Expand is Apply as far as Needed says: without the contractions that come last. Operators run Apply; this is for tests of
+// what serves before all of it is done.
 func Expand(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
 	version, err := Needed(service)
 	if err != nil {

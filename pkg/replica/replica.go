@@ -51,7 +51,8 @@ type migration struct {
 	OwnerURL  config.Secret `env:"MIGRATE_DATABASE_URL" required:"true"`
 }
 
-// Migrate brings the schema of a service up to date, as the role that owns it. Any number of replicas may do so at once.
+// Migrate brings the schema of a service up to date, contractions included, as the role that owns it. Any number of replicas may
+// do so at once, and replicas of the release before may serve meanwhile.
 func Migrate(ctx context.Context, service string, opts ...config.Option) error {
 	var cfg migration
 	if err := Load(service, &cfg, opts...); err != nil {

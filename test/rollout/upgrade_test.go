@@ -11,10 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/migrations"
@@ -31,33 +33,89 @@ const (
 	scopes   = "agents:read agents:write tokens:read audit:read agents:admin"
 )
 
-// previous gives the source of the release before, and what it is: the last tag before this commit, else the baseline. A
-// checkout without history has neither; then this tree stands for it, and what is left to be tested is this release alone.
-func previous(t *testing.T, root string) (source, name string) {
-	t.Helper()
-	git := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), "git", args...)
-		cmd.Dir = root
-		out, err := cmd.Output()
-		return strings.TrimSpace(string(out)), err
+func git(ctx context.Context, dir string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "git", args...)
+	cmd.Dir = dir
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, strings.TrimSpace(said.String()))
 	}
-	name, err := git("describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^")
+	return strings.TrimSpace(string(out)), nil
+}
+
+// before finds the release before: the last tag before this commit, else the baseline. Its error says what the checkout lacks.
+func before(ctx context.Context, root string) (commit, name string, err error) {
+	name, err = git(ctx, root, "describe", "--tags", "--abbrev=0", "--match", "v*", "HEAD^")
 	if err != nil || name == "" {
 		name = baseline
 	}
-	commit, err := git("rev-parse", "--verify", "--quiet", name+"^{commit}")
+	commit, err = git(ctx, root, "rev-parse", "--verify", name+"^{commit}")
+	if err == nil {
+		return commit, name, nil
+	}
+	if shallow, asked := git(ctx, root, "rev-parse", "--is-shallow-repository"); asked == nil && shallow == "true" {
+		return "", name, fmt.Errorf("this is a shallow clone, which does not reach back to %s: git fetch --unshallow --tags", name)
+	}
+	return "", name, fmt.Errorf("this checkout has no history with %s: %w", name, err)
+}
+
+// previous gives the source of the release before, and what it is. Where the checkout has no history, this tree stands for
+// it, and what is left to be tested is this release alone: that is nothing for CI to be content with.
+func previous(t *testing.T, root string) (source, name string) {
+	t.Helper()
+	commit, name, err := before(t.Context(), root)
 	if err != nil {
-		t.Logf("NOT TESTED: an upgrade. This checkout has no history with %s, so this tree stands for the release before it: "+
-			"only that its own programs and migrations replace each other is tested.", name)
+		require.Empty(t, os.Getenv("CI"), "an upgrade cannot be tested: %s", err)
+		t.Logf("NOT TESTED: an upgrade: %s. This tree stands for the release before it: only that its own programs and "+
+			"migrations replace each other is tested.", err)
 		return root, "this tree itself"
 	}
 	source = t.TempDir()
 	archive := filepath.Join(source, "source.tar")
-	_, err = git("archive", "--format=tar", "--output="+archive, commit)
+	_, err = git(t.Context(), root, "archive", "--format=tar", "--output="+archive, commit)
 	require.NoError(t, err)
 	out, err := exec.CommandContext(t.Context(), "tar", "-xf", archive, "-C", source).CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return source, name
+}
+
+func TestACheckoutWithoutHistorySaysWhatItLacks(t *testing.T) {
+	_, _, err := before(t.Context(), t.TempDir())
+	require.ErrorContains(t, err, "has no history with "+baseline)
+	whole, part := t.TempDir(), filepath.Join(t.TempDir(), "part")
+	for _, args := range [][]string{
+		{"init", "-q"},
+		{"-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-q", "--allow-empty", "-m", "one"},
+		{"-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-q", "--allow-empty", "-m", "two"},
+		{"clone", "-q", "--depth=1", "file://" + whole, part},
+	} {
+		_, err := git(t.Context(), whole, args...)
+		require.NoError(t, err)
+	}
+	_, _, err = before(t.Context(), part)
+	require.ErrorContains(t, err, "shallow")
+}
+
+// widen adds what a release to come may: a column to every table and a table, which no program of today knows.
+func widen(t *testing.T, r *rig.Rig, service string) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), r.OwnerURL(service))
+	require.NoError(t, err)
+	defer func() { _ = conn.Close(t.Context()) }()
+	rows, err := conn.Query(t.Context(), `SELECT relname FROM pg_class
+		WHERE relnamespace = $1::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition AND relname <> 'goose_db_version'`, service)
+	require.NoError(t, err)
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.NotEmpty(t, tables)
+	for _, table := range tables {
+		_, err := conn.Exec(t.Context(), "ALTER TABLE "+pgx.Identifier{service, table}.Sanitize()+" ADD COLUMN of_tomorrow text")
+		require.NoError(t, err, table)
+	}
+	_, err = conn.Exec(t.Context(), "CREATE TABLE "+service+".of_tomorrow (id bigint PRIMARY KEY)")
+	require.NoError(t, err)
 }
 
 func TestThisReleaseFollowsTheOneBeforeWithoutDowntime(t *testing.T) {
@@ -77,21 +135,35 @@ func TestThisReleaseFollowsTheOneBeforeWithoutDowntime(t *testing.T) {
 
 	for _, service := range rig.Services() {
 		require.NoError(t, migrations.Expand(t.Context(), service, r.OwnerURL(service), nil))
+		widen(t, r, service)
 	}
-	s.live(t, "release before, schema of this one")
+	s.live(t, "release before, schema of this one without its contractions")
 
-	for _, service := range []string{"audit", "registry", "token", "credentials"} { // as docs/migrations.md says
+	// This release needs no contraction, and can be gone back from before one.
+	order := []string{"audit", "registry", "token", "credentials"} // as docs/migrations.md says
+	old := filepath.Join(dir, "bin")
+	for _, service := range order {
+		require.NoError(t, r.Replace(t.Context(), service, current))
+	}
+	s.live(t, "this release, schema without its contractions")
+	for _, service := range slices.Backward(order) {
+		require.NoError(t, r.Replace(t.Context(), service, old))
+	}
+
+	// From here as operators do: migrations are run whole while the release before serves.
+	for _, service := range order {
+		require.NoError(t, r.Migrate(t.Context(), service, current))
+		s.live(t, "release before, "+service+" migrated")
+	}
+	for _, service := range order {
 		require.NoError(t, r.Replace(t.Context(), service, current))
 		s.live(t, "this release of "+service)
 	}
-	// And one back, as a rollback does; the others stay.
-	require.NoError(t, r.Replace(t.Context(), "registry", filepath.Join(dir, "bin")))
+	// And one back, with its own migration, as a rollback does; the others stay.
+	require.NoError(t, r.Migrate(t.Context(), "registry", old))
+	require.NoError(t, r.Replace(t.Context(), "registry", old))
 	s.live(t, "registry gone back")
 	require.NoError(t, r.Replace(t.Context(), "registry", current))
-
-	for _, service := range rig.Services() {
-		require.NoError(t, migrations.Apply(t.Context(), service, r.OwnerURL(service), nil))
-	}
 	s.live(t, "this release, its schema")
 }
 

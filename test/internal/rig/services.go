@@ -41,11 +41,19 @@ func (r *Rig) migrate(ctx context.Context) error {
 		}
 	}
 	for _, name := range Services() {
-		cmd := exec.CommandContext(ctx, filepath.Join(r.bin, name), "migrate") // #nosec G204 -- built by us
-		cmd.Env = r.settings(name, nil)
-		if output, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("%s migrate: %w\n%s", name, err, output)
+		if err := r.Migrate(ctx, name, r.bin); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// Migrate runs `<service> migrate` with the program in a directory.
+func (r *Rig) Migrate(ctx context.Context, service, bin string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, service), "migrate") // #nosec G204 -- built by us
+	cmd.Env = r.settings(service, nil)
+	if output, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s migrate: %w\n%s", service, err, output)
 	}
 	return nil
 }
