@@ -88,6 +88,10 @@ func (s *trusting) send(ctx context.Context, client *http.Client, method, addres
 	if !strings.HasPrefix(body, "{") && body != "" {
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
+	return fetch(client, request)
+}
+
+func fetch(client *http.Client, request *http.Request) (int, string, error) {
 	response, err := client.Do(request)
 	if err != nil {
 		return 0, "", err
@@ -179,37 +183,71 @@ func (s *trusting) refuseStrangers(t *testing.T) {
 	require.NoError(t, plain.Body.Close())
 }
 
-// load asks for what credentials can only answer with the registry's help, again and again, by way of balancers.
+// load asks for what services can only answer with each other's help, again and again, by way of balancers.
 type load struct {
 	stop   context.CancelFunc
 	done   sync.WaitGroup
-	served atomic.Int64
+	served [4]atomic.Int64 // by each of those that ask
 	failed chan string
 }
 
 func (s *trusting) load(t *testing.T, email string) *load {
 	t.Helper()
 	agent := s.register(t, "registry", email)
-	credentials := s.balance(t, "credentials", s.Public)
+	credentials := "http://" + s.balance(t, "credentials", s.Public).address + "/api/v1/agents/" + agent + "/credentials"
+	token := "http://" + s.balance(t, "token", s.Public).address + "/api/v1/token"
+	audit := "http://" + s.balance(t, "audit", s.Public).address + "/api/v1/audit?limit=1"
+	var made struct{ CredentialID string }
+	require.NoError(t, json.Unmarshal([]byte(
+		s.must(t, http.StatusCreated, http.MethodPost, "credentials", "/api/v1/agents/"+agent+"/credentials", "{}")), &made))
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{stop: cancel, failed: make(chan string, 1)}
-	for range 4 {
-		client := &http.Client{Transport: &http.Transport{}}
+	l := &load{stop: cancel, failed: make(chan string, 4)}
+	ask := func(client *http.Client, method, address, body string) (string, error) {
+		status, answer, err := s.send(ctx, client, method, address, body)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("%s %s: %d %s", method, address, status, answer)
+		}
+		return answer, err
+	}
+	list := func(client *http.Client) error { _, err := ask(client, http.MethodGet, credentials, ""); return err }
+	trail := func(client *http.Client) error { _, err := ask(client, http.MethodGet, audit, ""); return err }
+	// A secret that no replica has seen: token asks credentials, and these the registry.
+	cold := func(client *http.Client) error {
+		answer, err := ask(client, http.MethodPost, credentials+"/"+made.CredentialID+"/rotate", "{}")
+		if err != nil {
+			return err
+		}
+		var rotated struct{ ClientSecret string }
+		if err := json.Unmarshal([]byte(answer), &rotated); err != nil {
+			return err
+		}
+		request, err := http.NewRequestWithContext(ctx, http.MethodPost, token, strings.NewReader("grant_type=client_credentials&scope=agents%3Aread"))
+		if err != nil {
+			return err
+		}
+		request.SetBasicAuth(agent, rotated.ClientSecret)
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		status, answer, err := fetch(client, request)
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("POST %s: %d %s", token, status, answer)
+		}
+		return err
+	}
+	for i, one := range []func(*http.Client) error{list, list, trail, cold} {
+		// What is posted goes over a new connection each time: nobody sends it again when an old one ends.
+		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: i == 3}}
 		l.done.Go(func() {
 			defer client.CloseIdleConnections()
 			for ctx.Err() == nil {
-				status, answer, err := s.send(ctx, client, http.MethodGet, "http://"+credentials.address+"/api/v1/agents/"+agent+"/credentials", "")
+				err := one(client)
 				if ctx.Err() != nil {
 					return
 				}
-				if err != nil || status != http.StatusOK {
-					select {
-					case l.failed <- fmt.Sprintf("%d %s %v", status, answer, err):
-					default:
-					}
+				if err != nil {
+					l.failed <- err.Error()
 					return
 				}
-				l.served.Add(1)
+				l.served[i].Add(1)
 			}
 		})
 	}
@@ -217,11 +255,14 @@ func (s *trusting) load(t *testing.T, email string) *load {
 	return l
 }
 
-// more waits until so many further requests were served.
-func (l *load) more(t *testing.T, n int64) {
+// more waits until each of those that ask was served a few times more.
+func (l *load) more(t *testing.T) {
 	t.Helper()
-	wanted := l.served.Load() + n
-	require.Eventually(t, func() bool { return l.served.Load() >= wanted || len(l.failed) > 0 }, patience, often)
+	const times = 5
+	for i := range l.served {
+		wanted := l.served[i].Load() + times
+		require.Eventually(t, func() bool { return l.served[i].Load() >= wanted || len(l.failed) > 0 }, patience, often)
+	}
 }
 
 func (l *load) end(t *testing.T) {
@@ -238,7 +279,8 @@ func (l *load) end(t *testing.T) {
 // balance passes on to the two replicas of a service.
 func (s *trusting) balance(t *testing.T, service string, address func(string) string) *balancer {
 	t.Helper()
-	probe := &http.Client{Transport: &http.Transport{TLSClientConfig: s.caller(t, testca.Certificate{})}, Timeout: time.Second}
+	// As a kubelet does, it asks whoever answers there, whatever authority that has by now.
+	probe := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, Timeout: 5 * time.Second}
 	t.Cleanup(probe.CloseIdleConnections)
 	var replicas []*replica
 	for _, name := range s.Instances(service) {
@@ -252,7 +294,7 @@ func (s *trusting) balance(t *testing.T, service string, address func(string) st
 
 func (s *trusting) takeNewCertificates(t *testing.T) {
 	l := s.load(t, "certificates@example.com")
-	l.more(t, 50)
+	l.more(t)
 	// A new authority is believed before the first certificate comes from it, and the old one until none does.
 	next := testca.NewAuthority(t)
 	last := s.authority.Issue(t)
@@ -270,7 +312,7 @@ func (s *trusting) takeNewCertificates(t *testing.T) {
 		require.Eventually(t, func() bool {
 			return len(s.LogLines("the TLS files have changed", 100)) >= (i+1)*len(s.Instances())
 		}, patience, often, "every replica takes them without a restart")
-		l.more(t, 50)
+		l.more(t)
 	}
 	l.end(t)
 
@@ -302,7 +344,7 @@ func (s *trusting) takeANewToken(t *testing.T) {
 		maps.Copy(step, peers)
 		for _, number := range []string{"", "-2"} {
 			s.replace(t, number, step)
-			l.more(t, 50)
+			l.more(t)
 		}
 	}
 	l.end(t)
@@ -320,12 +362,12 @@ func (s *trusting) takeANewToken(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, status(s.Secret()), "the old token is worth nothing any more")
 }
 
-// replace restarts the three services that are asked by others, at once, with other settings.
+// replace restarts a replica of every service, at once, with other settings.
 func (s *trusting) replace(t *testing.T, number string, settings map[string]string) {
 	t.Helper()
-	failures := make([]error, 3)
+	failures := make([]error, len(rig.Services()))
 	var restarting sync.WaitGroup
-	for i, service := range []string{"token", "registry", "credentials"} {
+	for i, service := range rig.Services() {
 		restarting.Go(func() { failures[i] = s.Restart(t.Context(), service+number, settings) })
 	}
 	restarting.Wait()
