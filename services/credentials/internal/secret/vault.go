@@ -19,8 +19,9 @@ const (
 	matchLifetime = 5 * time.Minute
 	// takeBackTimeout bounds the deletion of a secret that no row came to name.
 	takeBackTimeout = 2 * time.Second
-	// deletionLease is how long deletions that one replica took are its own, and so also when one that failed is tried again.
-	deletionLease = 30 * time.Second
+	// deletionLease is how long deletions that one replica took are its own, and so also when one that failed is tried again:
+	// soon after Vault is back.
+	deletionLease = 10 * time.Second
 	deletionBatch = 100
 	countTimeout  = 5 * time.Second
 )
