@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sony/gobreaker/v2"
@@ -73,6 +74,32 @@ type Client struct {
 	base    string
 	http    *http.Client
 	breaker *gobreaker.CircuitBreaker[*response]
+	decided decisions
+}
+
+// decisions let those wait whom the breaker cannot let in yet.
+type decisions struct {
+	mu   sync.Mutex
+	next chan struct{} // closed with the next one
+}
+
+// after is closed once the breaker may decide otherwise than before.
+func (d *decisions) after() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.next == nil {
+		d.next = make(chan struct{})
+	}
+	return d.next
+}
+
+func (d *decisions) made() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.next != nil {
+		close(d.next)
+		d.next = nil
+	}
 }
 
 // response is what a peer answered, read to its end.
@@ -104,6 +131,7 @@ func New(cfg Config) *Client {
 		// A caller that left says nothing about the peer.
 		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
 		OnStateChange: func(name string, from, to gobreaker.State) {
+			c.decided.made()
 			cfg.Telemetry.Log.Warn("circuit breaker changed",
 				slog.String("peer", name), slog.String("from", from.String()), slog.String("to", to.String()))
 		},
@@ -210,9 +238,25 @@ func (c *Client) call(ctx context.Context, call call, in, out any) (int, error) 
 	return res.status, nil
 }
 
-// once makes one attempt through the breaker. A 5xx is a result here, although
-// the breaker counts it as a failure.
+// once makes one attempt through the breaker. While as many as may find out whether the peer is back, it waits
+// for what they find: many who come at once then must not fail because the peer was away before.
 func (c *Client) once(ctx context.Context, call call) (*response, error) {
+	for {
+		decided := c.decided.after()
+		res, err := c.attempt(ctx, call)
+		if !errors.Is(err, gobreaker.ErrTooManyRequests) {
+			return res, err
+		}
+		select {
+		case <-decided:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// attempt is once for whom the breaker lets in. A 5xx is a result here, although the breaker counts it as a failure.
+func (c *Client) attempt(ctx context.Context, call call) (*response, error) {
 	res, err := c.breaker.Execute(func() (*response, error) {
 		res, err := c.exchange(ctx, call)
 		if err == nil && res.status >= http.StatusInternalServerError {
@@ -220,8 +264,11 @@ func (c *Client) once(ctx context.Context, call call) (*response, error) {
 		}
 		return res, err
 	})
-	if errors.Is(err, errPeerFailed) {
+	switch {
+	case errors.Is(err, errPeerFailed):
 		return res, nil
+	case errors.Is(err, context.Canceled):
+		c.decided.made() // it found nothing out, and another one may take its place
 	}
 	return res, err
 }

@@ -258,6 +258,62 @@ func TestAPeerThatKeepsFailingIsLeftAloneForAWhile(t *testing.T) {
 	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/", nil, nil))
 }
 
+func TestACrowdThatComesAsThePeerIsBackWaitsForTheFirstOfThem(t *testing.T) {
+	t.Parallel()
+	var well atomic.Bool
+	inside, proceed := make(chan struct{}, 100), make(chan struct{})
+	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if !well.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		inside <- struct{}{}
+		select {
+		case <-proceed:
+		case <-r.Context().Done():
+		}
+	})
+	c := client(url, timeout(time.Minute))
+	ask := func(ctx context.Context) error { return c.Do(ctx, http.MethodPost, "/", nil, nil) }
+	for range 5 {
+		require.Error(t, ask(t.Context()))
+	}
+	well.Store(true)
+
+	answers := make(chan error, 50)
+	leaves, leave := context.WithCancel(t.Context())
+	defer leave()
+	require.Eventually(t, func() bool {
+		go func() { answers <- ask(leaves) }()
+		select {
+		case <-inside: // one has got in: the breaker is no longer open
+			return true
+		case <-answers:
+			return false
+		}
+	}, 10*time.Second, 50*time.Millisecond)
+	for range 40 {
+		go func() { answers <- ask(t.Context()) }()
+	}
+	for range 4 {
+		<-inside
+	}
+	leave() // who got in first finds nothing out: another one does
+	require.ErrorIs(t, <-answers, context.Canceled)
+	<-inside
+	select {
+	case err := <-answers:
+		require.NoError(t, err, "nobody is turned away while the peer is being tried")
+	case <-inside:
+		require.Fail(t, "no more than five try at a time")
+	default:
+	}
+	close(proceed)
+	for range 40 {
+		require.NoError(t, <-answers)
+	}
+}
+
 func TestRefusalsDoNotOpenTheBreaker(t *testing.T) {
 	t.Parallel()
 	var seen atomic.Int32
