@@ -34,6 +34,9 @@ import (
 // startDeadline is generous: the program may run instrumented on a busy machine.
 const startDeadline = 2 * time.Minute
 
+// shownComplaints is how many warnings and errors of each log a failed test shows.
+const shownComplaints = 20
+
 // program is the agentidp binary: AGENTIDP_BIN, or built once for this run.
 var program = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("AGENTIDP_BIN"); path != "" {
@@ -126,7 +129,10 @@ func start(t *testing.T, dir string, port int, env ...string) *installation {
 	in.cmd.Stdout, in.cmd.Stderr = in.output, in.output
 	require.NoError(t, in.cmd.Start())
 	go func() { in.exited <- in.cmd.Wait() }()
-	t.Cleanup(func() { in.stop(t) })
+	t.Cleanup(func() {
+		in.stop(t)
+		in.explain(t)
+	})
 
 	require.Eventually(t, func() bool { return in.ready(t) }, startDeadline, 50*time.Millisecond,
 		"agentidp dev did not become healthy")
@@ -218,6 +224,28 @@ func (in *installation) stop(t *testing.T) {
 	case <-time.After(40 * time.Second):
 		_ = in.cmd.Process.Kill()
 		require.FailNow(t, "agentidp dev did not stop on SIGTERM", "%s", in.output)
+	}
+}
+
+// explain shows what the services and servers complained of, if the test has failed: an answer 503 does not say why.
+func (in *installation) explain(t *testing.T) {
+	t.Helper()
+	if !t.Failed() {
+		return
+	}
+	paths, err := filepath.Glob(filepath.Join(in.dir, "logs", "*.log"))
+	require.NoError(t, err)
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var complaints []string
+		for line := range strings.Lines(string(content)) {
+			if strings.Contains(line, `"level":"ERROR"`) || strings.Contains(line, `"level":"WARN"`) {
+				complaints = append(complaints, line)
+			}
+		}
+		complaints = complaints[:min(len(complaints), shownComplaints)]
+		t.Logf("%s, the first complaints:\n%s", filepath.Base(path), strings.Join(complaints, ""))
 	}
 }
 
@@ -377,13 +405,18 @@ func (in *installation) request(t *testing.T, method, path, token string, body a
 // form posts url-encoded fields; edit may change the request.
 func (in *installation) form(t *testing.T, path string, fields url.Values, edit ...func(*http.Request)) answer {
 	t.Helper()
+	return in.do(t, in.formRequest(t, path, fields, edit...))
+}
+
+func (in *installation) formRequest(t *testing.T, path string, fields url.Values, edit ...func(*http.Request)) *http.Request {
+	t.Helper()
 	req, err := http.NewRequest(http.MethodPost, in.url+path, strings.NewReader(fields.Encode()))
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	for _, change := range edit {
 		change(req)
 	}
-	return in.do(t, req)
+	return req
 }
 
 func bearer(token string) func(*http.Request) {
