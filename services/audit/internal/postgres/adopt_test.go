@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"database/sql"
+	"io/fs"
 	"strings"
 	"testing"
 	"time"
@@ -29,24 +30,29 @@ func storeBefore(t *testing.T, conn *pgx.Conn, deliveries ...trail.Delivery) {
 	}
 }
 
-// downgrade brings the schema back to the one of before the log.
-func downgrade(t *testing.T, ownerURL string) {
+// takeBack brings the schema back to the one of before the migration of a name.
+func takeBack(t *testing.T, ownerURL, name string) {
 	t.Helper()
 	db, err := sql.Open("pgx", ownerURL)
 	require.NoError(t, err)
 	defer func() { _ = db.Close() }()
 	files, err := migrations.Files("audit")
 	require.NoError(t, err)
+	found, err := fs.Glob(files, "*_"+name+".sql")
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+	version, err := goose.NumericComponent(found[0])
+	require.NoError(t, err)
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithTableName("audit.goose_db_version"), goose.WithDisableGlobalRegistry(true))
 	require.NoError(t, err)
-	_, err = provider.DownTo(t.Context(), 1)
+	_, err = provider.DownTo(t.Context(), version-1)
 	require.NoError(t, err)
 }
 
 func TestEventsOfBeforeTheLogBecomeLeavesOfIt(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
-	downgrade(t, database.OwnerURL)
+	takeBack(t, database.OwnerURL, "log")
 	old := connect(t, database.AppURL)
 	batch := events(t, 0, 30)
 	ambiguous := trail.Delivery{
@@ -96,6 +102,6 @@ func TestTheLogCanBeTakenBackWithoutLosingAnEvent(t *testing.T) {
 	database := testkit.Postgres(t, "audit")
 	store := open(t, testkit.Open(t, database.AppURL))
 	record(t, store, append(events(t, 0, 20), at(t, now.Add(-50*24*time.Hour)))...)
-	downgrade(t, database.OwnerURL)
+	takeBack(t, database.OwnerURL, "log")
 	require.Equal(t, 21, count(t, testkit.Open(t, database.AppURL)))
 }

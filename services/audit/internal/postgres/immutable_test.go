@@ -116,6 +116,13 @@ func TestTheServicesRoleHasNoMoreThanItNeeds(t *testing.T) {
 		SELECT * FROM $today
 		INSERT INTO audit.tree DEFAULT VALUES
 		INSERT INTO audit.dropped_partitions VALUES ('2020-01-01', 0)
+		INSERT INTO audit.day_counts VALUES (NULL, NULL, '2020-01-01', 'x', 'success', 1)
+		UPDATE audit.day_counts SET events = events + 1
+		DELETE FROM audit.day_counts
+		TRUNCATE audit.day_counts
+		SELECT audit.count_day('2020-01-01')
+		ALTER TABLE audit.events DISABLE TRIGGER events_counted
+		CREATE OR REPLACE FUNCTION audit.counted_as(agent uuid, actor uuid) RETURNS TABLE (agent_id uuid, actor_id uuid) LANGUAGE sql AS 'SELECT NULL::uuid, NULL::uuid WHERE false'
 		CREATE TABLE audit.mine (x int)
 		CREATE TABLE public.mine (x int)
 		SET session_replication_role = replica

@@ -149,13 +149,18 @@ SELECT pg_try_advisory_xact_lock(hashtextextended('audit.retention', 0))`
 	sqlDropLease = `-- name: retention_lease
 SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout = '3s'`
 
+	// Also what a release that knew of no counts may have left of days before.
+	sqlDropCounts = `-- name: retention_counts
+DELETE FROM audit.day_counts WHERE day <= $1::date`
+
 	sqlDropNote = `-- name: retention_note
 INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ($1::date, $2, $3, $4)`
 )
 
-// dropCounted writes down what the day held, and removes it, or does nothing of
-// both. The parent is locked first, as whoever reads locks it first. The row
-// audit.tree is left alone: all who store events would wait for it as long as this
+// dropCounted writes down what the day held, and removes it and its counts, or does
+// nothing of all that. The counts go first, while nobody waits for this: to find them
+// takes a while. Then the parent is locked first, as whoever reads locks it first. The
+// row audit.tree is left alone: all who store events would wait for it as long as this
 // waits for its locks.
 func (r Retention) dropCounted(ctx context.Context, at time.Time, h held) error {
 	table := partition(at)
@@ -167,8 +172,13 @@ func (r Retention) dropCounted(ctx context.Context, at time.Time, h held) error 
 		if !only {
 			return errBusy
 		}
+		if _, err := tx.Exec(ctx, sqlDropLease, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sqlDropCounts, at.Format(time.DateOnly)); err != nil {
+			return err
+		}
 		for _, statement := range []string{
-			sqlDropLease,
 			"-- name: retention_lock\nLOCK TABLE ONLY audit.events IN ACCESS EXCLUSIVE MODE",
 			"-- name: retention_lock_day\nLOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE",
 		} {
