@@ -101,7 +101,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		Reader: reader,
 		Log:    log,
 	})
-	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(exported{store, log}), reader)
+	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store, log), reader)
 	return nil
 }
 
@@ -124,22 +124,6 @@ func (s *Service) witness(cfg Config, key logKey, log *merkle.Log) (err error) {
 		log.Published = s.witnesses.Published
 	}
 	return err
-}
-
-// exported is the log as exports show it: up to the checkpoint that is given out.
-type exported struct {
-	*postgres.Store
-
-	log *merkle.Log
-}
-
-// Head is the checkpoint that is given out; its text is empty before the first leaf.
-func (e exported) Head(ctx context.Context) (export.Head, error) {
-	head, err := e.log.Public(ctx)
-	if err != nil || head.Size == 0 {
-		return export.Head{}, err
-	}
-	return export.Head{Checkpoint: string(head.Signed), Size: head.Size}, nil
 }
 
 // ready is about what requests need. NATS is not among it: without it the trail

@@ -18,8 +18,12 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
+
+// ErrPastEnd says that an export was to begin after the end of the log.
+var ErrPastEnd = errors.New("the log is shorter")
 
 const (
 	// pageEvents is how many events are held at a time, and one to see whether there are more.
@@ -36,26 +40,24 @@ type Row struct {
 	Payload []byte // as published
 }
 
-// Head is a checkpoint of the log: the signed note and how many leaves it covers.
-type Head struct {
-	Checkpoint string
-	Size       int64
-}
-
-// Log is where an export comes from.
-type Log interface {
-	// Head is the latest checkpoint.
-	Head(ctx context.Context) (Head, error)
+// Store is where the events of an export come from.
+type Store interface {
 	// Rows are the stored events with first ≤ index < end that match, in the order
 	// of their indexes, at most limit of them. A nil filter matches all.
 	Rows(ctx context.Context, filter *trail.Filter, first, end int64, limit int) ([]Row, error)
 	// Strays are events that are stored under an index that the log has not given
 	// out, at most limit of them: somebody else put them there.
 	Strays(ctx context.Context, limit int) ([]Row, error)
-	// Tiles are the hashes in the tiles (level, index), in the order asked for.
-	Tiles(ctx context.Context, level int, indexes []int64) ([][]byte, error)
 	// Dropped are the days that retention has removed.
 	Dropped(ctx context.Context) ([]auditlog.DroppedDay, error)
+}
+
+// Log has the hashes of which events are the leaves; *merkle.Log is one.
+type Log interface {
+	// Public is the head up to which exports go.
+	Public(ctx context.Context) (merkle.Head, error)
+	// Hashes reads hashes numbered as by tlog.StoredHashIndex.
+	Hashes(ctx context.Context) tlog.HashReader
 }
 
 // Request says what is wanted.
@@ -70,25 +72,29 @@ type Request struct {
 
 // Exporter writes exports of one log.
 type Exporter struct {
-	log Log
+	store Store
+	log   Log
 }
 
-// New returns an Exporter of log.
-func New(log Log) *Exporter { return &Exporter{log: log} }
+// New returns an Exporter of log and the events that are its leaves.
+func New(store Store, log Log) *Exporter { return &Exporter{store: store, log: log} }
 
 // Begin prepares an export up to the latest checkpoint. ErrPastEnd tells that the
 // log has no leaf before req.First yet.
 func (e *Exporter) Begin(ctx context.Context, req Request) (*Export, error) {
-	head, err := e.log.Head(ctx)
+	head, err := e.log.Public(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if req.First > head.Size {
 		return nil, ErrPastEnd
 	}
-	x := &Export{log: e.log, request: req, head: head, next: req.First, window: leastWindow, tiles: newTileCache(e.log)}
+	if head.Size == 0 {
+		head.Signed = nil // an export of nothing shows no checkpoint
+	}
+	x := &Export{store: e.store, log: e.log, request: req, head: head, next: req.First, window: leastWindow}
 	if req.Format == FormatLog {
-		frontier, err := auditlog.ReadFrontier(req.First, x.tiles.reader(ctx))
+		frontier, err := auditlog.ReadFrontier(req.First, e.log.Hashes(ctx))
 		if err != nil {
 			return nil, fmt.Errorf("read the hashes before leaf %d: %w", req.First, err)
 		}
@@ -105,13 +111,13 @@ type Output interface {
 
 // Export is one export under way.
 type Export struct {
+	store   Store
 	log     Log
 	request Request
-	head    Head
+	head    merkle.Head
 	before  []tlog.Hash
 	next    int64 // the leaf to go on with
 	window  int64
-	tiles   *tileCache
 	line    []byte
 	ended   bool
 }
@@ -181,7 +187,7 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 		span = x.window
 	}
 	end := min(x.next+span, x.head.Size)
-	rows, err := x.log.Rows(ctx, x.request.Filter, x.next, end, pageEvents+1)
+	rows, err := x.store.Rows(ctx, x.request.Filter, x.next, end, pageEvents+1)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -199,13 +205,24 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 }
 
 // prove adds its inclusion proof to each line.
-func (x *Export) prove(ctx context.Context, lines []line) (err error) {
+func (x *Export) prove(ctx context.Context, lines []line) error {
 	for i := range lines {
-		if lines[i].proof, err = x.tiles.proof(ctx, x.head.Size, lines[i].index); err != nil {
-			return err
+		proof, err := tlog.ProveRecord(x.head.Size, lines[i].index, x.log.Hashes(ctx))
+		if err != nil {
+			return fmt.Errorf("prove leaf %d: %w", lines[i].index, err)
 		}
+		lines[i].proof = append([]tlog.Hash{}, proof...) // never nil: that of the only leaf is empty
 	}
 	return nil
+}
+
+// leaves are the hashes of leaves.
+func (x *Export) leaves(ctx context.Context, leaves []int64) ([]tlog.Hash, error) {
+	indexes := make([]int64, len(leaves))
+	for i, leaf := range leaves {
+		indexes[i] = tlog.StoredHashIndex(0, leaf)
+	}
+	return x.log.Hashes(ctx).ReadHashes(indexes)
 }
 
 // fit ends a page before its last leaf if it has more rows than one: of the rows
@@ -240,7 +257,7 @@ func (x *Export) only(ctx context.Context, rows []Row) ([]line, error) {
 	for i, row := range rows {
 		indexes[i] = row.Index
 	}
-	hashes, err := x.tiles.leaves(ctx, indexes)
+	hashes, err := x.leaves(ctx, indexes)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +275,7 @@ func (x *Export) all(ctx context.Context, rows []Row, end int64) ([]line, error)
 	for i := x.next; i < end; i++ {
 		indexes = append(indexes, i)
 	}
-	hashes, err := x.tiles.leaves(ctx, indexes)
+	hashes, err := x.leaves(ctx, indexes)
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +311,7 @@ func (x *Export) writeHeader(w io.Writer) error {
 		return nil
 	}
 	return writeJSON(w, auditlog.ExportHeader{
-		Checkpoint: x.head.Checkpoint, TreeSize: x.head.Size, First: x.request.First, Before: x.before, Filtered: x.request.Filter != nil,
+		Checkpoint: string(x.head.Signed), TreeSize: x.head.Size, First: x.request.First, Before: x.before, Filtered: x.request.Filter != nil,
 	})
 }
 
@@ -333,7 +350,7 @@ func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) (bool
 			return false, err
 		}
 	}
-	dropped, dropErr := x.log.Dropped(ctx)
+	dropped, dropErr := x.store.Dropped(ctx)
 	unread := errors.Join(strayErr, dropErr)
 	trailer := auditlog.ExportTrailer{Cursor: strconv.FormatInt(x.next, 10), Complete: complete && unread == nil, Dropped: []auditlog.DroppedDay{}}
 	// Also days before this part: what went on after a broken connection has the trailer for both.
@@ -352,7 +369,7 @@ func (x *Export) writeEnd(ctx context.Context, w io.Writer, complete bool) (bool
 // strays are events that are stored and are no leaf: whoever verifies has to find
 // them.
 func (x *Export) strays(ctx context.Context) ([]line, error) {
-	rows, err := x.log.Strays(ctx, pageEvents)
+	rows, err := x.store.Strays(ctx, pageEvents)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -23,6 +24,8 @@ var now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 // shelf is a log in memory. Rows may be changed behind its back.
 type shelf struct {
+	merkle.Store
+
 	frontier *auditlog.Frontier
 	levels   [][]tlog.Hash
 	rows     []export.Row
@@ -75,9 +78,14 @@ func event(i int) []byte {
 		uuid.NewSHA1(uuid.Nil, fmt.Append(nil, i)), now.Add(time.Duration(i)*time.Second).Format(time.RFC3339Nano), uuid.Nil, action, outcome, i)
 }
 
-func (s *shelf) Head(context.Context) (export.Head, error) {
-	root := s.frontier.Root()
-	return export.Head{Checkpoint: fmt.Sprintf("log\n%d\n%s\n", s.frontier.Size(), root), Size: s.frontier.Size()}, s.failure(-1)
+func (s *shelf) Head(context.Context) (merkle.Head, error) {
+	size, root := s.frontier.Size(), s.frontier.Root()
+	return merkle.Head{Size: size, Root: root, Signed: fmt.Appendf(nil, "log\n%d\n%s\n", size, root)}, s.failure(-1)
+}
+
+// exporter is one of what is on the shelf.
+func (s *shelf) exporter() *export.Exporter {
+	return export.New(s, merkle.New(merkle.Config{Store: s}))
 }
 
 func (s *shelf) failure(first int64) error {
@@ -104,18 +112,18 @@ func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, 
 
 func (s *shelf) Strays(context.Context, int) ([]export.Row, error) { return s.strays, s.noEnd }
 
-func (s *shelf) Tiles(_ context.Context, level int, indexes []int64) ([][]byte, error) {
-	if level > 0 && s.noTiles != nil {
-		return nil, s.noTiles
-	}
-	tiles := make([][]byte, len(indexes))
-	for n, index := range indexes {
-		hashes := s.levels[level]
-		for _, h := range hashes[index*auditlog.TileWidth : min((index+1)*auditlog.TileWidth, int64(len(hashes)))] {
-			tiles[n] = append(tiles[n], h[:]...)
+func (s *shelf) Tiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(tiles))
+	for n, tile := range tiles {
+		if tile.L > 0 && s.noTiles != nil {
+			return nil, s.noTiles
+		}
+		hashes := s.levels[tile.L]
+		for _, h := range hashes[tile.N*auditlog.TileWidth : min((tile.N+1)*auditlog.TileWidth, int64(len(hashes)))] {
+			data[n] = append(data[n], h[:]...)
 		}
 	}
-	return tiles, nil
+	return data, nil
 }
 
 func (s *shelf) Dropped(context.Context) ([]auditlog.DroppedDay, error) { return s.dropped, nil }
@@ -168,7 +176,7 @@ func write(t *testing.T, s *shelf, request export.Request) exported {
 
 func writeText(t *testing.T, s *shelf, request export.Request) (text string, complete bool) {
 	t.Helper()
-	x, err := export.New(s).Begin(t.Context(), request)
+	x, err := s.exporter().Begin(t.Context(), request)
 	require.NoError(t, err)
 	out := &output{}
 	complete, err = x.Write(t.Context(), out)
@@ -201,7 +209,7 @@ func TestAnExportGivesTheRootOfItsCheckpointWhereverItBegins(t *testing.T) {
 
 func TestAnExportCannotBeginPastTheEnd(t *testing.T) {
 	t.Parallel()
-	_, err := export.New(newShelf(t, 3)).Begin(t.Context(), export.Request{First: 4, Format: export.FormatLog})
+	_, err := newShelf(t, 3).exporter().Begin(t.Context(), export.Request{First: 4, Format: export.FormatLog})
 	require.ErrorIs(t, err, export.ErrPastEnd)
 }
 
@@ -280,7 +288,7 @@ func TestABrokenExportGoesOnFromItsCursor(t *testing.T) {
 			}
 			return nil
 		}
-		x, err := export.New(s).Begin(t.Context(), export.Request{Filter: filter, Format: export.FormatLog})
+		x, err := s.exporter().Begin(t.Context(), export.Request{Filter: filter, Format: export.FormatLog})
 		require.NoError(t, err)
 		out := &output{}
 		complete, err := x.Write(t.Context(), out)
@@ -305,7 +313,7 @@ func TestABrokenExportGoesOnFromItsCursor(t *testing.T) {
 func TestAnExportThatIsAskedToStopEndsWell(t *testing.T) {
 	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
-	x, err := export.New(newShelf(t, 600)).Begin(ctx, export.Request{Format: export.FormatLog})
+	x, err := newShelf(t, 600).exporter().Begin(ctx, export.Request{Format: export.FormatLog})
 	require.NoError(t, err)
 	out := &output{seen: func(string) { stop() }}
 	complete, err := x.Write(ctx, out)
@@ -319,7 +327,7 @@ func TestAnExportThatIsAskedToStopEndsWell(t *testing.T) {
 func TestAClientThatIsGoneEndsAnExport(t *testing.T) {
 	t.Parallel()
 	s := newShelf(t, 600)
-	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog})
+	x, err := s.exporter().Begin(t.Context(), export.Request{Format: export.FormatLog})
 	require.NoError(t, err)
 	gone := errors.New("gone")
 	_, err = x.Write(t.Context(), &output{fail: gone})
@@ -346,7 +354,7 @@ func TestAnExportWhoseProofsCannotBeReadEndsWithATrailer(t *testing.T) {
 	away := errors.New("postgres is away")
 	s := newShelf(t, 600)
 	s.noTiles = away
-	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog, Proofs: true})
+	x, err := s.exporter().Begin(t.Context(), export.Request{Format: export.FormatLog, Proofs: true})
 	require.NoError(t, err)
 	out := &output{}
 	complete, err := x.Write(t.Context(), out)
@@ -361,7 +369,7 @@ func TestAnExportWhoseEndCannotBeReadIsNotComplete(t *testing.T) {
 	away := errors.New("postgres is away")
 	s := newShelf(t, 3)
 	s.noEnd = away
-	x, err := export.New(s).Begin(t.Context(), export.Request{Format: export.FormatLog})
+	x, err := s.exporter().Begin(t.Context(), export.Request{Format: export.FormatLog})
 	require.NoError(t, err)
 	out := &output{}
 	complete, err := x.Write(t.Context(), out)

@@ -12,15 +12,19 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
+	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
 // ledger is a log of one tile at most, in memory, that remembers what it was asked.
 type ledger struct {
+	merkle.Store
+
 	rows   []export.Row
 	tile   []byte
 	filter *trail.Filter
@@ -29,8 +33,8 @@ type ledger struct {
 	wait   chan struct{} // Rows returns when it is closed; nil: at once
 }
 
-func (l *ledger) Head(context.Context) (export.Head, error) {
-	return export.Head{Checkpoint: "signed", Size: int64(len(l.tile) / 32)}, nil
+func (l *ledger) Head(context.Context) (merkle.Head, error) {
+	return merkle.Head{Signed: []byte("signed"), Size: int64(len(l.tile) / 32)}, nil
 }
 
 func (l *ledger) Rows(_ context.Context, filter *trail.Filter, first, end int64, _ int) ([]export.Row, error) {
@@ -50,7 +54,7 @@ func (l *ledger) Rows(_ context.Context, filter *trail.Filter, first, end int64,
 
 func (l *ledger) Strays(context.Context, int) ([]export.Row, error) { return nil, nil }
 
-func (l *ledger) Tiles(context.Context, int, []int64) ([][]byte, error) { return [][]byte{l.tile}, nil }
+func (l *ledger) Tiles(context.Context, []tlog.Tile) ([][]byte, error) { return [][]byte{l.tile}, nil }
 
 func (l *ledger) Dropped(context.Context) ([]auditlog.DroppedDay, error) { return nil, nil }
 

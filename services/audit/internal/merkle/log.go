@@ -147,7 +147,7 @@ func (l *Log) Prove(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, err
 	if stored.Index >= head.Size {
 		return auditlog.Proof{}, fmt.Errorf("event %s is stored as leaf %d of a log of %d", eventID, stored.Index, head.Size)
 	}
-	hashes, err := tlog.ProveRecord(head.Size, stored.Index, l.hashes(ctx))
+	hashes, err := tlog.ProveRecord(head.Size, stored.Index, l.Hashes(ctx))
 	if err != nil {
 		return auditlog.Proof{}, fmt.Errorf("prove leaf %d: %w", stored.Index, err)
 	}
@@ -182,7 +182,7 @@ func (l *Log) Consistency(ctx context.Context, from int64, to *int64) (auditlog.
 	if from == 0 || from == *to { // nothing to prove (RFC 6962 section 2.1.2)
 		return answer, nil
 	}
-	hashes, err := tlog.ProveTree(*to, from, l.hashes(ctx))
+	hashes, err := tlog.ProveTree(*to, from, l.Hashes(ctx))
 	if err != nil {
 		return auditlog.Consistency{}, fmt.Errorf("prove the tree of %d in that of %d: %w", from, *to, err)
 	}

@@ -69,7 +69,7 @@ func TestAThousandWhoAskForTheCheckpointAreOneReadAtATime(t *testing.T) {
 	require.EqualValues(t, 3, store.heads.Load()-before, "nobody is told what was read before")
 }
 
-func TestAWholeTileIsReadOnceAndAPartOfOneEachTime(t *testing.T) {
+func TestATileIsReadOnceForAsMuchOfItAsIsThere(t *testing.T) {
 	t.Parallel()
 	store := &counted{}
 	store.size.Store(300)
@@ -85,7 +85,10 @@ func TestAWholeTileIsReadOnceAndAPartOfOneEachTime(t *testing.T) {
 	require.Zero(t, read(0, 256))
 	require.Zero(t, read(0, 7), "a part of it is known too")
 	require.EqualValues(t, 1, read(1, 44))
-	require.EqualValues(t, 1, read(1, 44))
+	require.Zero(t, read(1, 44))
+	store.size.Store(301)
+	require.Zero(t, read(1, 44), "what there was of it is as it was")
+	require.EqualValues(t, 1, read(1, 45), "and what came is read")
 
 	_, err := log.Newest(t.Context())
 	require.NoError(t, err)

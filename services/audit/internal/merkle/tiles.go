@@ -58,18 +58,20 @@ func (l *Log) entries(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 
 var errNoHash = errors.New("a tile of the log is missing or too short")
 
-// hashes reads the hashes of the tree off its tiles, those of one request in one
-// statement.
-func (l *Log) hashes(ctx context.Context) tlog.HashReader {
+// Hashes reads the hashes of the tree, numbered as by tlog.StoredHashIndex, off its
+// tiles: those of one call, as far as they are not remembered, in one statement.
+func (l *Log) Hashes(ctx context.Context) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
 		var wanted []tlog.Tile
 		at := map[place]int{}
 		for _, index := range indexes {
 			tile := tlog.TileForIndex(auditlog.TileHeight, index)
-			if _, is := at[place{tile.L, tile.N}]; !is {
-				at[place{tile.L, tile.N}] = len(wanted)
-				wanted = append(wanted, tile)
+			if i, is := at[place{tile.L, tile.N}]; is {
+				wanted[i].W = max(wanted[i].W, tile.W)
+				continue
 			}
+			at[place{tile.L, tile.N}] = len(wanted)
+			wanted = append(wanted, tile)
 		}
 		data, err := l.Store.Tiles(ctx, wanted)
 		if err != nil {

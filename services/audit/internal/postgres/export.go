@@ -12,12 +12,9 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
-var _ export.Log = (*Store)(nil)
+var _ export.Store = (*Store)(nil)
 
 const (
-	sqlHead = `-- name: tree_head
-SELECT checkpoint, size FROM audit.tree`
-
 	sqlRows = "-- name: leaf_rows\nSELECT leaf_index, payload::text FROM audit.events WHERE "
 
 	// The head and the rows are those of one moment, so a row that is stored in the
@@ -25,20 +22,11 @@ SELECT checkpoint, size FROM audit.tree`
 	sqlStrays = `-- name: leaf_strays
 SELECT leaf_index, payload::text FROM audit.events WHERE leaf_index >= (SELECT size FROM audit.tree) ORDER BY leaf_index LIMIT $1`
 
-	sqlTilesOf = `-- name: tiles_read
-SELECT index, data FROM audit.tiles WHERE level = $1 AND index = ANY ($2)`
-
 	sqlDropped = `-- name: dropped_days
 SELECT day, events, coalesce(first_leaf, 0), coalesce(last_leaf, 0) FROM audit.dropped_partitions ORDER BY day`
 )
 
-// Head is the latest checkpoint; its text is empty before the first leaf.
-func (s *Store) Head(ctx context.Context) (export.Head, error) {
-	var head export.Head
-	return head, pgdb.Fault(s.db.QueryRow(ctx, sqlHead).Scan(&head.Checkpoint, &head.Size))
-}
-
-// Rows are events in leaf order; see export.Log.
+// Rows are events in leaf order; see export.Store.
 func (s *Store) Rows(ctx context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error) {
 	if filter == nil {
 		filter = &trail.Filter{}
@@ -50,7 +38,7 @@ func (s *Store) Rows(ctx context.Context, filter *trail.Filter, first, end int64
 	return s.rows(ctx, sql, where.args...)
 }
 
-// Strays are events that are stored and are no leaf; see export.Log.
+// Strays are events that are stored and are no leaf; see export.Store.
 func (s *Store) Strays(ctx context.Context, limit int) ([]export.Row, error) {
 	return s.rows(ctx, sqlStrays, limit)
 }
@@ -61,29 +49,6 @@ func (s *Store) rows(ctx context.Context, sql string, args ...any) (found []expo
 		return err
 	})
 	return found, pgdb.Fault(err)
-}
-
-// Tiles are the hashes in tiles of a level, in the order asked for; nil for a tile
-// that is not there.
-func (s *Store) Tiles(ctx context.Context, level int, indexes []int64) ([][]byte, error) {
-	rows, err := s.db.Query(ctx, sqlTilesOf, level, indexes)
-	if err != nil {
-		return nil, pgdb.Fault(err)
-	}
-	found := make(map[int64][]byte, len(indexes))
-	var index int64
-	var data []byte
-	if _, err := pgx.ForEachRow(rows, []any{&index, &data}, func() error {
-		found[index] = append([]byte(nil), data...)
-		return nil
-	}); err != nil {
-		return nil, pgdb.Fault(err)
-	}
-	tiles := make([][]byte, len(indexes))
-	for i, index := range indexes {
-		tiles[i] = found[index]
-	}
-	return tiles, nil
 }
 
 // Dropped are the days that retention has removed, the oldest first.

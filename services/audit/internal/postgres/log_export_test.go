@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -21,9 +22,9 @@ type page struct{ bytes.Buffer }
 func (*page) Flush() error { return nil }
 
 // exported is an export as its lines.
-func exported(t *testing.T, store *log, request export.Request) []string {
+func exported(t *testing.T, db *pgdb.DB, store *log, request export.Request) []string {
 	t.Helper()
-	x, err := export.New(store.Store).Begin(t.Context(), request)
+	x, err := export.New(store.Store, asked(db, store.key)).Begin(t.Context(), request)
 	require.NoError(t, err)
 	var out page
 	complete, err := x.Write(t.Context(), &out)
@@ -35,7 +36,8 @@ func exported(t *testing.T, store *log, request export.Request) []string {
 func TestAnExportOfWhatIsStoredGivesTheSignedRoot(t *testing.T) {
 	t.Parallel()
 	admin := testkit.Postgres(t, "audit")
-	store, agent := open(t, testkit.Open(t, admin.AppURL)), uuid.New()
+	db := testkit.Open(t, admin.AppURL)
+	store, agent := open(t, db), uuid.New()
 	for batch := range uint64(3) {
 		var deliveries []trail.Delivery
 		for i := range uint64(200) { // of ten days, the newest first
@@ -50,7 +52,7 @@ func TestAnExportOfWhatIsStoredGivesTheSignedRoot(t *testing.T) {
 		record(t, store, deliveries...)
 	}
 
-	lines := exported(t, store, export.Request{Format: export.FormatLog})
+	lines := exported(t, db, store, export.Request{Format: export.FormatLog})
 	require.Len(t, lines, 602)
 	var header auditlog.ExportHeader
 	require.NoError(t, json.Unmarshal([]byte(lines[0]), &header))
@@ -66,7 +68,7 @@ func TestAnExportOfWhatIsStoredGivesTheSignedRoot(t *testing.T) {
 	require.Equal(t, c.Root, frontier.Root())
 	require.JSONEq(t, `{"cursor":"600","complete":true,"dropped":[]}`, lines[601])
 
-	lines = exported(t, store, export.Request{First: 78, Filter: &trail.Filter{AgentID: &agent}, Format: export.FormatLog, Proofs: true})
+	lines = exported(t, db, store, export.Request{First: 78, Filter: &trail.Filter{AgentID: &agent}, Format: export.FormatLog, Proofs: true})
 	require.Len(t, lines, 4)
 	require.Contains(t, lines[1], `{"leafIndex":277,`)
 	require.Contains(t, lines[2], `{"leafIndex":477,`)
@@ -78,9 +80,9 @@ func TestAnExportOfWhatIsStoredGivesTheSignedRoot(t *testing.T) {
 	require.NoError(t, err)
 	_, err = owner.Exec(t.Context(), `INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ('2026-01-31', 2, 3, 5), ('2026-02-01', 0, NULL, NULL)`)
 	require.NoError(t, err)
-	lines = exported(t, store, export.Request{First: 599, Format: export.FormatLog})
+	lines = exported(t, db, store, export.Request{First: 599, Format: export.FormatLog})
 	require.Contains(t, lines[2], `"leafIndex":4711`)
 	require.Contains(t, lines[2], `"event":{"a":2,"b":1}`)
-	lines = exported(t, store, export.Request{First: 1, Format: export.FormatLog})
+	lines = exported(t, db, store, export.Request{First: 1, Format: export.FormatLog})
 	require.Contains(t, lines[len(lines)-1], `"dropped":[{"day":"2026-01-31","events":2,"firstLeaf":3,"lastLeaf":5}]`)
 }
