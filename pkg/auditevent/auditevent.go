@@ -5,7 +5,6 @@ package auditevent
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -52,16 +51,6 @@ func Actions() []Action {
 	}
 }
 
-// Valid says whether a is one of the actions.
-func (a Action) Valid() bool {
-	for _, known := range Actions() {
-		if a == known {
-			return true
-		}
-	}
-	return false
-}
-
 // Outcome says whether it succeeded.
 type Outcome string
 
@@ -70,9 +59,6 @@ const (
 	Success Outcome = "success"
 	Failure Outcome = "failure"
 )
-
-// Valid says whether o is one of the outcomes.
-func (o Outcome) Valid() bool { return o == Success || o == Failure }
 
 // The reasons that the metadata of an auth.failed event gives under "reason".
 const (
@@ -152,35 +138,6 @@ func (e Event) Message() (outbox.Message, error) {
 		Subject: fmt.Sprintf("audit.%s.%s", e.Service, e.Action),
 		Payload: bytes.TrimSuffix(payload.Bytes(), []byte("\n")),
 	}, nil
-}
-
-// Parse reads an event and refuses what could not be stored: an id that is missing, an action or
-// outcome that is unknown, a schema version from the future. Unknown fields are ignored, so that
-// a newer publisher of the same version can be understood.
-func Parse(payload []byte) (Event, error) {
-	var e Event
-	if err := json.Unmarshal(payload, &e); err != nil {
-		return Event{}, fmt.Errorf("decode audit event: %w", err)
-	}
-	switch {
-	case e.SchemaVersion < 1 || e.SchemaVersion > SchemaVersion:
-		return Event{}, fmt.Errorf("audit event of schema version %d, this program knows 1 to %d", e.SchemaVersion, SchemaVersion)
-	case e.EventID == uuid.Nil:
-		return Event{}, errors.New("audit event without an id")
-	case e.Timestamp.IsZero():
-		return Event{}, errors.New("audit event without a time")
-	case !e.Action.Valid():
-		return Event{}, fmt.Errorf("audit event of unknown action %q", e.Action)
-	case !e.Outcome.Valid():
-		return Event{}, fmt.Errorf("audit event of unknown outcome %q", e.Outcome)
-	case e.Service == "":
-		return Event{}, errors.New("audit event without a service")
-	}
-	e.Timestamp = e.Timestamp.UTC().Truncate(time.Microsecond)
-	if e.Metadata == nil {
-		e.Metadata = map[string]any{}
-	}
-	return e, nil
 }
 
 // CleanUserAgent makes text from outside storable: valid UTF-8 without control characters, cut to

@@ -175,9 +175,7 @@ func (f *fixture) auditTrail(t *testing.T, want int) []auditevent.Event {
 		batch, err := consumer.Fetch(want+1, jetstream.FetchMaxWait(time.Second))
 		require.NoError(t, err)
 		for msg := range batch.Messages() {
-			e, err := auditevent.Parse(msg.Data())
-			require.NoError(t, err)
-			events = append(events, e)
+			events = append(events, testkit.Event(t, msg.Data()))
 			require.NoError(t, msg.Ack())
 		}
 	}

@@ -144,9 +144,7 @@ func (r *replica) events(t *testing.T, n int) []auditevent.Event {
 	require.NoError(t, err)
 	var events []auditevent.Event
 	for message := range batch.Messages() {
-		event, err := auditevent.Parse(message.Data())
-		require.NoError(t, err)
-		events = append(events, event)
+		events = append(events, testkit.Event(t, message.Data()))
 	}
 	require.Len(t, events, n)
 	return events

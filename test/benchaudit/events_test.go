@@ -7,8 +7,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 func TestGeneratedEventsAreRealAndTheSameForTheSameSeed(t *testing.T) {
@@ -22,8 +22,7 @@ func TestGeneratedEventsAreRealAndTheSameForTheSameSeed(t *testing.T) {
 		require.Equal(t, e, two.make(at))
 		require.NotEqual(t, e.payload, other.make(at).payload)
 
-		parsed, err := auditevent.Parse(e.payload)
-		require.NoError(t, err)
+		parsed := testkit.Event(t, e.payload)
 		require.Equal(t, e.id, parsed.EventID)
 		require.Equal(t, e.at, parsed.Timestamp)
 		require.Equal(t, e.agent, parsed.AgentID.String())

@@ -272,9 +272,7 @@ func (s *fakeStore) sent(t *testing.T) (events []auditevent.Event, subjects []st
 	for _, m := range s.outbox {
 		subjects = append(subjects, m.Subject)
 		if bytes.HasPrefix([]byte(m.Subject), []byte("audit.")) {
-			e, err := auditevent.Parse(m.Payload)
-			require.NoError(t, err)
-			events = append(events, e)
+			events = append(events, testkit.Event(t, m.Payload))
 		}
 	}
 	return events, subjects

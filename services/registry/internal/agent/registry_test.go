@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
@@ -67,7 +69,8 @@ func auditEvents(t *testing.T, messages []outbox.Message) []auditevent.Event {
 	t.Helper()
 	var events []auditevent.Event
 	for _, message := range messages {
-		if event, err := auditevent.Parse(message.Payload); err == nil {
+		if strings.HasPrefix(message.Subject, "audit.") {
+			event := testkit.Event(t, message.Payload)
 			require.Equal(t, event.EventID, message.ID)
 			events = append(events, event)
 		}

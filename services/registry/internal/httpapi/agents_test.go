@@ -15,6 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 func TestARegisteredAgentIsAnsweredAndCanBeRead(t *testing.T) {
@@ -392,8 +393,7 @@ func TestEveryActionLeavesOneAuditEvent(t *testing.T) {
 	for rows.Next() {
 		var payload []byte
 		require.NoError(t, rows.Scan(&payload))
-		last, err = auditevent.Parse(payload)
-		require.NoError(t, err)
+		last = testkit.Event(t, payload)
 		require.Equal(t, id, last.AgentID.String())
 		require.Equal(t, operator.id, *last.ActorID)
 		actions = append(actions, last.Action)

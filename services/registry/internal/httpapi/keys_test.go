@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
-	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // The example keys of RFC 7517 appendix A.1 and RFC 8037 appendix A.2, and the secret part of the latter's A.1.
@@ -245,8 +245,7 @@ func TestEveryChangeOfKeysLeavesItsEvents(t *testing.T) {
 	for rows.Next() {
 		var payload []byte
 		require.NoError(t, rows.Scan(&payload))
-		event, err := auditevent.Parse(payload)
-		require.NoError(t, err)
+		event := testkit.Event(t, payload)
 		require.Equal(t, operator.id, *event.ActorID)
 		require.Equal(t, path, agentsPath+"/"+event.AgentID.String())
 		told = append(told, event.Metadata)
