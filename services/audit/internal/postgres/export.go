@@ -44,10 +44,10 @@ func (s *Store) Strays(ctx context.Context, limit int) ([]export.Row, error) {
 }
 
 func (s *Store) rows(ctx context.Context, sql string, args ...any) (found []export.Row, err error) {
-	err = s.ask(ctx, sql, args, func(rows pgx.Rows) (err error) {
+	err = s.ask(ctx, question{sql, args, func(rows pgx.Rows) (err error) {
 		found, err = pgx.CollectRows(rows, pgx.RowToStructByPos[export.Row])
 		return err
-	})
+	}})
 	return found, pgdb.Fault(err)
 }
 

@@ -1,6 +1,7 @@
 package postgres
 
 import (
+	"context"
 	"time"
 
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -17,17 +18,25 @@ const (
 
 // The statements of lists and their arguments.
 var (
-	Listing      = listing
-	CountingPage = countingPage
+	Listing  = listing
+	Counting = counting
 )
 
-// Forget takes from a Store the estimates it remembers.
-func Forget(s *Store) { s.estimates.known = nil }
-
-// Stretch is the search for the want newest events of a filter, none of them after until.
-func Stretch(filter trail.Filter, until time.Time, want int64) func(time.Time, func(trail.Filter) (int64, error)) error {
-	return stretch{filter: filter, until: until, want: want}.look
+// CountingEdge is the statement that counts a part of a day.
+func CountingEdge(part trail.Filter) (sql string, args []any) {
+	q := (&edge{part: part}).count()
+	return q.sql, q.args
 }
+
+// Reach is what of a list a Store looks through for a page, by the counts there are.
+func Reach(ctx context.Context, s *Store, filter trail.Filter, slice trail.Slice) (trail.Filter, trail.Slice, bool, error) {
+	days, err := s.counts(ctx, filter)
+	filter, slice, ok := days.reach(filter, slice)
+	return filter, slice, ok, err
+}
+
+// SetClock gives a Store another clock.
+func SetClock(s *Store, clock func() time.Time) { s.clock = clock }
 
 // The two halves of how a day is removed.
 var (

@@ -4,16 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
-
-// nearbyFor is how long before its beginning a page is looked for first.
-const nearbyFor = 3 * 24 * time.Hour
 
 const (
 	// A plan for the days that the arguments happen to mean would be made anew for
@@ -29,157 +25,91 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 	sqlOrder = " ORDER BY timestamp DESC, event_id DESC"
 )
 
-// List returns up to slice.Limit+1 events that match, newest first, and the
-// number of all that match: what slice says where it continues a walk, else an
-// exact one up to countUpTo, else an estimate.
-func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, total trail.Total, err error) {
-	until := s.beginning(filter, slice)
-	if slice.After == nil && slice.Offset == 0 {
-		events, total, err = s.newest(ctx, filter, slice.Limit, until)
-	} else {
-		events, total, err = s.further(ctx, filter, slice, until)
+// List returns up to slice.Limit+1 events that match, newest first, and the number of all
+// that match: what slice says where it continues a walk. It asks the counts of the days
+// first: each day that a statement opens costs about as much as all that it reads there.
+func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
+	if slice.After != nil {
+		to := slice.After.Time
+		if filter.To != nil {
+			to = earlier(to, *filter.To)
+		}
+		filter.To = &to
 	}
+	days, err := s.counts(ctx, filter)
 	if err != nil {
 		return nil, trail.Total{}, pgdb.Fault(err)
 	}
-	return events, total, nil
-}
-
-// newest is the first page.
-func (s *Store) newest(ctx context.Context, filter trail.Filter, limit int, until time.Time) ([]trail.Event, trail.Total, error) {
-	nearby, since := filter, later(until.Add(-nearbyFor), *filter.From)
-	nearby.From = &since
-	events, err := s.page(ctx, nearby, trail.Slice{Limit: limit})
-	switch found := int64(len(events)); {
-	case err != nil:
-		return nil, trail.Total{}, err
-	case len(events) > limit:
-		total, err := s.total(ctx, filter, events, until)
-		return events, total, err
-	case since.Equal(*filter.From):
-		return events, trail.Total{Events: found}, nil
-	default:
-		return s.sparse(ctx, filter, limit, until, found)
-	}
-}
-
-// sparse is the first page of a list that has no more than found events in the days near its
-// beginning. To count so few is a walk through about all days, which passes the page.
-func (s *Store) sparse(ctx context.Context, filter trail.Filter, limit int, until time.Time, found int64) ([]trail.Event, trail.Total, error) {
 	var events []trail.Event
-	var counted tally
-	stretch := stretch{filter: filter, until: until, want: countUpTo + 1}
-	err := stretch.look(until.Add(-stretch.wider(nearbyFor, found)), func(some trail.Filter) (_ int64, err error) {
-		events, counted, err = s.countedPage(ctx, some, limit)
-		return counted.events, err
-	})
-	if err != nil {
-		return nil, trail.Total{}, err
+	var questions []question
+	if near, rest, ok := days.reach(filter, slice); ok {
+		sql, args := listing(near, rest)
+		questions = append(questions, question{sql, args, func(rows pgx.Rows) (err error) {
+			events, err = pgx.CollectRows(rows, scan)
+			return err
+		}})
 	}
-	total, err := s.conclude(ctx, filter, counted, until)
-	return events, total, err
-}
-
-// further is a page that begins behind others.
-func (s *Store) further(ctx context.Context, filter trail.Filter, slice trail.Slice, until time.Time) ([]trail.Event, trail.Total, error) {
-	var events []trail.Event
-	// Whoever is behind an offset wants more than fits into a page.
-	stretch := stretch{filter: filter, until: until, want: slice.Offset + int64(slice.Limit) + 1}
-	err := stretch.look(until.Add(-nearbyFor), func(some trail.Filter) (_ int64, err error) {
-		events, err = s.page(ctx, some, slice)
-		return slice.Offset + int64(len(events)), err
-	})
-	switch {
-	case err != nil:
-		return nil, trail.Total{}, err
-	case slice.After != nil:
-		return events, slice.Total, nil
-	case len(events) > 0 && len(events) <= slice.Limit: // the list has come to its end
-		return events, trail.Total{Events: slice.Offset + int64(len(events))}, nil
+	var edges []*edge
+	if slice.After == nil {
+		edges = days.edges(filter)
 	}
-	total, err := s.total(ctx, filter, events, until)
-	return events, total, err
-}
-
-// beginning is a moment that no event of the page is after, unless it has just happened.
-func (s *Store) beginning(filter trail.Filter, slice trail.Slice) time.Time {
-	until := s.clock()
-	if filter.To != nil {
-		until = earlier(until, *filter.To)
+	for _, edge := range edges {
+		questions = append(questions, edge.count())
+	}
+	if err := s.ask(ctx, questions...); err != nil {
+		return nil, trail.Total{}, pgdb.Fault(err)
 	}
 	if slice.After != nil {
-		until = earlier(until, slice.After.Time)
+		return events, slice.Total, nil
 	}
-	return until
+	return events, seen(events, slice, days.total(filter, edges, s.clock())), nil
 }
 
-// stretch is the search for the want newest events that match a filter, none of them after until.
-// A statement costs about as much for each day that it has to open as for all that it
-// reads there, so it opens as few as it may.
-type stretch struct {
-	filter trail.Filter
-	until  time.Time
-	want   int64
-}
-
-// look asks for the events since from, and as long as they are too few for those of a longer
-// time: as long as would hold enough, going by those that were found. What would be most of
-// the filter is all of it.
-func (s stretch) look(from time.Time, find func(trail.Filter) (found int64, err error)) error {
-	for length := s.until.Sub(from); length < s.whole()/2; {
-		some, since := s.filter, s.until.Add(-length)
-		some.From = &since
-		found, err := find(some)
-		if err != nil || found >= s.want {
-			return err
-		}
-		length = s.wider(length, found)
+// seen is the total, or what the page tells better: it is later than the counts, and may show
+// the end of the list.
+func seen(events []trail.Event, slice trail.Slice, total trail.Total) trail.Total {
+	known := slice.Offset + int64(len(events))
+	switch {
+	case len(events) == 0 && slice.Offset > 0: // the end lies before the page
+	case len(events) <= slice.Limit:
+		total = trail.Total{Events: known}
+	default:
+		total.Events = max(total.Events, known)
 	}
-	_, err := find(s.filter)
-	return err
-}
-
-// wider is what to look through after a time of that length held only found.
-func (s stretch) wider(length time.Duration, found int64) time.Duration {
-	if found <= 0 {
-		return s.whole() // nothing is known of how far apart they are
-	}
-	return time.Duration(min(max(2, 1.25*float64(s.want)/float64(found))*float64(length), float64(s.whole())))
-}
-
-func (s stretch) whole() time.Duration { return s.until.Sub(*s.filter.From) }
-
-func (s *Store) page(ctx context.Context, filter trail.Filter, slice trail.Slice) (events []trail.Event, err error) {
-	sql, args := listing(filter, slice)
-	err = s.ask(ctx, sql, args, func(rows pgx.Rows) (err error) {
-		events, err = pgx.CollectRows(rows, scan)
-		return err
-	})
-	return events, err
+	return total
 }
 
 // listing is the statement of a list and its arguments.
 func listing(filter trail.Filter, slice trail.Slice) (sql string, args []any) {
 	where := matching(filter)
 	if slice.After != nil {
-		// The first condition says no more than the second; it is there because days
-		// are left out for a comparison of the time alone.
-		where.add("timestamp <= %s", slice.After.Time)
 		where.add("(timestamp, event_id) < (%s, %s)", slice.After.Time, slice.After.ID)
 	}
 	sql = sqlList + where.sql() + sqlOrder + where.bind(" LIMIT %s OFFSET %s", slice.Limit+1, slice.Offset)
 	return sql, where.args
 }
 
-// ask runs one statement with the plans of lists.
-func (s *Store) ask(ctx context.Context, sql string, args []any, read func(pgx.Rows) error) error {
+// question is one statement.
+type question struct {
+	sql  string
+	args []any
+	read func(pgx.Rows) error
+}
+
+// ask runs statements with the plans of lists.
+func (s *Store) ask(ctx context.Context, questions ...question) error {
+	if len(questions) == 0 {
+		return nil
+	}
 	// The statements of a batch are one transaction, and so far the settings reach.
 	batch := &pgx.Batch{}
 	batch.Queue(sqlPlans).Query(func(rows pgx.Rows) error {
 		rows.Close()
 		return rows.Err()
 	})
-	batch.Queue(sql, args...).Query(read)
+	for _, q := range questions {
+		batch.Queue(q.sql, q.args...).Query(q.read)
+	}
 	return s.db.SendBatch(ctx, batch).Close()
 }
 

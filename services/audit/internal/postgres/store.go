@@ -18,17 +18,15 @@ import (
 
 // Store reads events. It is safe for concurrent use.
 type Store struct {
-	db        *pgdb.DB
-	clock     func() time.Time
-	volumes   volumes
-	estimates estimates
+	db    *pgdb.DB
+	clock func() time.Time
 }
 
 var _ trail.Store = (*Store)(nil)
 
 // New returns a Store on db, which connects as a role that may read.
 func New(db *pgdb.DB) *Store {
-	return &Store{db: db, clock: time.Now, volumes: volumes{clock: time.Now}, estimates: estimates{clock: time.Now}}
+	return &Store{db: db, clock: time.Now}
 }
 
 const sqlReady = `-- name: audit_ready

@@ -37,11 +37,6 @@ func (f Filter) Reversed() bool {
 	return f.From != nil && f.To != nil && f.From.After(*f.To)
 }
 
-// Broad tells that all events of the filter's time match.
-func (f Filter) Broad() bool {
-	return f.AgentID == nil && f.ActorID == nil && f.Action == nil && f.Outcome == nil
-}
-
 // ReasonReversed says so of fromDate.
 const ReasonReversed = "must not be after toDate"
 
