@@ -20,6 +20,7 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/journal"
 	"github.com/sentryagent/agentidp/services/token/internal/keys"
 	"github.com/sentryagent/agentidp/services/token/internal/quota"
+	"github.com/sentryagent/agentidp/services/token/internal/registry"
 	"github.com/sentryagent/agentidp/services/token/internal/usage"
 )
 
@@ -37,6 +38,7 @@ type Service struct {
 	guard    *guard.Guard
 	ring     *keys.Ring
 	epochs   *invalidation.Epochs
+	agents   *registry.Agents
 	journal  *journal.Journal
 	budget   *quota.Budget
 	failures *quota.Failures
@@ -106,7 +108,7 @@ func (s *Service) Addresses() (public, internal string) {
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
 		// What is remembered of agents is followed before the first of them is asked for.
-		AtOnce: []func(context.Context) error{s.guard.Run, s.watch},
+		AtOnce: []func(context.Context) error{s.guard.Run, s.watch, s.agents.Run},
 		OnceMigrated: []func(context.Context) error{
 			s.ring.Run, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
 			s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,

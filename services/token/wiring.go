@@ -50,13 +50,13 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 		return httpapi.Config{}, err
 	}
 	registered := registryapi.NewClient(r.Peer("registry", cfg.Tokens.RegistryURL))
-	agents, secrets, err := s.wirePeers(cfg, registered)
+	secrets, err := s.wirePeers(cfg, registered)
 	if err != nil {
 		return httpapi.Config{}, err
 	}
 
 	revocations := postgres.NewRevocations(r.DB, box)
-	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: agents})
+	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
@@ -82,12 +82,12 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 
 	s.failures = quota.NewFailures(r.Redis, limiter, cfg.Tokens.AuthFailuresPerMinute)
 	events := issue.Events{Clock: time.Now, NewID: newID}
-	assertions, err := s.wireAssertions(cfg, agents)
+	assertions, err := s.wireAssertions(cfg)
 	if err != nil {
 		return httpapi.Config{}, err
 	}
 	clients := issue.NewAuthenticator(issue.AuthenticatorConfig{
-		Agents: agents, Secrets: secrets, Assertions: assertions, Uses: s.uses, Journal: s.journal, Events: events,
+		Agents: s.agents, Secrets: secrets, Assertions: assertions, Uses: s.uses, Journal: s.journal, Events: events,
 		Failures: s.failures,
 		Floor:    failureFloor,
 	})
@@ -134,7 +134,7 @@ func (s *Service) wireKeys(cfg Config) error {
 	return nil
 }
 
-func (s *Service) wireAssertions(cfg Config, agents issue.Agents) (*issue.Assertions, error) {
+func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 	r := s.replica
 	verifier, err := assertion.NewVerifier(cfg.Guard.Issuer, time.Now)
 	if err != nil {
@@ -146,12 +146,12 @@ func (s *Service) wireAssertions(cfg Config, agents issue.Agents) (*issue.Assert
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
-	return issue.NewAssertions(issue.AssertionsConfig{Agents: agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
+	return issue.NewAssertions(issue.AssertionsConfig{Agents: s.agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
 }
 
-func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*registry.Agents, *credentials.Secrets, error) {
+func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*credentials.Secrets, error) {
 	r := s.replica
-	agents := registry.New(registry.Config{
+	s.agents = registry.New(registry.Config{
 		Client: registered,
 		Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
@@ -160,10 +160,10 @@ func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*regist
 		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	s.uses = usage.New(client, r.Telemetry.Log)
-	return agents, secrets, nil
+	return secrets, nil
 }
 
 // stream is JetStream as the journal uses it.

@@ -4,7 +4,10 @@ package registry
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -28,6 +31,11 @@ const (
 	// together in the next one.
 	underWay  = 4
 	cacheName = "agent"
+	// gatherFor is how long agents that are to be renewed are collected: nobody waits for them,
+	// and to ask for many at once costs a fraction of asking for each.
+	gatherFor = 100 * time.Millisecond
+	// An agent that is used when this part of its lifetime is over is renewed.
+	renewAfter = 3
 )
 
 // Client is the registry's internal API; *registryapi.Client is one.
@@ -43,7 +51,9 @@ type Config struct {
 	CacheRequests *prometheus.CounterVec // labels cache, result
 }
 
-// Agents finds agents, in memory first. An id that no agent has is remembered too.
+// Agents finds agents, in memory first. An id that no agent has is remembered too. An agent
+// that goes on being used is asked for again before what is remembered of it gets too old,
+// while Run runs.
 type Agents struct {
 	client    Client
 	epochs    *invalidation.Epochs
@@ -52,6 +62,10 @@ type Agents struct {
 	flights   singleflight.Group
 	trips     *together.Trips[uuid.UUID, answer]
 	hit, miss prometheus.Counter
+
+	mu    sync.Mutex
+	aging map[uuid.UUID]struct{} // to be renewed
+	wake  chan struct{}
 }
 
 var _ issue.Agents = (*Agents)(nil)
@@ -82,6 +96,9 @@ func New(cfg Config) *Agents {
 		}),
 		hit:  cfg.CacheRequests.WithLabelValues(cacheName, "hit"),
 		miss: cfg.CacheRequests.WithLabelValues(cacheName, "miss"),
+
+		aging: map[uuid.UUID]struct{}{},
+		wake:  make(chan struct{}, 1),
 	}
 	a.trips = together.New(together.Config{UnderWay: underWay, Most: registryapi.MaxAgents, Timeout: callTimeout}, a.carry)
 	return a
@@ -90,13 +107,64 @@ func New(cfg Config) *Agents {
 // Known answers from memory.
 func (a *Agents) Known(id uuid.UUID) (issue.Agent, bool, error) {
 	entry, ok := a.cache.GetIfPresent(id)
-	if !ok || entry.epoch != a.epochs.Of(id) || a.clock().Sub(entry.at) > a.epochs.Lifetime(lifetime) {
+	age, longest := a.clock().Sub(entry.at), a.epochs.Lifetime(lifetime)
+	if !ok || entry.epoch != a.epochs.Of(id) || age > longest {
 		a.miss.Inc()
 		return issue.Agent{}, false, nil
 	}
 	a.hit.Inc()
+	if age > longest/renewAfter && !entry.unknown {
+		a.renew(id)
+	}
 	agent, err := entry.answer()
 	return agent, true, err
+}
+
+func (a *Agents) renew(id uuid.UUID) {
+	a.mu.Lock()
+	a.aging[id] = struct{}{}
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run renews agents that are used until ctx is done; it returns nil.
+func (a *Agents) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.wake:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(gatherFor):
+		}
+		a.askAgain(ctx)
+	}
+}
+
+// askAgain renews what is to be renewed. Who could not be renewed is forgotten at the end of
+// its lifetime and asked for by whoever wants to know then.
+func (a *Agents) askAgain(ctx context.Context) {
+	a.mu.Lock()
+	aging := slices.Collect(maps.Keys(a.aging))
+	clear(a.aging)
+	a.mu.Unlock()
+	for ids := range slices.Chunk(aging, registryapi.MaxAgents) {
+		entries := make([]remembered, len(ids))
+		for i, id := range ids {
+			entries[i] = remembered{at: a.clock(), epoch: a.epochs.Of(id)}
+		}
+		for i, answer := range a.carry(ctx, ids) {
+			if answer.err == nil {
+				a.remember(ids[i], entries[i], answer)
+			}
+		}
+	}
 }
 
 // Agent asks the registry, once for all who ask at the same time, together with those
@@ -132,11 +200,16 @@ func (a *Agents) ask(ctx context.Context, id uuid.UUID, epoch uint64) (remembere
 	if answer.err != nil {
 		return remembered{}, answer.err
 	}
+	return a.remember(id, entry, answer), nil
+}
+
+// remember completes an entry, whose time and epoch are those of before the registry was asked.
+func (a *Agents) remember(id uuid.UUID, entry remembered, answer answer) remembered {
 	if entry.unknown = !answer.found; answer.found {
 		entry.agent = fromWire(answer.agent)
 	}
 	a.cache.Set(id, entry)
-	return entry, nil
+	return entry
 }
 
 // answer is the registry's about one agent.

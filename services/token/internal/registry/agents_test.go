@@ -90,6 +90,67 @@ func TestAnAgentIsRememberedUntilItChangesOrGetsOld(t *testing.T) {
 	}
 }
 
+func TestAgentsThatAreUsedAreRenewedManyAtOnce(t *testing.T) {
+	t.Parallel()
+	b, idle := setup(), uuid.Must(uuid.NewV7())
+	go func() { _ = b.agents.Run(t.Context()) }()
+	busy := make([]uuid.UUID, registryapi.MaxAgents+20)
+	for i := range busy {
+		busy[i] = uuid.Must(uuid.NewV7())
+		_, err := b.agents.Agent(t.Context(), busy[i])
+		require.NoError(t, err)
+	}
+	_, err := b.agents.Agent(t.Context(), idle)
+	require.NoError(t, err)
+	use := func() (known int) {
+		for _, id := range busy {
+			if b.known(id) {
+				known++
+			}
+		}
+		return known
+	}
+	before := b.calls.Load()
+	asked := func(calls int64) func() bool { return func() bool { return b.calls.Load()-before == calls } }
+
+	b.clock.Advance(10 * time.Second)
+	require.Equal(t, len(busy), use(), "too young to be renewed")
+	b.clock.Advance(time.Second)
+	require.Equal(t, len(busy), use())
+	require.Eventually(t, asked(2), time.Minute, time.Millisecond, "one call for a hundred of them")
+	b.clock.Advance(20 * time.Second)
+	require.False(t, b.known(idle), "who is not used gets old")
+	require.Eventually(t, func() bool { return use() == len(busy) }, time.Minute, time.Millisecond)
+	require.Eventually(t, asked(4), time.Minute, time.Millisecond)
+}
+
+func TestWhatCannotBeRenewedOrChangesMeanwhileIsNotBelievedForLonger(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		happens func(b *bundle, id uuid.UUID) error
+		after   time.Duration
+	}{
+		"the registry is away": {func(*bundle, uuid.UUID) error { return apperr.Unavailable(errors.New("away")) }, 20 * time.Second},
+		"a change":             {func(b *bundle, id uuid.UUID) error { b.epochs.Changed(id); return nil }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, id := setup(), uuid.Must(uuid.NewV7())
+			go func() { _ = b.agents.Run(t.Context()) }()
+			_, err := b.agents.Agent(t.Context(), id)
+			require.NoError(t, err)
+			b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+				return registryapi.Agent{AgentID: id}, row.happens(b, id)
+			}
+			b.clock.Advance(11 * time.Second)
+			require.True(t, b.known(id))
+			require.Eventually(t, func() bool { return b.calls.Load() == 2 }, time.Minute, time.Millisecond)
+			b.clock.Advance(row.after)
+			require.Never(t, func() bool { return b.known(id) }, 100*time.Millisecond, time.Millisecond)
+		})
+	}
+}
+
 func TestAnUnknownAgentIsRememberedAndAnOutageIsNot(t *testing.T) {
 	t.Parallel()
 	b, id := setup(), uuid.Must(uuid.NewV7())
