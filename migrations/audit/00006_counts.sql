@@ -36,12 +36,15 @@ $$;
 -- +goose StatementEnd
 
 -- It works as the owner: the service's role, which stores events, could not make a count
--- wrong. Rows go in the order of their key. Not ALWAYS: a replica is told the counts too.
+-- wrong, and may not have its own tables counted. Temporary objects, which a session may be
+-- allowed to make, come last in the path: left out of it, its types would come first, and
+-- run what they check as the owner. Rows go in the order of their key. Not ALWAYS: a replica
+-- is told the counts too.
 -- +goose StatementBegin
 CREATE FUNCTION audit.count_added() RETURNS trigger
     LANGUAGE plpgsql
     SECURITY DEFINER
-    SET search_path = ''
+    SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     INSERT INTO audit.day_counts AS counts (agent_id, actor_id, day, action, outcome, events)
@@ -54,6 +57,8 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
+REVOKE ALL ON FUNCTION audit.count_added() FROM PUBLIC;
+ALTER FUNCTION audit.ensure_partition(date) SET search_path = pg_catalog, pg_temp; -- as above
 CREATE TRIGGER events_counted AFTER INSERT ON audit.events REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION audit.count_added();
 
@@ -62,7 +67,7 @@ CREATE TRIGGER events_counted AFTER INSERT ON audit.events REFERENCING NEW TABLE
 -- +goose StatementBegin
 CREATE FUNCTION audit.count_day(wanted date) RETURNS void
     LANGUAGE sql
-    SET search_path = ''
+    SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
 AS $$
     INSERT INTO audit.day_counts (agent_id, actor_id, day, action, outcome, events)
@@ -79,6 +84,7 @@ FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid WHERE inhparent = 'aud
 GRANT SELECT ON audit.day_counts TO audit_app;
 
 -- +goose Down
+ALTER FUNCTION audit.ensure_partition(date) SET search_path = '';
 DROP TRIGGER events_counted ON audit.events;
 DROP FUNCTION audit.count_day(date);
 DROP FUNCTION audit.count_added();

@@ -135,6 +135,32 @@ func TestTheServicesRoleHasNoMoreThanItNeeds(t *testing.T) {
 	}
 }
 
+func TestTheServicesRoleHasTheOwnerDoNothingElse(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	record(t, open(t, db), published(t, 1, nil))
+	conn := connect(t, database.AppURL)
+	do := func(statement string) {
+		t.Helper()
+		_, err := conn.Exec(t.Context(), statement)
+		require.NoError(t, err, statement)
+	}
+	// Where the role may make temporary objects, as it may unless somebody has taken the right from everybody.
+	do("CREATE TEMP TABLE mine (agent_id uuid, actor_id uuid, timestamp timestamptz, action text, outcome text)")
+	requireRefused(t, conn, `CREATE TRIGGER counted AFTER INSERT ON mine REFERENCING NEW TABLE AS added
+		FOR EACH STATEMENT EXECUTE FUNCTION audit.count_added()`, "the service's role")
+	do(`CREATE FUNCTION pg_temp.mine(text) RETURNS boolean LANGUAGE plpgsql AS
+		'BEGIN RAISE EXCEPTION ''this runs as %'', current_user; END'`)
+	for _, kind := range []string{"date", "text", "int8", "regnamespace"} {
+		do("CREATE DOMAIN pg_temp." + kind + " AS pg_catalog." + kind + " CHECK (pg_temp.mine(VALUE::pg_catalog.text))")
+	}
+	do(`INSERT INTO audit.events (event_id, timestamp, leaf_index, action, outcome, service, payload)
+		SELECT gen_random_uuid(), timestamp, 1, action, outcome, service, payload FROM audit.events`)
+	do("SELECT audit.ensure_partition(current_date + 20)")
+	requireCounts(t, db)
+}
+
 func TestTheServicesRoleCannotBlockTheLog(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
