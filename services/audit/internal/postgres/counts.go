@@ -91,10 +91,11 @@ func (c counts) reach(filter trail.Filter, slice trail.Slice) (trail.Filter, tra
 	if len(c) == 0 {
 		return trail.Filter{}, trail.Slice{}, false
 	}
-	// Of a day that is not all within, nobody knows whether it has any.
+	// Of a day that is not all within, nobody knows whether it has any; nor of the day of a
+	// cursor, even of its last moment, what is not shown yet.
 	newest, oldest, want := c[0], c[0], slice.Offset+int64(slice.Limit)+1
 	for _, oldest = range c {
-		if oldest.within(filter) {
+		if oldest.within(filter) && (slice.After == nil || oldest != newest) {
 			want -= oldest.events
 		}
 		if want <= 0 {

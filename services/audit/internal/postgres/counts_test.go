@@ -71,10 +71,14 @@ func various(t *testing.T, random *rand.Rand, agents []uuid.UUID, events, days i
 		}
 		return nil
 	}
+	moment := func() time.Duration { // often one that a day begins or ends with
+		const last = 24*time.Hour - time.Microsecond
+		return []time.Duration{0, last, time.Duration(random.Int64N(int64(last)))}[random.IntN(3)]
+	}
 	made := make([]trail.Delivery, 0, events)
 	for len(made) < events {
 		made = append(made, published(t, random.Uint64N(1<<40), func(fields map[string]any) {
-			fields["timestamp"] = trail.Day(now).AddDate(0, 0, -random.IntN(days)).Add(time.Duration(random.Int64N(int64(24 * time.Hour)))).Truncate(time.Microsecond)
+			fields["timestamp"] = trail.Day(now).AddDate(0, 0, -random.IntN(days)).Add(moment()).Truncate(time.Microsecond)
 			fields["agentId"] = who()
 			if fields["actorId"] = fields["agentId"]; random.IntN(2) == 0 {
 				fields["actorId"] = who()
@@ -143,6 +147,18 @@ func TestTheCountsOfADayGoWithIt(t *testing.T) {
 	require.Len(t, dropped, 1)
 	require.Len(t, counts(t, db), 2)
 	requireCounts(t, db)
+}
+
+func TestRetentionBeforeTheMigrationThatCountsRemovesNothingAndSaysSo(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	record(t, open(t, db), at(t, trail.NewWindow(90).Oldest(now)))
+	takeBack(t, database.OwnerURL, "counts")
+	dropped, err := retention(t, database, 1).Drop(t.Context())
+	require.ErrorContains(t, err, "day_counts")
+	require.Empty(t, dropped)
+	require.Equal(t, 1, count(t, db))
 }
 
 func TestTheEventsThatThereAreAreCountedByTheMigration(t *testing.T) {

@@ -24,6 +24,8 @@ const (
 var (
 	// errBusy tells that another process removes days right now.
 	errBusy = errors.New("another process removes days")
+	// errGone tells that another process has removed the day.
+	errGone = errors.New("the day is gone")
 	// errChanged tells that a day got an event after it was counted.
 	errChanged = errors.New("the day got an event meanwhile")
 )
@@ -75,7 +77,7 @@ func (r Retention) Drop(ctx context.Context) ([]Dropped, error) {
 		if errors.Is(err, errBusy) {
 			return dropped, nil
 		}
-		if gone(err) { // another process was faster
+		if errors.Is(err, errGone) {
 			continue
 		}
 		if err != nil {
@@ -86,10 +88,14 @@ func (r Retention) Drop(ctx context.Context) ([]Dropped, error) {
 	return dropped, nil
 }
 
-// gone tells whether a table was not there.
-func gone(err error) bool {
+// orGone is errGone in the place of an error that the table of a day, which is the only
+// one of the statement, is not there.
+func orGone(err error) error {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42P01"
+	if errors.As(err, &pg) && pg.Code == "42P01" {
+		return errGone
+	}
+	return err
 }
 
 // held is what a day holds: how many events, and their first and last leaf, nil if
@@ -104,7 +110,7 @@ func (r Retention) count(ctx context.Context, at time.Time) (held, error) {
 	var h held
 	err := r.DB.QueryRow(ctx, `-- name: retention_count
 SELECT count(*), min(leaf_index), max(leaf_index) FROM `+partition(at)).Scan(&h.Events, &h.First, &h.Last)
-	return h, err
+	return h, orGone(err)
 }
 
 func partition(at time.Time) string {
@@ -183,7 +189,7 @@ func (r Retention) dropCounted(ctx context.Context, at time.Time, h held) error 
 			"-- name: retention_lock_day\nLOCK TABLE " + table + " IN ACCESS EXCLUSIVE MODE",
 		} {
 			if _, err := tx.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
-				return err
+				return orGone(err)
 			}
 		}
 		// Leaves are given out in order and events are never removed, so that the last

@@ -67,8 +67,8 @@ type Store interface {
 	// List returns the events that match, newest first, up to slice.Limit+1 of
 	// them so that the caller learns whether more follow, and how many match in
 	// all. That is slice.Total where slice.After is given, and an estimate where
-	// counting would take longer with every event there is. filter.From is never
-	// nil.
+	// the filter's time cuts a day in which too many match to be counted. filter.From
+	// is never nil.
 	List(ctx context.Context, filter Filter, slice Slice) ([]Event, Total, error)
 	// Get returns one event, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Event, error)
