@@ -206,8 +206,9 @@ func (x *Export) page(ctx context.Context) (lines []line, after int64, err error
 
 // prove adds its inclusion proof to each line.
 func (x *Export) prove(ctx context.Context, lines []line) error {
+	hashes := x.log.Hashes(ctx)
 	for i := range lines {
-		proof, err := tlog.ProveRecord(x.head.Size, lines[i].index, x.log.Hashes(ctx))
+		proof, err := tlog.ProveRecord(x.head.Size, lines[i].index, hashes)
 		if err != nil {
 			return fmt.Errorf("prove leaf %d: %w", lines[i].index, err)
 		}

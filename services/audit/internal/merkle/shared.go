@@ -8,11 +8,12 @@ import (
 
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/together"
 )
 
 const (
-	// mostTiles is how many tiles are remembered, of up to 8 KiB each.
+	// mostTiles is how many whole tiles are remembered, of 8 KiB each.
 	mostTiles = 1024
 	// mostReads is how many connections to Postgres tiles are read with at a time.
 	mostReads = 4
@@ -22,8 +23,8 @@ const (
 
 // shared is a Store that everybody may ask, without a token, and that leaves the
 // database to those who store events: heads that are asked for at the same time are
-// read once, and never before they were asked for; tiles, which at most grow, are read
-// once in a while; and few connections are in use for it, however many ask.
+// read once, and never before they were asked for; whole tiles, which never change,
+// are read once in a while; and few connections are in use for it, however many ask.
 type shared struct {
 	Store
 
@@ -82,15 +83,14 @@ func (s *shared) Head(ctx context.Context) (Head, error) {
 	return a.head, nil
 }
 
-// Tiles are remembered tiles, as far as they have the width that is asked for, and
-// others from the store.
+// Tiles are remembered tiles, and others from the store.
 func (s *shared) Tiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
 	var missing []tlog.Tile
 	var at []int
 	s.mu.Lock()
 	for i, tile := range tiles {
-		if data[i] = s.tiles[place{tile.L, tile.N}]; len(data[i]) < tile.W*tlog.HashSize {
+		if data[i] = s.tiles[place{tile.L, tile.N}]; data[i] == nil {
 			missing, at = append(missing, tile), append(at, i)
 		}
 	}
@@ -112,16 +112,15 @@ func (s *shared) Tiles(ctx context.Context, tiles []tlog.Tile) ([][]byte, error)
 	defer s.mu.Unlock()
 	for i, tile := range missing {
 		data[at[i]] = read[i]
-		s.remember(place{tile.L, tile.N}, read[i])
+		if len(read[i]) == auditlog.TileWidth*tlog.HashSize {
+			s.remember(place{tile.L, tile.N}, read[i])
+		}
 	}
 	return data, nil
 }
 
-// remember keeps a tile, in the place of any other where there are too many.
+// remember keeps a whole tile, in the place of any other where there are too many.
 func (s *shared) remember(at place, data []byte) {
-	if len(data) <= len(s.tiles[at]) {
-		return // somebody else has read it meanwhile, or it is not there
-	}
 	for other := range s.tiles {
 		if len(s.tiles) < mostTiles {
 			break

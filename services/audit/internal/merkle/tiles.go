@@ -59,35 +59,56 @@ func (l *Log) entries(ctx context.Context, tile tlog.Tile) ([]byte, error) {
 var errNoHash = errors.New("a tile of the log is missing or too short")
 
 // Hashes reads the hashes of the tree, numbered as by tlog.StoredHashIndex, off its
-// tiles: those of one call, as far as they are not remembered, in one statement.
+// tiles: those of one call in one statement, and none of them twice. It is for one
+// answer, and one goroutine.
 func (l *Log) Hashes(ctx context.Context) tlog.HashReader {
+	held := map[place][]byte{}
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		var wanted []tlog.Tile
-		at := map[place]int{}
-		for _, index := range indexes {
-			tile := tlog.TileForIndex(auditlog.TileHeight, index)
-			if i, is := at[place{tile.L, tile.N}]; is {
-				wanted[i].W = max(wanted[i].W, tile.W)
-				continue
-			}
-			at[place{tile.L, tile.N}] = len(wanted)
-			wanted = append(wanted, tile)
-		}
-		data, err := l.Store.Tiles(ctx, wanted)
-		if err != nil {
+		if err := l.hold(ctx, held, indexes); err != nil {
 			return nil, err
 		}
 		hashes := make([]tlog.Hash, len(indexes))
 		for i, index := range indexes {
 			tile := tlog.TileForIndex(auditlog.TileHeight, index)
-			held := data[at[place{tile.L, tile.N}]]
-			if len(held) < tile.W*tlog.HashSize {
+			data := held[place{tile.L, tile.N}]
+			if len(data) < tile.W*tlog.HashSize {
 				return nil, fmt.Errorf("%w: level %d, index %d", errNoHash, tile.L, tile.N)
 			}
-			if hashes[i], err = tlog.HashFromTile(tile, held[:tile.W*tlog.HashSize], index); err != nil {
+			var err error
+			if hashes[i], err = tlog.HashFromTile(tile, data[:tile.W*tlog.HashSize], index); err != nil {
 				return nil, err
 			}
 		}
 		return hashes, nil
 	})
+}
+
+// hold reads what is not held yet of the tiles that have the hashes of these numbers.
+func (l *Log) hold(ctx context.Context, held map[place][]byte, indexes []int64) error {
+	var wanted []tlog.Tile
+	at := map[place]int{}
+	for _, index := range indexes {
+		tile := tlog.TileForIndex(auditlog.TileHeight, index)
+		where := place{tile.L, tile.N}
+		if len(held[where]) >= tile.W*tlog.HashSize {
+			continue
+		}
+		if i, is := at[where]; is {
+			wanted[i].W = max(wanted[i].W, tile.W)
+			continue
+		}
+		at[where] = len(wanted)
+		wanted = append(wanted, tile)
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	data, err := l.Store.Tiles(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	for i, tile := range wanted {
+		held[place{tile.L, tile.N}] = data[i]
+	}
+	return nil
 }
