@@ -44,8 +44,11 @@ const (
 	// enough to spare a peer that restarts, short enough not to be noticed after.
 	tripAfter = 5
 	openFor   = time.Second
-	// probes may pass at once while the breaker finds out whether the peer is back.
-	probes = 5
+	// probes may pass at once while the breaker finds out whether the peer is back; the
+	// others wait for that, for a part of their time: a peer that hangs must not hold all of
+	// them up, and whoever goes in then is to have time for the call.
+	probes   = 5
+	waitPart = 3
 )
 
 // ErrTokenRefused is the cause where a peer did not accept the internal API
@@ -239,8 +242,10 @@ func (c *Client) call(ctx context.Context, call call, in, out any) (int, error) 
 }
 
 // once makes one attempt through the breaker. While as many as may find out whether the peer is back, it waits
-// for what they find: many who come at once then must not fail because the peer was away before.
+// for what they find, for a while: many who come at once then must not fail because the peer was away before.
 func (c *Client) once(ctx context.Context, call call) (*response, error) {
+	patience := time.NewTimer(c.cfg.Timeout / waitPart)
+	defer patience.Stop()
 	for {
 		decided := c.decided.after()
 		res, err := c.attempt(ctx, call)
@@ -249,6 +254,8 @@ func (c *Client) once(ctx context.Context, call call) (*response, error) {
 		}
 		select {
 		case <-decided:
+		case <-patience.C:
+			return nil, err
 		case <-ctx.Done():
 			return nil, err
 		}

@@ -258,10 +258,12 @@ func TestAPeerThatKeepsFailingIsLeftAloneForAWhile(t *testing.T) {
 	require.NoError(t, c.Do(t.Context(), http.MethodGet, "/", nil, nil))
 }
 
-func TestACrowdThatComesAsThePeerIsBackWaitsForTheFirstOfThem(t *testing.T) {
-	t.Parallel()
+// recovering is a peer that has failed until the breaker opened and answers now, but only once proceed is closed. inside
+// tells of each call that has got to it.
+func recovering(t *testing.T, wait time.Duration) (c *peer.Client, inside chan struct{}, proceed chan struct{}) {
+	t.Helper()
 	var well atomic.Bool
-	inside, proceed := make(chan struct{}, 100), make(chan struct{})
+	inside, proceed = make(chan struct{}, 100), make(chan struct{})
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if !well.Load() {
 			w.WriteHeader(http.StatusInternalServerError)
@@ -273,44 +275,65 @@ func TestACrowdThatComesAsThePeerIsBackWaitsForTheFirstOfThem(t *testing.T) {
 		case <-r.Context().Done():
 		}
 	})
-	c := client(url, timeout(time.Minute))
-	ask := func(ctx context.Context) error { return c.Do(ctx, http.MethodPost, "/", nil, nil) }
+	c = client(url, timeout(wait))
 	for range 5 {
-		require.Error(t, ask(t.Context()))
+		require.Error(t, c.Do(t.Context(), http.MethodPost, "/", nil, nil))
 	}
 	well.Store(true)
+	return c, inside, proceed
+}
 
-	answers := make(chan error, 50)
-	leaves, leave := context.WithCancel(t.Context())
-	defer leave()
+// getIn has somebody ask until one call has got to the peer, that is until the breaker is no longer open.
+func getIn(t *testing.T, inside <-chan struct{}, ask func() error) <-chan error {
+	t.Helper()
+	answers := make(chan error, 1)
 	require.Eventually(t, func() bool {
-		go func() { answers <- ask(leaves) }()
+		go func() { answers <- ask() }()
 		select {
-		case <-inside: // one has got in: the breaker is no longer open
+		case <-inside:
 			return true
 		case <-answers:
 			return false
 		}
 	}, 10*time.Second, 50*time.Millisecond)
-	for range 40 {
-		go func() { answers <- ask(t.Context()) }()
+	return answers
+}
+
+func TestACrowdThatComesAsThePeerIsBackWaitsForTheFirstOfThem(t *testing.T) {
+	t.Parallel()
+	c, inside, proceed := recovering(t, time.Minute)
+	leaves, leave := context.WithCancel(t.Context())
+	defer leave()
+	first := getIn(t, inside, func() error { return c.Do(leaves, http.MethodPost, "/", nil, nil) })
+	answers := make(chan error, 40)
+	for range cap(answers) {
+		go func() { answers <- c.Do(t.Context(), http.MethodPost, "/", nil, nil) }()
 	}
 	for range 4 {
 		<-inside
 	}
 	leave() // who got in first finds nothing out: another one does
-	require.ErrorIs(t, <-answers, context.Canceled)
+	require.ErrorIs(t, <-first, context.Canceled)
 	<-inside
-	select {
-	case err := <-answers:
-		require.NoError(t, err, "nobody is turned away while the peer is being tried")
-	case <-inside:
-		require.Fail(t, "no more than five try at a time")
-	default:
-	}
 	close(proceed)
-	for range 40 {
-		require.NoError(t, <-answers)
+	for range cap(answers) {
+		require.NoError(t, <-answers, "nobody is turned away while the peer is being tried")
+	}
+}
+
+func TestAPeerThatHangsHoldsNobodyUpForAllOfHisTime(t *testing.T) {
+	t.Parallel()
+	c, inside, _ := recovering(t, 6*time.Second)
+	hanging := getIn(t, inside, func() error { return c.Do(t.Context(), http.MethodPost, "/", nil, nil) })
+	for range 4 {
+		go func() { _ = c.Do(t.Context(), http.MethodPost, "/", nil, nil) }()
+		<-inside
+	}
+	require.True(t, peer.NotSent(c.Do(t.Context(), http.MethodPost, "/", nil, nil)), "who waited was not let in")
+	select {
+	case err := <-hanging:
+		require.Fail(t, "the call that hangs has ended before the one that waited", "%v", err)
+	default:
 	}
 }
 
