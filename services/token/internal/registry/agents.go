@@ -34,7 +34,7 @@ const (
 	// gatherFor is how long agents that are to be renewed are collected: nobody waits for them,
 	// and to ask for many at once costs a fraction of asking for each.
 	gatherFor = 100 * time.Millisecond
-	// An agent that is used when this part of its lifetime is over is renewed.
+	// An agent that is used when one of so many parts of its lifetime is over is renewed.
 	renewAfter = 3
 )
 
@@ -107,17 +107,21 @@ func New(cfg Config) *Agents {
 // Known answers from memory.
 func (a *Agents) Known(id uuid.UUID) (issue.Agent, bool, error) {
 	entry, ok := a.cache.GetIfPresent(id)
-	age, longest := a.clock().Sub(entry.at), a.epochs.Lifetime(lifetime)
-	if !ok || entry.epoch != a.epochs.Of(id) || age > longest {
+	if !ok || entry.epoch != a.epochs.Of(id) || a.olderThan(entry, 1) {
 		a.miss.Inc()
 		return issue.Agent{}, false, nil
 	}
 	a.hit.Inc()
-	if age > longest/renewAfter && !entry.unknown {
+	if a.olderThan(entry, renewAfter) && !entry.unknown {
 		a.renew(id)
 	}
 	agent, err := entry.answer()
 	return agent, true, err
+}
+
+// olderThan tells whether an entry is older than one of so many parts of its lifetime.
+func (a *Agents) olderThan(entry remembered, parts time.Duration) bool {
+	return a.clock().Sub(entry.at) > a.epochs.Lifetime(lifetime)/parts
 }
 
 func (a *Agents) renew(id uuid.UUID) {
@@ -151,7 +155,10 @@ func (a *Agents) Run(ctx context.Context) error {
 // its lifetime and asked for by whoever wants to know then.
 func (a *Agents) askAgain(ctx context.Context) {
 	a.mu.Lock()
-	aging := slices.Collect(maps.Keys(a.aging))
+	aging := slices.DeleteFunc(slices.Collect(maps.Keys(a.aging)), func(id uuid.UUID) bool {
+		entry, ok := a.cache.GetIfPresent(id)
+		return ok && !a.olderThan(entry, renewAfter) // renewed since it was used
+	})
 	clear(a.aging)
 	a.mu.Unlock()
 	for ids := range slices.Chunk(aging, registryapi.MaxAgents) {
@@ -160,9 +167,10 @@ func (a *Agents) askAgain(ctx context.Context) {
 			entries[i] = remembered{at: a.clock(), epoch: a.epochs.Of(id)}
 		}
 		for i, answer := range a.carry(ctx, ids) {
-			if answer.err == nil {
-				a.remember(ids[i], entries[i], answer)
+			if answer.err != nil {
+				return // the others would not be answered either
 			}
+			a.remember(ids[i], entries[i], answer)
 		}
 	}
 }

@@ -124,6 +124,30 @@ func TestAgentsThatAreUsedAreRenewedManyAtOnce(t *testing.T) {
 	require.Eventually(t, asked(4), time.Minute, time.Millisecond)
 }
 
+func TestAnAgentThatIsUsedWhileItIsRenewedIsNotRenewedAgain(t *testing.T) {
+	t.Parallel()
+	b, busy, other := setup(), uuid.Must(uuid.NewV7()), uuid.Must(uuid.NewV7())
+	for _, id := range []uuid.UUID{busy, other} {
+		_, err := b.agents.Agent(t.Context(), id)
+		require.NoError(t, err)
+	}
+	asked, answer := make(chan uuid.UUID), make(chan struct{})
+	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+		asked <- id
+		<-answer
+		return registryapi.Agent{AgentID: id}, nil
+	}
+	go func() { _ = b.agents.Run(t.Context()) }()
+	b.clock.Advance(11 * time.Second)
+	require.True(t, b.known(busy))
+	require.Equal(t, busy, <-asked)
+	require.True(t, b.known(busy))
+	answer <- struct{}{}
+	require.True(t, b.known(other))
+	require.Equal(t, other, <-asked, "and nobody else")
+	answer <- struct{}{}
+}
+
 func TestWhatCannotBeRenewedOrChangesMeanwhileIsNotBelievedForLonger(t *testing.T) {
 	t.Parallel()
 	for name, row := range map[string]struct {
