@@ -131,8 +131,7 @@ func New(cfg Config) *Client {
 		MaxRequests: probes,
 		Timeout:     openFor,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= tripAfter },
-		// A caller that left says nothing about the peer.
-		IsExcluded: func(err error) bool { return errors.Is(err, context.Canceled) },
+		IsExcluded:  callerLeft,
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			c.decided.made()
 			cfg.Telemetry.Log.Warn("circuit breaker changed",
@@ -241,11 +240,20 @@ func (c *Client) call(ctx context.Context, call call, in, out any) (int, error) 
 	return res.status, nil
 }
 
-// once makes one attempt through the breaker. While as many as may find out whether the peer is back, it waits
-// for what they find, for a while: many who come at once then must not fail because the peer was away before.
+// once makes one attempt through the breaker.
 func (c *Client) once(ctx context.Context, call call) (*response, error) {
-	patience := time.NewTimer(c.cfg.Timeout / waitPart)
-	defer patience.Stop()
+	res, err := c.attempt(ctx, call)
+	if errors.Is(err, gobreaker.ErrTooManyRequests) {
+		return c.attemptInTurn(ctx, call)
+	}
+	return res, err
+}
+
+// attemptInTurn waits, for a while, for what those find who find out whether the peer is back: many who come at
+// once then must not fail because it was away before.
+func (c *Client) attemptInTurn(ctx context.Context, call call) (*response, error) {
+	patience, cancel := context.WithTimeout(ctx, c.cfg.Timeout/waitPart)
+	defer cancel()
 	for {
 		decided := c.decided.after()
 		res, err := c.attempt(ctx, call)
@@ -254,15 +262,13 @@ func (c *Client) once(ctx context.Context, call call) (*response, error) {
 		}
 		select {
 		case <-decided:
-		case <-patience.C:
-			return nil, err
-		case <-ctx.Done():
+		case <-patience.Done():
 			return nil, err
 		}
 	}
 }
 
-// attempt is once for whom the breaker lets in. A 5xx is a result here, although the breaker counts it as a failure.
+// attempt asks the peer if the breaker lets it. A 5xx is a result here, although the breaker counts it as a failure.
 func (c *Client) attempt(ctx context.Context, call call) (*response, error) {
 	res, err := c.breaker.Execute(func() (*response, error) {
 		res, err := c.exchange(ctx, call)
@@ -274,11 +280,14 @@ func (c *Client) attempt(ctx context.Context, call call) (*response, error) {
 	switch {
 	case errors.Is(err, errPeerFailed):
 		return res, nil
-	case errors.Is(err, context.Canceled):
-		c.decided.made() // it found nothing out, and another one may take its place
+	case callerLeft(err):
+		c.decided.made() // another one may take its place
 	}
 	return res, err
 }
+
+// callerLeft tells of an attempt that it found nothing out about the peer.
+func callerLeft(err error) bool { return errors.Is(err, context.Canceled) }
 
 func (c *Client) exchange(ctx context.Context, call call) (*response, error) {
 	var reader io.Reader = http.NoBody
