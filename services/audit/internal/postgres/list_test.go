@@ -21,26 +21,32 @@ import (
 func explain(t *testing.T, db *pgdb.DB, filter trail.Filter, slice trail.Slice) string {
 	t.Helper()
 	sql, args := postgres.Listing(filter, slice)
-	return explainSQL(t, db, sql, args)
+	return planUnder(t, db, postgres.PlansSQL, sql, args...)
 }
 
-func explainSQL(t *testing.T, db *pgdb.DB, sql string, args []any) string {
+// planUnder is the plan of a statement as it was run under settings: what a plan for all arguments left out when it
+// began to run is not in it.
+func planUnder(t *testing.T, db *pgdb.DB, settings, sql string, args ...any) string {
 	t.Helper()
 	literals := make([]string, len(args))
 	for i, arg := range args {
-		literals[i] = fmt.Sprintf("'%v'", arg)
-		if at, is := arg.(time.Time); is {
-			literals[i] = "'" + at.Format(time.RFC3339Nano) + "'"
+		switch arg := arg.(type) {
+		case time.Time:
+			literals[i] = "'" + arg.Format(time.RFC3339Nano) + "'"
+		case []string:
+			literals[i] = "'{" + strings.Join(arg, ",") + "}'"
+		default:
+			literals[i] = fmt.Sprintf("'%v'", arg)
 		}
 	}
 	var plan []string
 	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
-		for _, statement := range []string{postgres.PlansSQL, "PREPARE list AS " + sql} {
+		for _, statement := range []string{settings, "PREPARE looked_at AS " + sql} {
 			if _, err := tx.Exec(t.Context(), statement); err != nil {
 				return err
 			}
 		}
-		rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE list("+strings.Join(literals, ", ")+")")
+		rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE looked_at("+strings.Join(literals, ", ")+")")
 		if err != nil {
 			return err
 		}
@@ -48,7 +54,7 @@ func explainSQL(t *testing.T, db *pgdb.DB, sql string, args []any) string {
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(t.Context(), "DEALLOCATE list")
+		_, err = tx.Exec(t.Context(), "DEALLOCATE looked_at")
 		return err
 	}))
 	return strings.Join(plan, "\n")
@@ -97,7 +103,7 @@ func TestEveryListWalksIndexesInOrder(t *testing.T) {
 			}
 		}
 		sql, args := postgres.CountingEdge(filter)
-		for _, plan := range []string{explain(t, db, filter, slice), explainSQL(t, db, sql, args)} {
+		for _, plan := range []string{explain(t, db, filter, slice), planUnder(t, db, postgres.PlansSQL, sql, args...)} {
 			require.Regexp(t, `Index (Only )?Scan using events_`, plan, "filters %06b", mask)
 			for _, other := range []string{"Sort", "Seq Scan", "Bitmap"} { // each reads all that there is before it shows anything
 				require.NotContains(t, plan, other, "filters %06b", mask)

@@ -222,22 +222,25 @@ func TestQueriesReadTheDaysThatTheyAskForOnly(t *testing.T) {
 	}
 }
 
-// planOf is the plan of a statement as it was run: what a generic plan left out when it began to run is not in it.
 func planOf(t *testing.T, db *pgdb.DB, plans, sql string, args ...any) string {
 	t.Helper()
-	var plan []string
-	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
-		if _, err := tx.Exec(t.Context(), "SET LOCAL plan_cache_mode = "+plans); err != nil {
-			return err
-		}
-		rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, COSTS OFF)\n"+strings.ReplaceAll(sql, "-- name:", "--"), args...)
-		if err != nil {
-			return err
-		}
-		plan, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		return err
-	}))
-	return strings.Join(plan, "\n")
+	return planUnder(t, db, "SET LOCAL plan_cache_mode = "+plans, sql, args...)
+}
+
+// Of a day that has just begun the planner knows nothing, and a plan that was made then stays for a while.
+func TestKnownEventsAreLookedForOneByOneInADayThatWasNeverAnalyzed(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	record(t, open(t, db), at(t, now))
+	ids := make([]string, 500)
+	for i := range ids {
+		ids[i] = idAt(now).String()
+	}
+	for _, plans := range []string{"force_custom_plan", "force_generic_plan"} {
+		plan := planOf(t, db, plans, postgres.KnownSQL, trail.Day(now), trail.Day(now).AddDate(0, 0, 1), ids)
+		require.Regexp(t, `Index Scan using events_y\w+_pkey on events_y\w+ .*loops=500\)\n\s+Index Cond: \(\(event_id = wanted.id\)`, plan)
+		require.NotContains(t, plan, "Filter", plan)
+	}
 }
 
 // retention works as the owner and takes it that so many days have passed.
