@@ -59,8 +59,9 @@ type Failures interface {
 	// Queue waits for the turn of an attempt in a crowd that it costs much to look
 	// into. An error means that it cannot be.
 	Queue(ctx context.Context, ipAddress string) error
-	// Refused is called for a failure in a crowd, which is not counted.
-	Refused()
+	// Refused is called for a failure in a crowd, which is not counted. It returns when
+	// it is time to tell the client, or ctx ends.
+	Refused(ctx context.Context)
 }
 
 // Entry is how an attempt is to be looked into.
@@ -161,7 +162,7 @@ func (a *Authenticator) authenticateByAssertion(ctx context.Context, credentials
 	agent, refusal, err := a.Assertions.prove(ctx, claimed, credentials.ClientID, own)
 	switch {
 	case own.entry.Limited > 0 && (own.full || err == nil && refusal != nil):
-		a.Failures.Refused()
+		a.Failures.Refused(ctx)
 		return Agent{}, errTooManyFailures(own.retryAfter())
 	case err != nil:
 		return Agent{}, unavailable(err)
@@ -251,7 +252,7 @@ func (a *Authenticator) screen(ctx context.Context, id uuid.UUID, secret config.
 	if err != nil || plausible {
 		return err
 	}
-	a.Failures.Refused()
+	a.Failures.Refused(ctx)
 	return errTooManyFailures(own.retryAfter())
 }
 

@@ -144,7 +144,7 @@ func (s secrets) Screen(_ context.Context, _ uuid.UUID, secret config.Secret) (b
 // failures and outcomes are the world as what counts them.
 type failures struct{ *world }
 
-func (f failures) Refused() { f.refused++ }
+func (f failures) Refused(context.Context) { f.refused++ }
 
 func (f failures) Enter(context.Context, string) (issue.Entry, error) {
 	f.entered++

@@ -57,8 +57,12 @@ func (f *Failures) Queue(ctx context.Context, ipAddress string) error {
 // connections are to wait.
 func (f *Failures) Crowded() bool { return f.lane != nil && f.lane.Crowded() }
 
-// Refused counts a failure in a crowd, for the operator alone.
-func (f *Failures) Refused() { f.limiter.Rejected() }
+// Refused counts a failure in a crowd, for the operator alone, and waits until it is
+// time to tell.
+func (f *Failures) Refused(ctx context.Context) {
+	f.limiter.Rejected()
+	f.lane.Keep(ctx)
+}
 
 // Count counts one more failure; past a limit it answers how long to wait.
 func (f *Failures) Count(ctx context.Context, clientID, ipAddress string) time.Duration {

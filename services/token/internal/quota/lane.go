@@ -18,6 +18,11 @@ const (
 	// laneDelay is how long every attempt in a crowd waits at least: who sends the next
 	// one when the last is answered sends no more than one a second.
 	laneDelay = time.Second
+	// laneRefusal is how much longer one waits that failed in a crowd: who is right is
+	// not kept waiting by it, and a flood comes to a third. Nobody does while laneKept
+	// attempts wait, as each is a request in memory.
+	laneRefusal = 2 * time.Second
+	laneKept    = 1024
 	// laneBeside is how many attempts that are not in a crowd are looked into at a
 	// time. The others wait for them, so that no crowd gets in before the first of it
 	// has failed.
@@ -64,7 +69,7 @@ type Lane struct {
 
 	limited, others *queue
 
-	waiting      atomic.Int64 // attempts of a crowd that wait for laneDelay
+	waiting      atomic.Int64 // attempts of a crowd that wait for laneDelay or laneRefusal
 	crowdedUntil atomic.Int64 // Unix nanoseconds
 }
 
@@ -116,6 +121,15 @@ func (l *Lane) Enter(ctx context.Context, place string) (issue.Entry, error) {
 func (l *Lane) leave() {
 	l.inside.Add(-1)
 	l.beside.Release(1)
+}
+
+// Keep is called for an attempt that failed in a crowd, and returns when it is time to
+// tell: after laneRefusal, or when ctx ends.
+func (l *Lane) Keep(ctx context.Context) {
+	defer l.waiting.Add(-1)
+	if l.waiting.Add(1) <= laneKept {
+		_ = sleep(ctx, laneRefusal) // who leaves is told nothing
+	}
 }
 
 // Crowded tells whether many attempts wait, or did not long ago.

@@ -172,6 +172,37 @@ func TestACrowdIsOneWhileManyWaitAndALittleLonger(t *testing.T) {
 	})
 }
 
+func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := NewLane(20, time.Now)
+		keep := func(ctx context.Context, attempts int) <-chan attempt {
+			return try(ctx, l, attempts, func(ctx context.Context) (issue.Entry, error) {
+				l.Keep(ctx)
+				return issue.Entry{}, ctx.Err()
+			})
+		}
+		kept := keep(t.Context(), laneKept-1)
+		leaving, leave := context.WithCancel(t.Context())
+		last := keep(leaving, 1)
+		require.Zero(t, (<-keep(t.Context(), 1)).took)
+		leave()
+		require.ErrorIs(t, (<-last).err, context.Canceled)
+		for range laneKept - 1 {
+			require.Equal(t, laneRefusal, (<-kept).took)
+		}
+
+		l.Failed(flooding, time.Hour)
+		last = keep(t.Context(), crowdWaits-1)
+		enter(t.Context(), l, flooding, 1)
+		require.True(t, l.Crowded(), "who was refused is there too")
+		for range crowdWaits - 1 {
+			<-last
+		}
+		require.Zero(t, l.waiting.Load())
+	})
+}
+
 func TestWhatCostsMuchIsLookedIntoOneByOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
