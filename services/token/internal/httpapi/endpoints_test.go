@@ -35,10 +35,16 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 	require.Equal(t, []string{"bearer"}, b.policyFor)
 
 	id := agentID.String()
-	b.answer = issue.Introspection{Active: true, Claims: issue.Claims{
+	claims := issue.Claims{
 		Issuer: "https://idp.example.com", Audience: issue.Audience{"https://idp.example.com"}, Subject: id, ClientID: id, ID: id,
 		IssuedAt: 1, NotBefore: 1, ExpiresAt: 2, Scope: "agents:read", AgentType: "screener", Owner: "o", DeploymentEnv: "production",
-	}}
+	}
+	answer := func() issue.Introspection {
+		written, err := json.Marshal(claims)
+		require.NoError(t, err)
+		return issue.Introspection{Active: true, Claims: written}
+	}
+	b.answer = answer()
 	var fields map[string]any
 	require.NoError(t, json.Unmarshal(b.post(t, introspectPath, "token=x", "Authorization", bearerHeader).Body.Bytes(), &fields))
 	var names []string
@@ -52,7 +58,8 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 	require.Equal(t, "Bearer", fields["token_type"])
 	require.Equal(t, "https://idp.example.com", fields["aud"])
 
-	b.answer.Claims.Audience = issue.Audience{"https://api.example.com", "https://files.example.com"}
+	claims.Audience = issue.Audience{"https://api.example.com", "https://files.example.com"}
+	b.answer = answer()
 	got = b.post(t, introspectPath, "token=x", "Authorization", bearerHeader)
 	require.Equal(t, []any{"https://api.example.com", "https://files.example.com"}, got.field(t, "aud"))
 }

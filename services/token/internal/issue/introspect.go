@@ -38,10 +38,10 @@ type Introspector struct{ IntrospectorConfig }
 // NewIntrospector makes an Introspector.
 func NewIntrospector(cfg IntrospectorConfig) *Introspector { return &Introspector{cfg} }
 
-// Introspection is the answer about a token. Claims are set if it is active.
+// Introspection is the answer about a token. If it is active, Claims are the JSON object of its claims, as it has them.
 type Introspection struct {
 	Active bool
-	Claims Claims
+	Claims []byte
 }
 
 // Introspect answers whether the token is a live one of ours. Its event is durable
@@ -78,7 +78,7 @@ func (i *Introspector) look(ctx context.Context, principal authn.Principal, toke
 	if revoked {
 		return Introspection{}, nil
 	}
-	claims, err := readClaims(token)
+	claims, err := claimsOf(token)
 	if err != nil {
 		return Introspection{}, apperr.Internal(err)
 	}

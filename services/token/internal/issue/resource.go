@@ -48,15 +48,6 @@ func appendString(text []byte, value string) ([]byte, error) {
 	return append(text, '"'), nil
 }
 
-// UnmarshalJSON reads either form.
-func (a *Audience) UnmarshalJSON(data []byte) error {
-	if len(data) > 0 && data[0] == '"' {
-		*a = make(Audience, 1)
-		return json.Unmarshal(data, &(*a)[0])
-	}
-	return json.Unmarshal(data, (*[]string)(a))
-}
-
 // resolveAudience decides whom a token is for (RFC 8707 §2): exactly the resources
 // that were asked for, in that order and without repeats, each spelled as the agent
 // is allowed it; that those are absolute URIs without a fragment is the registry's
