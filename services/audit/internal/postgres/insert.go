@@ -62,15 +62,24 @@ func insertEach(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fresh []*entry, ba
 func columns(entries []*entry, base int64) []any {
 	n := len(entries)
 	ids, times, leaves := make([]uuid.UUID, n), make([]time.Time, n), make([]int64, n)
-	agents, actors := make([]*uuid.UUID, n), make([]*uuid.UUID, n)
+	agents, actors := make([]uuid.NullUUID, n), make([]uuid.NullUUID, n)
 	actions, outcomes, services, payloads := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, e := range entries {
 		event := e.Event
 		ids[i], times[i], leaves[i] = event.ID, event.Timestamp, base+int64(i)
-		agents[i], actors[i] = event.AgentID, event.ActorID
+		agents[i], actors[i] = nullable(event.AgentID), nullable(event.ActorID)
 		actions[i], outcomes[i], services[i], payloads[i] = event.Action, event.Outcome, event.Service, string(event.Payload)
 	}
 	return []any{ids, times, leaves, agents, actors, actions, outcomes, services, payloads}
+}
+
+// nullable is an id as pgx writes it at once. A pointer to one it writes as text first, and reads that again, which takes
+// longer than all other columns together.
+func nullable(id *uuid.UUID) uuid.NullUUID {
+	if id == nil {
+		return uuid.NullUUID{}
+	}
+	return uuid.NullUUID{UUID: *id, Valid: true}
 }
 
 const sqlBury = `-- name: dead_letter_insert
