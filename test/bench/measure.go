@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"runtime"
 	"strings"
 	"time"
 
@@ -129,6 +130,7 @@ func (b *bench) measure(ctx context.Context, c report.Case, t target) (report.Me
 	m.RawRSA, m.RawOwn = mean(before["RS256"], after["RS256"]), mean(before[c.Algorithm], after[c.Algorithm])
 	m.Ratio = m.PerSecond / m.RawRSA.PerSecond
 	m.Drift = drift(before["RS256"], after["RS256"])
+	m.Stolen = (counted.after.Stolen - counted.before.Stolen).Seconds() / counted.after.At.Sub(counted.before.At).Seconds() / float64(runtime.NumCPU())
 	m.SettleMs = milliseconds(settled)
 	b.log("%s", report.Line(m))
 	return m, nil

@@ -65,6 +65,26 @@ func CPU(root string, pid int) (time.Duration, error) {
 	return s.own, err
 }
 
+// Stolen is the processor time of all cores that a hypervisor has given to others while something here wanted to run
+// (proc_stat(5), steal).
+func Stolen(root string) (time.Duration, error) {
+	content, err := os.ReadFile(filepath.Join(root, "stat")) // #nosec G304 -- of the proc filesystem
+	if err != nil {
+		return 0, fmt.Errorf("the times of all cores: %w", err)
+	}
+	line, _, _ := strings.Cut(string(content), "\n")
+	const steal = 8 // after the name
+	fields := strings.Fields(line)
+	if len(fields) <= steal || fields[0] != "cpu" {
+		return 0, fmt.Errorf("the times of all cores: %q", line)
+	}
+	ticks, err := strconv.ParseInt(fields[steal], 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("the times of all cores: %w", err)
+	}
+	return time.Duration(ticks) * tick, nil
+}
+
 // Children of a process that run now.
 func Children(root string, pid int) ([]int, error) {
 	entries, err := os.ReadDir(root)

@@ -30,6 +30,30 @@ func TestTheStatOfAProcessIsRead(t *testing.T) {
 	}
 }
 
+func TestWhatTheHypervisorGaveToOthersIsRead(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	for content, want := range map[string]time.Duration{
+		"cpu  10 20 30 40 50 60 70 80 90 100\ncpu0 1 1 1 1 1 1 1 1 1 1\n": 800 * time.Millisecond,
+		"cpu  10 20 30\n":               -1,
+		"cpu  10 20 30 40 50 60 70 x\n": -1,
+		"intr 1 2 3 4 5 6 7 8 9\n":      -1,
+	} {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "stat"), []byte(content), 0o644))
+		got, err := Stolen(root)
+		if want < 0 {
+			require.Error(t, err, content)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	_, err := Stolen(t.TempDir())
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = Stolen(Root)
+	require.NoError(t, err)
+}
+
 // processes is a proc filesystem with these stat files.
 func processes(t *testing.T, stats map[string]string) string {
 	t.Helper()

@@ -14,6 +14,7 @@ import (
 type Counters struct {
 	At           time.Time
 	CPU          map[string]time.Duration // by process; Postgres with all its children, "bench" is the load generator
+	Stolen       time.Duration            // of all cores, by the hypervisor
 	Statements   map[string]int64         // Postgres statements by role
 	Redis        map[string]int64         // commands by name, those inside of scripts too
 	RedisReads   int64                    // how often Redis read from a connection: the round trips of all clients
@@ -63,6 +64,9 @@ func (r *Rig) Count(ctx context.Context) (Counters, error) {
 	c := Counters{At: time.Now()}
 	var err error
 	if c.CPU, err = r.CPU(); err != nil {
+		return c, err
+	}
+	if c.Stolen, err = proc.Stolen(proc.Root); err != nil {
 		return c, err
 	}
 	if c.Statements, err = r.statements(ctx); err != nil {

@@ -30,6 +30,9 @@ func (c Case) name() string {
 	if c.Limits {
 		what += ", limits on"
 	}
+	if c.InTurnWith != "" {
+		what += ", in turn with " + c.InTurnWith
+	}
 	what = fmt.Sprintf("%s, %s", what, plural(c.Connections, "connection"))
 	if c.Agents == 0 {
 		return what

@@ -31,6 +31,8 @@ type Case struct {
 	Connections int    `json:"connections"`
 	Agents      int    `json:"agents"`
 	Limits      bool   `json:"limits"` // rate limit and quota counted, though never reached
+	// InTurnWith is the Kind that these tokens are compared with, round by round; "" for a measurement of its own.
+	InTurnWith string `json:"inTurnWith,omitempty"`
 }
 
 // Measurement is what one round found, or the median of several.
@@ -53,6 +55,8 @@ type Measurement struct {
 	Ratio float64 `json:"ratio"`
 	// Drift is by which share RawRSA's faster rate was above the slower one.
 	Drift float64 `json:"rawDrift"`
+	// Stolen is the share of the machine's processor time that its hypervisor gave to others.
+	Stolen float64 `json:"stolen"`
 
 	// CPUms is the processor time of one request in milliseconds, by process; "bench" is the load generator.
 	CPUms    map[string]float64 `json:"cpuMs"`
@@ -83,12 +87,18 @@ func (m Measurement) Unquiet() string {
 		return "more tokens than signatures can be made"
 	case m.Drift > quiet:
 		return fmt.Sprintf("the signing rate changed by %.0f %% meanwhile", 100*m.Drift)
+	case m.Stolen > quietStolen:
+		return fmt.Sprintf("the hypervisor kept %.0f %% of the processor time", 100*m.Stolen)
 	}
 	return ""
 }
 
-// quiet is by how much the machine's signing rate may change during a measurement.
-const quiet = 0.15
+const (
+	// quiet is by how much the machine's signing rate may change during a measurement.
+	quiet = 0.15
+	// quietStolen is how much of its processor time a quiet machine may miss.
+	quietStolen = 0.05
+)
 
 // Medians joins the rounds of each case into one measurement, in the order in which the cases came first.
 func Medians(rounds []Measurement) []Measurement {
@@ -131,6 +141,7 @@ func median(rounds []Measurement) Measurement {
 	joined.RawOwn.PerSecond = of(func(m Measurement) float64 { return m.RawOwn.PerSecond })
 	joined.RawOwn.CPUms = of(func(m Measurement) float64 { return m.RawOwn.CPUms })
 	joined.Drift = of(func(m Measurement) float64 { return m.Drift })
+	joined.Stolen = of(func(m Measurement) float64 { return m.Stolen })
 	joined.Ratio = of(func(m Measurement) float64 { return m.Ratio })
 	joined.CPUAllMs = of(func(m Measurement) float64 { return m.CPUAllMs })
 	joined.StoredPerSecond = of(func(m Measurement) float64 { return m.StoredPerSecond })
