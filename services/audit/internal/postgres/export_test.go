@@ -12,6 +12,7 @@ const (
 	CountUpTo = countUpTo
 	PlansSQL  = sqlPlans
 	KnownSQL  = sqlKnown
+	LeaseSQL  = sqlLease
 	LeafSQL   = sqlLeaf
 	DaysSQL   = sqlPartitions
 )

@@ -24,9 +24,31 @@ func explain(t *testing.T, db *pgdb.DB, filter trail.Filter, slice trail.Slice) 
 	return planUnder(t, db, postgres.PlansSQL, sql, args...)
 }
 
-// planUnder is the plan of a statement as it was run under settings: what a plan for all arguments left out when it
-// began to run is not in it.
-func planUnder(t *testing.T, db *pgdb.DB, settings, sql string, args ...any) string {
+// planUnder is the plan of a statement as it was run under settings.
+func planUnder(t *testing.T, db *pgdb.DB, settings, sql string, args ...any) (plan string) {
+	t.Helper()
+	prepared(t, db, settings, sql, func(tx pgx.Tx) { plan = planned(t, tx, args...) })
+	return plan
+}
+
+// prepared runs do in a transaction with these settings in which the statement is prepared.
+func prepared(t *testing.T, db *pgdb.DB, settings, sql string, do func(tx pgx.Tx)) {
+	t.Helper()
+	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
+		for _, statement := range []string{settings, "PREPARE looked_at AS " + sql} {
+			if _, err := tx.Exec(t.Context(), statement); err != nil {
+				return err
+			}
+		}
+		do(tx)
+		_, err := tx.Exec(t.Context(), "DEALLOCATE looked_at")
+		return err
+	}))
+}
+
+// planned is the plan of the prepared statement as it was run: what a plan for all arguments left out when it began to
+// run is not in it.
+func planned(t *testing.T, tx pgx.Tx, args ...any) string {
 	t.Helper()
 	literals := make([]string, len(args))
 	for i, arg := range args {
@@ -39,24 +61,10 @@ func planUnder(t *testing.T, db *pgdb.DB, settings, sql string, args ...any) str
 			literals[i] = fmt.Sprintf("'%v'", arg)
 		}
 	}
-	var plan []string
-	require.NoError(t, db.WithTx(t.Context(), func(tx pgx.Tx) error {
-		for _, statement := range []string{settings, "PREPARE looked_at AS " + sql} {
-			if _, err := tx.Exec(t.Context(), statement); err != nil {
-				return err
-			}
-		}
-		rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE looked_at("+strings.Join(literals, ", ")+")")
-		if err != nil {
-			return err
-		}
-		plan, err = pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return err
-		}
-		_, err = tx.Exec(t.Context(), "DEALLOCATE looked_at")
-		return err
-	}))
+	rows, err := tx.Query(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) EXECUTE looked_at("+strings.Join(literals, ", ")+")")
+	require.NoError(t, err)
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
 	return strings.Join(plan, "\n")
 }
 

@@ -16,18 +16,20 @@ import (
 
 const (
 	// A holder of the row that was killed is gone with its connection. One that was
-	// frozen keeps the connection, and Postgres ends its transaction after this.
+	// frozen keeps the connection, and Postgres ends its transaction after this. Plans
+	// are made for each batch, by the size that today's partition has: one that was made
+	// for all batches while the day was young would read the whole day for each of them,
+	// until the server analyzes the partition the next time.
 	sqlLease = `-- name: tree_lease
-SET LOCAL idle_in_transaction_session_timeout = '3s'`
+SELECT set_config('idle_in_transaction_session_timeout', '3s', true), set_config('plan_cache_mode', 'force_custom_plan', true)`
 
 	sqlTake = `-- name: tree_take
 SELECT size, frontier, public_key FROM audit.tree FOR UPDATE`
 
 	// The hash of a known event is read from the tree, which says what was stored,
 	// whatever the row says now. Each id is looked for by itself (OFFSET 0 keeps the
-	// planner to that): nothing is known about today's partition until the server
-	// analyzes it for the first time, up to a minute after midnight, and a plan that
-	// was made for an empty one would read all of the day for each batch.
+	// planner to that): for all at once it would read the whole day of which it was
+	// told nothing yet.
 	sqlKnown = `-- name: event_known
 SELECT e.event_id, coalesce((
   SELECT substring(data FROM (e.leaf_index % 256)::int * 32 + 1 FOR 32) FROM audit.tiles WHERE level = 0 AND index = e.leaf_index / 256), '')
