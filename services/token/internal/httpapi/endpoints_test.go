@@ -45,8 +45,11 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 		return issue.Introspection{Active: true, Claims: written}
 	}
 	b.answer = answer()
+	got = b.post(t, introspectPath, "token=x", "Authorization", bearerHeader)
+	require.Equal(t, `{"active":true,`+strings.Trim(string(b.answer.Claims), "{}")+`,"token_type":"Bearer"}`, got.Body.String(), "each member once")
+	require.Equal(t, "application/json", got.Header().Get("Content-Type"))
 	var fields map[string]any
-	require.NoError(t, json.Unmarshal(b.post(t, introspectPath, "token=x", "Authorization", bearerHeader).Body.Bytes(), &fields))
+	require.NoError(t, json.Unmarshal(got.Body.Bytes(), &fields))
 	var names []string
 	for name := range fields {
 		names = append(names, name)

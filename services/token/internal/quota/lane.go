@@ -18,9 +18,9 @@ const (
 	// laneDelay is how long every attempt in a crowd waits at least: who sends the next
 	// one when the last is answered sends no more than one a second.
 	laneDelay = time.Second
-	// laneRefusal is how much longer one waits that failed in a crowd: who is right is
-	// not kept waiting by it, and a flood comes to a third. Nobody does while laneKept
-	// attempts wait, as each is a request in memory.
+	// laneRefusal is how much longer one waits that failed in a crowd: a right secret is
+	// not kept waiting by it, and who waits for answers sends a third as many. At most
+	// laneKept are kept at a time, as each is a request in memory.
 	laneRefusal = 2 * time.Second
 	laneKept    = 1024
 	// laneBeside is how many attempts that are not in a crowd are looked into at a
@@ -69,7 +69,8 @@ type Lane struct {
 
 	limited, others *queue
 
-	waiting      atomic.Int64 // attempts of a crowd that wait for laneDelay or laneRefusal
+	waiting      atomic.Int64 // attempts of a crowd that wait for laneDelay or are kept
+	kept         atomic.Int64 // of them, those that failed and wait for laneRefusal
 	crowdedUntil atomic.Int64 // Unix nanoseconds
 }
 
@@ -126,10 +127,13 @@ func (l *Lane) leave() {
 // Keep is called for an attempt that failed in a crowd, and returns when it is time to
 // tell: after laneRefusal, or when ctx ends.
 func (l *Lane) Keep(ctx context.Context) {
-	defer l.waiting.Add(-1)
-	if l.waiting.Add(1) <= laneKept {
-		_ = sleep(ctx, laneRefusal) // who leaves is told nothing
+	defer l.kept.Add(-1)
+	if l.kept.Add(1) > laneKept {
+		return
 	}
+	l.waiting.Add(1)
+	defer l.waiting.Add(-1)
+	_ = sleep(ctx, laneRefusal) // who leaves is told nothing
 }
 
 // Crowded tells whether many attempts wait, or did not long ago.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -182,7 +184,11 @@ func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
 				return issue.Entry{}, ctx.Err()
 			})
 		}
-		kept := keep(t.Context(), laneKept-1)
+		waiting := enter(t.Context(), l, quiet, 1)
+		require.Zero(t, (<-waiting).took)
+		l.Failed(flooding, time.Minute)
+		waiting = enter(t.Context(), l, flooding, 10)
+		kept := keep(t.Context(), laneKept-1) // as many as if nobody else waited
 		leaving, leave := context.WithCancel(t.Context())
 		last := keep(leaving, 1)
 		require.Zero(t, (<-keep(t.Context(), 1)).took)
@@ -191,6 +197,7 @@ func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
 		for range laneKept - 1 {
 			require.Equal(t, laneRefusal, (<-kept).took)
 		}
+		require.Len(t, waiting, 10)
 
 		l.Failed(flooding, time.Hour)
 		last = keep(t.Context(), crowdWaits-1)
@@ -200,6 +207,17 @@ func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
 			<-last
 		}
 		require.Zero(t, l.waiting.Load())
+		require.Zero(t, l.kept.Load())
+	})
+}
+
+func TestARefusalIsToldWhenItIsTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &Failures{limiter: ratelimit.New(nil, telemetry.Discard("token")), lane: NewLane(20, time.Now)}
+		began := time.Now()
+		f.Refused(t.Context())
+		require.Equal(t, laneRefusal, time.Since(began))
 	})
 }
 

@@ -162,7 +162,7 @@ func TestWhatCannotBeRenewedOrChangesMeanwhileIsNotBelievedForLonger(t *testing.
 			b, id := setup(), uuid.Must(uuid.NewV7())
 			running, stop := context.WithCancel(t.Context())
 			defer stop()
-			ended := make(chan error)
+			ended := make(chan error, 1)
 			go func() { ended <- b.agents.Run(running) }()
 			_, err := b.agents.Agent(t.Context(), id)
 			require.NoError(t, err)
