@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"runtime/debug"
 	"testing"
 	"time"
 
@@ -71,6 +72,16 @@ func TestAReplicaStartsWithoutItsDependenciesAndItsWorkersEndAfterTheServer(t *t
 	stop()
 	require.NoError(t, <-ended)
 	require.Error(t, <-served, "a worker was told to end while the server still answered")
+}
+
+func TestGarbageIsCollectedLaterUnlessTheEnvironmentSaysWhen(t *testing.T) { //nolint:paralleltest // of the whole process
+	for says, want := range map[string]int{"": 200, "70": 70} {
+		t.Setenv("GOGC", says)
+		before := debug.SetGCPercent(70)
+		r, _ := open(t)
+		r.Close()
+		require.Equal(t, want, debug.SetGCPercent(before))
+	}
 }
 
 func TestAWorkerThatFailsStopsTheReplica(t *testing.T) {
