@@ -184,10 +184,8 @@ func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
 				return issue.Entry{}, ctx.Err()
 			})
 		}
-		waiting := enter(t.Context(), l, quiet, 1)
-		require.Zero(t, (<-waiting).took)
-		l.Failed(flooding, time.Minute)
-		waiting = enter(t.Context(), l, flooding, 10)
+		l.Failed(flooding, time.Hour)
+		waiting := enter(t.Context(), l, flooding, 10)
 		kept := keep(t.Context(), laneKept-1) // as many as if nobody else waited
 		leaving, leave := context.WithCancel(t.Context())
 		last := keep(leaving, 1)
@@ -199,7 +197,6 @@ func TestWhoFailedInACrowdIsToldLaterWhileThereIsRoom(t *testing.T) {
 		}
 		require.Len(t, waiting, 10)
 
-		l.Failed(flooding, time.Hour)
 		last = keep(t.Context(), crowdWaits-1)
 		enter(t.Context(), l, flooding, 1)
 		require.True(t, l.Crowded(), "who was refused is there too")
