@@ -72,9 +72,14 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	}
 	store, window := postgres.New(r.DB), trail.NewWindow(cfg.RetentionDays)
 	s.retentionURL = cfg.RetentionURL
-	s.sequencer = postgres.NewSequencer(postgres.Sequencing{
-		DB: r.DB, Signer: key.signer, PublicKey: key.public, Window: window, Clock: time.Now,
-	})
+	sequencing := postgres.Sequencing{DB: r.DB, Signer: key.signer, PublicKey: key.public, Window: window, Clock: time.Now}
+	if cfg.OnwardBytes > 0 {
+		s.onward = onward.New(onward.Config{
+			Log: store, Conn: r.NATS, MaxBytes: int64(cfg.OnwardBytes), Holder: uuid.New(), Logger: r.Telemetry.Log, Clock: time.Now,
+		})
+		sequencing.Stored = s.onward.Stored
+	}
+	s.sequencer = postgres.NewSequencer(sequencing)
 	s.intake, err = intake.New(intake.Config{Conn: r.NATS, Recorder: s.sequencer, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("intake: %w", err)
@@ -82,11 +87,6 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	s.figures, err = figures.New(figures.Config{Store: store, Window: window, Telemetry: r.Telemetry, Clock: time.Now})
 	if err != nil {
 		return fmt.Errorf("figures: %w", err)
-	}
-	if cfg.OnwardBytes > 0 {
-		s.onward = onward.New(onward.Config{
-			Log: store, Conn: r.NATS, MaxBytes: int64(cfg.OnwardBytes), Holder: uuid.New(), Logger: r.Telemetry.Log, Clock: time.Now,
-		})
 	}
 	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
 		return err

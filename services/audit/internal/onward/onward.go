@@ -1,31 +1,23 @@
 // Package onward publishes stored events, in the order of the log, on a stream for
 // those who forward them to other systems. It is a copy for their convenience: the
 // stream is bounded, and whoever needs every event takes an export. One replica does
-// it at a time. It must hold up nothing, and knows no SQL.
+// it at a time; what that one has stored itself it need not read again. It must hold up
+// nothing, and knows no SQL.
 package onward
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"strconv"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
-)
-
-// Headers of a message, besides Nats-Msg-Id, which is the event's id.
-const (
-	HeaderLeafIndex = "Audit-Leaf-Index"
-	HeaderLeafHash  = "Audit-Leaf-Hash" // base64
 )
 
 const (
@@ -72,10 +64,22 @@ type Config struct {
 }
 
 // Publisher is the part of one replica.
-type Publisher struct{ Config }
+type Publisher struct {
+	Config
+	recent recent
+}
 
 // New returns a Publisher.
 func New(cfg Config) *Publisher { return &Publisher{Config: cfg} }
+
+// Stored tells of events that this replica has committed as the leaves from first on.
+func (p *Publisher) Stored(first int64, events []trail.Delivery) {
+	leaves := make([]leaf, len(events))
+	for i, event := range events {
+		leaves[i] = leafOf(first+int64(i), event)
+	}
+	p.recent.add(leaves)
+}
 
 // Run publishes until ctx ends, gives its turn to the other replicas, and then
 // returns nil. It needs neither NATS nor
@@ -127,21 +131,44 @@ func (p *Publisher) turn(ctx context.Context) (more bool, err error) {
 	if err != nil || !ok || due.Next >= due.Size {
 		return false, err
 	}
-	end := min(due.Next+pageEvents, due.Size)
-	rows, err := p.page(ctx, due.Next, end)
-	if err != nil {
-		return false, err
-	}
-	if len(rows) == pageEvents { // more rows than leaves, if somebody added some
-		end = rows[len(rows)-1].Index + 1
+	leaves := p.recent.take(due.Next, pageEvents)
+	end := due.Next + int64(len(leaves))
+	if len(leaves) == 0 {
+		if leaves, end, err = p.read(ctx, due.Next, min(due.Next+pageEvents, due.Size)); err != nil {
+			return false, err
+		}
 	}
 	publishing, cancel := context.WithTimeout(ctx, publishFor)
 	defer cancel()
-	if err := p.publish(publishing, rows); err != nil {
+	if err := p.publish(publishing, leaves); err != nil {
 		return false, err
 	}
 	ok, err = p.Log.Advance(ctx, p.Holder, due.Next, end)
 	return ok && end < due.Size, err
+}
+
+// read are the events of the leaves from first on, and before which leaf they end: at
+// end, or earlier if there are more rows than leaves, because somebody added some.
+func (p *Publisher) read(ctx context.Context, first, end int64) ([]leaf, int64, error) {
+	rows, err := p.page(ctx, first, end)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(rows) == pageEvents {
+		end = rows[len(rows)-1].Index + 1
+	}
+	leaves := make([]leaf, 0, len(rows))
+	for _, row := range rows {
+		event := trail.Receive(trail.Origin{}, row.Payload)
+		if event.Reject != "" {
+			// Somebody changed what is stored. An export shows it; here it must not keep back the rest.
+			p.Logger.ErrorContext(ctx, "stored audit event is none",
+				slog.Int64("leaf_index", row.Index), slog.String("error", event.Reject))
+			continue
+		}
+		leaves = append(leaves, leafOf(row.Index, event))
+	}
+	return leaves, end, nil
 }
 
 // page are the events of leaves. It looks among those of the last days first: as a rule all
@@ -153,56 +180,6 @@ func (p *Publisher) page(ctx context.Context, first, end int64) ([]export.Row, e
 		rows, err = p.Log.Rows(ctx, nil, first, end, pageEvents)
 	}
 	return rows, err
-}
-
-// publish sends events and waits until all are stored. What was sent before a
-// failure comes again, and is recognised by its id.
-func (p *Publisher) publish(ctx context.Context, rows []export.Row) error {
-	acks := make([]jetstream.PubAckFuture, 0, len(rows))
-	for _, row := range rows {
-		message, err := onward(row)
-		if err != nil {
-			// Somebody changed what is stored. An export shows it; here it must not keep back the rest.
-			p.Logger.ErrorContext(ctx, "stored audit event is none", slog.Int64("leaf_index", row.Index), slog.Any("error", err))
-			continue
-		}
-		ack, err := p.Conn.JS().PublishMsgAsync(message)
-		if err != nil {
-			return fmt.Errorf("publish leaf %d: %w", row.Index, err)
-		}
-		acks = append(acks, ack)
-	}
-	for _, ack := range acks {
-		select {
-		case <-ack.Ok():
-		case err := <-ack.Err():
-			return fmt.Errorf("publish: %w", err)
-		case <-ctx.Done():
-			return fmt.Errorf("publish: %w", ctx.Err())
-		}
-	}
-	return nil
-}
-
-// onward is the message of an event: its leaf, byte for byte.
-func onward(row export.Row) (*nats.Msg, error) {
-	event, err := trail.Decode(row.Payload)
-	if err != nil {
-		return nil, err
-	}
-	leaf, err := auditlog.Leaf(row.Payload)
-	if err != nil {
-		return nil, err
-	}
-	return &nats.Msg{
-		Subject: "auditlog." + event.Service + "." + event.Action,
-		Header: nats.Header{
-			jetstream.MsgIDHeader: {event.ID.String()},
-			HeaderLeafIndex:       {strconv.FormatInt(row.Index, 10)},
-			HeaderLeafHash:        {auditlog.HashLeaf(leaf).String()},
-		},
-		Data: leaf,
-	}, nil
 }
 
 // pause waits for d, or until ctx ends.

@@ -1,6 +1,7 @@
 package onward_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -35,6 +36,8 @@ type shelf struct {
 	holder uuid.UUID // who publishes, whoever asks first
 	forget bool      // does not hear the next Advance
 	asked  []bool    // for each call of Rows, whether it was for the last days
+
+	payload func(i int64) []byte // nil for that of all tests
 }
 
 func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (onward.Due, bool, error) {
@@ -72,6 +75,10 @@ func (s *shelf) Advance(_ context.Context, holder uuid.UUID, from, next int64) (
 func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, limit int) ([]export.Row, error) {
 	s.mutex.Lock()
 	s.asked = append(s.asked, filter != nil)
+	payload := payload
+	if s.payload != nil {
+		payload = s.payload
+	}
 	s.mutex.Unlock()
 	var rows []export.Row
 	for i := first; i < end && len(rows) < limit; i++ {
@@ -104,6 +111,12 @@ func payload(i int64) []byte {
 // serve runs a publisher of one replica until the test ends.
 func serve(t *testing.T, s *shelf, url string) *natsx.Conn {
 	t.Helper()
+	_, conn := serveOn(t, s, url)
+	return conn
+}
+
+func serveOn(t *testing.T, s *shelf, url string) (*onward.Publisher, *natsx.Conn) {
+	t.Helper()
 	conn, err := natsx.Connect(natsx.Config{URL: config.Secret(url), Replicas: 1}, "audit", telemetry.Discard("audit"))
 	require.NoError(t, err)
 	p := onward.New(onward.Config{Log: s, Conn: conn, MaxBytes: 1 << 20, Holder: uuid.New(), Logger: telemetry.Discard("audit").Log,
@@ -116,7 +129,39 @@ func serve(t *testing.T, s *shelf, url string) *natsx.Conn {
 		require.NoError(t, <-ended)
 		conn.Close()
 	})
-	return conn
+	return p, conn
+}
+
+// stored are the events of the leaves from first to before end, as the recorder tells of them.
+func stored(t *testing.T, first, end int64) []trail.Delivery {
+	t.Helper()
+	var events []trail.Delivery
+	for i := first; i < end; i++ {
+		event := trail.Receive(trail.Origin{}, payload(i))
+		require.Empty(t, event.Reject)
+		events = append(events, event)
+	}
+	return events
+}
+
+// requireLeaves expects the messages to be the leaves from 0 on, all of them.
+func requireLeaves(t *testing.T, messages []jetstream.Msg) {
+	t.Helper()
+	for i, message := range messages {
+		require.Equal(t, fmt.Sprint(i), message.Headers().Get(onward.HeaderLeafIndex))
+		require.Equal(t, auditlog.HashLeaf(message.Data()).String(), message.Headers().Get(onward.HeaderLeafHash))
+	}
+}
+
+// declared is the stream once there is one.
+func declared(t *testing.T, conn *natsx.Conn) (stream jetstream.Stream) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var err error
+		stream, err = conn.JS().Stream(t.Context(), natsx.OnwardStream)
+		return err == nil
+	}, waitFor, tick)
+	return stream
 }
 
 // published are the first messages of the stream, as many as asked for.
@@ -124,9 +169,8 @@ func published(t *testing.T, conn *natsx.Conn, count int) []jetstream.Msg {
 	t.Helper()
 	var stream jetstream.Stream
 	require.Eventually(t, func() bool {
-		var err error
-		stream, err = conn.JS().Stream(t.Context(), natsx.OnwardStream)
-		return err == nil && stream.CachedInfo().State.Msgs >= uint64(count)
+		stream = declared(t, conn)
+		return stream.CachedInfo().State.Msgs >= uint64(count)
 	}, waitFor, tick)
 	consumer, err := stream.OrderedConsumer(t.Context(), jetstream.OrderedConsumerConfig{})
 	require.NoError(t, err)
@@ -163,6 +207,70 @@ func TestStoredEventsArePublishedOnceAndInOrder(t *testing.T) {
 	stream, err := conn.JS().Stream(t.Context(), natsx.OnwardStream)
 	require.NoError(t, err)
 	require.EqualValues(t, 1198, stream.CachedInfo().State.Msgs, "what was published before its cursor was lost is not there twice")
+}
+
+func TestWhatThisReplicaHasStoredIsNotReadAgain(t *testing.T) {
+	t.Parallel()
+	s := &shelf{}
+	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
+	p.Stored(0, stored(t, 0, 700))
+	s.grow(700)
+	requireLeaves(t, published(t, conn, 700))
+	s.mutex.Lock()
+	require.Empty(t, s.asked)
+	s.mutex.Unlock()
+
+	p.Stored(710, stored(t, 710, 720)) // another replica has stored those between
+	s.grow(720)
+	requireLeaves(t, published(t, conn, 720))
+	s.mutex.Lock()
+	require.NotEmpty(t, s.asked)
+	s.mutex.Unlock()
+}
+
+func TestAPageIsAcknowledgedAsAWhole(t *testing.T) {
+	t.Parallel()
+	s := &shelf{}
+	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
+	declared(t, conn)
+	p.Stored(0, stored(t, 0, 500))
+	before := conn.NC().Stats().InMsgs
+	s.grow(500)
+	require.Eventually(t, func() bool {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		return s.next == 500
+	}, waitFor, tick)
+	require.EqualValues(t, 2, conn.NC().Stats().InMsgs-before)
+	requireLeaves(t, published(t, conn, 500))
+}
+
+func TestAMessageThatTheStreamRefusedComesAgain(t *testing.T) {
+	t.Parallel()
+	s := &shelf{}
+	conn := serve(t, s, testkit.NATSServer(t).URL())
+	stream := declared(t, conn)
+	narrow, wide := stream.CachedInfo().Config, stream.CachedInfo().Config
+	narrow.MaxMsgSize = 600
+	_, err := conn.JS().UpdateStream(t.Context(), narrow)
+	require.NoError(t, err)
+
+	s.payload = func(i int64) []byte {
+		if i != 1 {
+			return payload(i)
+		}
+		return bytes.Replace(payload(i), []byte(`{"n":`), fmt.Appendf(nil, `{"long":%q,"n":`, strings.Repeat("x", 600)), 1)
+	}
+	s.grow(3) // of which the one in the middle is not taken
+	published(t, conn, 2)
+	require.Eventually(t, func() bool {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		return len(s.asked) > 1
+	}, waitFor, tick, "it is tried again")
+	_, err = conn.JS().UpdateStream(t.Context(), wide)
+	require.NoError(t, err)
+	published(t, conn, 3)
 }
 
 func TestAPageIsLookedForInTheLastDaysFirst(t *testing.T) {

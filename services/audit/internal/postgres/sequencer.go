@@ -20,13 +20,16 @@ import (
 // clock is wrong by more would have its events shown on top of the list for days.
 const maxAhead = 24 * time.Hour
 
-// Sequencing is what a Sequencer works with; every field is required.
+// Sequencing is what a Sequencer works with; every field but Stored is required.
 type Sequencing struct {
 	DB        *pgdb.DB
 	Signer    note.Signer // its name is the origin of the log
 	PublicKey string      // the text form of the key that checks what Signer signs
 	Window    trail.Window
 	Clock     func() time.Time
+	// Stored, if it is not nil, is told after the commit of a batch which events, at
+	// least one, are the leaves from first on. It must not wait.
+	Stored func(first int64, events []trail.Delivery)
 }
 
 // Sequencer stores events and is all that writes to the log. An event gets its
@@ -109,9 +112,17 @@ func (s *Sequencer) record(ctx context.Context, work []trail.Delivery, write ins
 	for i, d := range work {
 		entries[i] = &entry{Delivery: d}
 	}
-	err := s.DB.WithTx(ctx, func(tx pgx.Tx) error { return s.sequence(ctx, tx, entries, write) })
+	var first int64
+	var stored []*entry
+	err := s.DB.WithTx(ctx, func(tx pgx.Tx) (err error) {
+		first, stored, err = s.sequence(ctx, tx, entries, write)
+		return err
+	})
 	if err != nil {
 		return nil, err
+	}
+	if s.Stored != nil && len(stored) > 0 {
+		s.Stored(first, deliveries(stored))
 	}
 	verdicts := make([]trail.Verdict, len(entries))
 	for i, e := range entries {
@@ -120,26 +131,37 @@ func (s *Sequencer) record(ctx context.Context, work []trail.Delivery, write ins
 	return verdicts, nil
 }
 
-// sequence does all of a batch in four round trips, begin and commit included.
-func (s *Sequencer) sequence(ctx context.Context, tx pgx.Tx, entries []*entry, write insert) error {
+func deliveries(entries []*entry) []trail.Delivery {
+	list := make([]trail.Delivery, len(entries))
+	for i, e := range entries {
+		list[i] = e.Delivery
+	}
+	return list
+}
+
+// sequence does all of a batch in four round trips, begin and commit included, and
+// answers which entries become the leaves from first on.
+func (s *Sequencer) sequence(
+	ctx context.Context, tx pgx.Tx, entries []*entry, write insert,
+) (first int64, stored []*entry, err error) {
 	fresh, tree, err := s.take(ctx, tx, entries)
 	if err != nil {
-		return err
+		return 0, nil, err
 	}
 	batch := &pgx.Batch{}
 	if len(fresh) > 0 {
-		stored, err := write(ctx, tx, batch, fresh, tree.Size())
-		if err != nil {
-			return err
+		first = tree.Size()
+		if stored, err = write(ctx, tx, batch, fresh, first); err != nil {
+			return 0, nil, err
 		}
 		hashes := make([]tlog.Hash, len(stored))
 		for i, e := range stored {
 			e.verdict, hashes[i] = trail.Stored, e.LeafHash
 		}
 		if err := s.grow(batch, tree, hashes); err != nil {
-			return err
+			return 0, nil, err
 		}
 	}
 	queueDead(batch, entries)
-	return tx.SendBatch(ctx, batch).Close()
+	return first, stored, tx.SendBatch(ctx, batch).Close()
 }

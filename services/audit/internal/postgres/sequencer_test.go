@@ -135,6 +135,41 @@ func TestAnEventWithoutALeafLeavesNoGap(t *testing.T) {
 	requireLog(t, db, store.key, 3)
 }
 
+func TestWhatABatchHasStoredIsToldWithItsLeaves(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	key := testkit.AuditLogKey(t)
+	told := map[int64][]byte{}
+	cfg := sequencing(db, key)
+	cfg.Stored = func(first int64, events []trail.Delivery) {
+		for i, event := range events {
+			told[first+int64(i)] = event.Leaf
+		}
+	}
+	sequencer := postgres.NewSequencer(cfg)
+	batch := events(t, 0, 8)
+	batch[4].Event.Outcome = "maybe" // Postgres refuses the row
+	batch[6].Reject = "no event"
+	for _, part := range [][]trail.Delivery{batch[:3], batch[2:]} {
+		_, err := sequencer.Record(t.Context(), part)
+		require.NoError(t, err)
+	}
+
+	rows, err := db.Query(t.Context(), "SELECT leaf_index, payload::text FROM audit.events")
+	require.NoError(t, err)
+	have := map[int64][]byte{}
+	var index int64
+	var payload []byte
+	_, err = pgx.ForEachRow(rows, []any{&index, &payload}, func() error {
+		leaf, err := auditlog.Leaf(payload)
+		have[index] = leaf
+		return err
+	})
+	require.NoError(t, err)
+	require.Len(t, have, 6)
+	require.Equal(t, have, told)
+}
+
 // stuck is a signer that does not come back, at the moment when its replica holds the tree: a process that
 // is frozen in the middle of its transaction.
 type stuck struct {

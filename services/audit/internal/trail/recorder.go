@@ -29,11 +29,12 @@ type Origin struct {
 	Subject     string
 }
 
-// Delivery is one message of the audit stream: an event and the hash of its leaf
-// in the log, or why it is none.
+// Delivery is one message of the audit stream: an event, its leaf in the log and the
+// leaf's hash, or why it is none.
 type Delivery struct {
 	Origin   Origin
 	Event    Event     // meaningful only if Reject is empty
+	Leaf     []byte    // likewise; often the payload itself
 	LeafHash tlog.Hash // likewise
 	Reject   string    // why the message cannot be stored as an event
 	Payload  []byte    // as received
@@ -60,7 +61,7 @@ func Receive(origin Origin, payload []byte) Delivery {
 		d.Reject = "a field has the name of another but for its case"
 		return d
 	}
-	d.Event, d.LeafHash = event, auditlog.HashLeaf(leaf)
+	d.Event, d.Leaf, d.LeafHash = event, leaf, auditlog.HashLeaf(leaf)
 	return d
 }
 
