@@ -13,7 +13,8 @@ import (
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
-// entrance asks Redis whether a verified token is live and, if it is, charges its client's rate window, in one round trip.
+// entrance asks Redis whether a verified token is live and, if it is, charges its client's rate window, and about other tokens
+// besides, in one round trip.
 type entrance struct {
 	rdb         *redisx.Client
 	limiter     *ratelimit.Limiter
@@ -30,35 +31,40 @@ func newEntrance(opt Options) *entrance {
 	}
 }
 
-// KEYS and ARGV: those of the question; then the rate window and its limit.
+// KEYS and ARGV: the rate window and its limit; then those of the question, whose first token is the one to admit.
 const admitLua = `
-local found = verdict(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2])
-if found ~= 1 then
+local found = verdicts(2, 2)
+if found[1] ~= 1 then
   return {found, {}}
 end
-return {found, take(KEYS[4], tonumber(ARGV[3]))}
+return {found, take(KEYS[1], tonumber(ARGV[1]))}
 `
 
-// admit answers the window after the request. The error says that the token was revoked, or that it is not known.
-func (e *entrance) admit(ctx context.Context, p authn.Principal) (ratelimit.Window, error) {
+// admit answers the window after the request, and what Redis says of the other tokens. The error says that the token was
+// revoked, or that it is not known.
+func (e *entrance) admit(ctx context.Context, p authn.Principal, others []revocation.Query) (ratelimit.Window, []revocation.Verdict, error) {
 	query := revocation.Query{TokenID: p.TokenID, AgentID: p.AgentID, IssuedAt: p.IssuedAt}
-	if e.limit <= 0 {
-		revoked, err := e.revocations.Revoked(ctx, query)
-		return ratelimit.Window{Allowed: true}, refusal(revoked, err)
+	tokens := append([]revocation.Query{query}, others...)
+	var (
+		key      = ratelimit.ClientKey(p.AgentID)
+		verdicts []revocation.Verdict
+		charged  any
+		askErr   error
+	)
+	if e.limit > 0 {
+		verdicts, charged, askErr = e.ask(ctx, tokens, key)
+	} else {
+		verdicts, askErr = e.revocations.Look(ctx, tokens...)
 	}
-	key := ratelimit.ClientKey(p.AgentID)
-	verdict, charged, askErr := e.ask(ctx, query, key)
 	if askErr != nil {
 		e.telemetry.Log.DebugContext(ctx, "revocation not found in redis", "error", askErr)
 	}
-	revoked, err := e.revocations.Resolve(ctx, query, verdict)
+	revoked, err := e.revocations.Resolve(ctx, query, verdicts[0])
 	if err := refusal(revoked, err); err != nil {
-		return ratelimit.Window{}, err
+		return ratelimit.Window{}, nil, err
 	}
-	if charged == nil && askErr == nil {
-		return e.limiter.Take(ctx, key, e.limit) // nothing is charged before the token is known to be live
-	}
-	return e.limiter.Read(ctx, e.limit, charged, askErr)
+	window, err := e.charge(ctx, key, charged, askErr)
+	return window, verdicts[1:], err
 }
 
 func refusal(revoked bool, err error) error {
@@ -68,21 +74,29 @@ func refusal(revoked bool, err error) error {
 	return err
 }
 
-// ask answers the verdict and, if the window was charged, what Limiter.Read takes. An error comes with Unknown.
-func (e *entrance) ask(ctx context.Context, query revocation.Query, key string) (verdict revocation.Verdict, charged any, err error) {
-	asked := e.revocations.Ask(query)
-	keys := [...]string{asked.Keys[0], asked.Keys[1], asked.Keys[2], e.limiter.RedisKey(key)}
-	answer, err := e.rdb.RunScript(ctx, e.script, keys[:], asked.Args[0], asked.Args[1], e.limit).Slice()
+// charge gives the window of a request with a live token.
+func (e *entrance) charge(ctx context.Context, key string, charged any, askErr error) (ratelimit.Window, error) {
+	if e.limit <= 0 || charged == nil && askErr == nil {
+		return e.limiter.Take(ctx, key, e.limit) // nothing is charged before the token is known to be live
+	}
+	return e.limiter.Read(ctx, e.limit, charged, askErr)
+}
+
+// ask answers the verdicts and, if the window was charged, what Limiter.Read takes. With an error all verdicts are Unknown.
+func (e *entrance) ask(ctx context.Context, tokens []revocation.Query, key string) (verdicts []revocation.Verdict, charged any, err error) {
+	asked := e.revocations.Ask(tokens...)
+	keys := append([]string{e.limiter.RedisKey(key)}, asked.Keys...)
+	args := append([]any{e.limit}, asked.Args...)
+	answer, err := e.rdb.RunScript(ctx, e.script, keys, args...).Slice()
 	if err != nil {
-		return revocation.Unknown, nil, fmt.Errorf("look up revocation: %w", err)
+		return make([]revocation.Verdict, len(tokens)), nil, fmt.Errorf("look up revocation: %w", err)
 	}
-	if len(answer) == 2 {
-		if found, ok := answer[0].(int64); ok {
-			if revocation.Verdict(found) == revocation.Live {
-				charged = answer[1]
-			}
-			return e.revocations.Read(asked, found), charged, nil
-		}
+	if len(answer) != 2 {
+		return make([]revocation.Verdict, len(tokens)), nil, fmt.Errorf("admission script answered %v", answer)
 	}
-	return revocation.Unknown, nil, fmt.Errorf("admission script answered %v", answer)
+	if found, ok := answer[0].([]any); ok && len(found) > 0 && found[0] == int64(revocation.Live) {
+		charged = answer[1]
+	}
+	verdicts, err = e.revocations.Read(asked, answer[0])
+	return verdicts, charged, err
 }

@@ -4,10 +4,10 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -157,10 +157,18 @@ func (g *Guard) Ready(ctx context.Context) error {
 }
 
 // Authenticate admits requests with a good bearer token, and answers all others: 401 with a challenge (RFC 6750 §3), 429,
-// or 503 when it could not be found out. It sets X-RateLimit-* on every answer while the limit is on.
+// or 503 when it could not be found out. It sets X-RateLimit-* on every answer while the limit is on, charges the client, and
+// keeps the principal for PrincipalOf. It makes one round trip to Redis.
+//
+// A token that was revoked is refused as such also when its client is over the limit, and charges nothing: who holds a stolen
+// one must not use up its client's requests. While Redis is away the limit is open, but never the check for revocation.
 func (g *Guard) Authenticate() gin.HandlerFunc {
 	return func(c *gin.Context) {
-		if _, err := g.Admit(c); err != nil {
+		principal, err := g.Verify(c)
+		if err == nil {
+			_, err = g.Enter(c, principal)
+		}
+		if err != nil {
 			httpx.WriteError(c, err)
 			return
 		}
@@ -168,37 +176,38 @@ func (g *Guard) Authenticate() gin.HandlerFunc {
 	}
 }
 
-// Admit does for one request what Authenticate does, for routes that also take other credentials: it charges the client, sets
-// the headers, and keeps and gives the principal, or the error to answer with. It makes one round trip to Redis.
-//
-// A token that was revoked is refused as such also when its client is over the limit, and charges nothing: who holds a stolen
-// one must not use up its client's requests. While Redis is away the limit is open, but never the check for revocation.
-func (g *Guard) Admit(c *gin.Context) (authn.Principal, error) {
-	principal, window, err := g.admit(c.Request)
-	ratelimit.WriteHeaders(c.Writer.Header(), window)
-	if err != nil {
-		return authn.Principal{}, err
+// Verify is the first half of Authenticate, for routes that also take other credentials or have other tokens to look up: it
+// gives whose token it is, or the error to answer with. Nobody is admitted by it, and nothing is charged.
+func (g *Guard) Verify(c *gin.Context) (authn.Principal, error) {
+	raw, err := authn.BearerToken(c.Request.Header)
+	if err == nil {
+		var principal authn.Principal
+		if principal, err = g.opt.Verifier.Verify(c.Request.Context(), raw); err == nil {
+			return principal, nil
+		}
 	}
-	c.Set(principalKey{}, principal)
-	return principal, nil
+	ratelimit.WriteHeaders(c.Writer.Header(), g.untouched())
+	return authn.Principal{}, err
 }
 
-// admit also gives the window to tell the client of: an untouched one where it was not charged.
-func (g *Guard) admit(r *http.Request) (authn.Principal, ratelimit.Window, error) {
-	uncharged := ratelimit.Untouched(g.opt.Config.RateLimitPerMinute, g.opt.Clock())
-	raw, err := authn.BearerToken(r.Header)
+// Enter is the second half of Authenticate. In the same round trip it looks up other tokens, those that the request is about, and
+// tells of each what Redis says, for Checker.Resolve.
+func (g *Guard) Enter(c *gin.Context, principal authn.Principal, others ...revocation.Query) ([]revocation.Verdict, error) {
+	window, verdicts, err := g.entrance.admit(c.Request.Context(), principal, others)
 	if err != nil {
-		return authn.Principal{}, uncharged, err
+		window = g.untouched()
 	}
-	principal, err := g.opt.Verifier.Verify(r.Context(), raw)
-	if err != nil {
-		return authn.Principal{}, uncharged, err
+	ratelimit.WriteHeaders(c.Writer.Header(), window)
+	if err = cmp.Or(err, window.Err()); err != nil {
+		return nil, err
 	}
-	window, err := g.entrance.admit(r.Context(), principal)
-	if err != nil {
-		return authn.Principal{}, uncharged, err
-	}
-	return principal, window, window.Err()
+	c.Set(principalKey{}, principal)
+	return verdicts, nil
+}
+
+// untouched is the window to tell of where nothing was charged.
+func (g *Guard) untouched() ratelimit.Window {
+	return ratelimit.Untouched(g.opt.Config.RateLimitPerMinute, g.opt.Clock())
 }
 
 // Authorize asks the policy about the authenticated request and res, which is nil when it is about nothing in particular.
@@ -252,7 +261,7 @@ func isScope(s string) bool {
 
 type principalKey struct{}
 
-// PrincipalOf gives whom Authenticate or Admit admitted; the zero Principal, which has no scope, on a route without them.
+// PrincipalOf gives whom Authenticate or Enter admitted; the zero Principal, which has no scope, on a route without them.
 func PrincipalOf(c *gin.Context) authn.Principal {
 	p, _ := c.Get(principalKey{})
 	principal, _ := p.(authn.Principal)

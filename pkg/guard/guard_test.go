@@ -231,6 +231,43 @@ func TestAGoodTokenIsAdmittedInOneRoundTrip(t *testing.T) {
 	require.Equal(t, auditevent.Origin{ActorID: &b.agent, IPAddress: "192.0.2.7", UserAgent: "agent/1"}, *b.origin)
 }
 
+func TestOtherTokensAreLookedUpInTheSameRoundTrip(t *testing.T) {
+	t.Parallel()
+	for name, perMinute := range map[string]int{"with a limit": limit, "without": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setupOn(t, testkit.Redis(t), perMinute).hydrated(t)
+			own, gone := b.token(t, ""), b.token(t, "")
+			require.NoError(t, b.revoke(t.Context(), gone.id))
+			enter := func(presented issued) ([]revocation.Verdict, error) {
+				c, _ := gin.CreateTestContext(httptest.NewRecorder())
+				c.Request = httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/", http.NoBody)
+				c.Request.Header.Set("Authorization", "Bearer "+presented.raw)
+				principal, err := b.guard.Verify(c)
+				require.NoError(t, err)
+				require.Zero(t, guard.PrincipalOf(c), "verified is not admitted")
+				query := func(k issued) revocation.Query {
+					return revocation.Query{TokenID: k.id, AgentID: b.agent, IssuedAt: k.at}
+				}
+				verdicts, err := b.guard.Enter(c, principal, query(gone), query(own))
+				require.Equal(t, err == nil, guard.PrincipalOf(c).TokenID == presented.id)
+				return verdicts, err
+			}
+			_, err := enter(own) // loads the script
+			require.NoError(t, err)
+			commands, pipelines := b.trips.commands.Load(), b.trips.pipelines.Load()
+			verdicts, err := enter(own)
+			require.NoError(t, err)
+			require.Equal(t, []revocation.Verdict{revocation.Dead, revocation.Live}, verdicts)
+			require.Equal(t, commands+1, b.trips.commands.Load())
+			require.Equal(t, pipelines, b.trips.pipelines.Load())
+
+			_, err = enter(gone)
+			require.Equal(t, apperr.Unauthorized, apperr.From(err).Code)
+		})
+	}
+}
+
 func TestWithoutAGoodTokenTheAnswerIs401(t *testing.T) {
 	t.Parallel()
 	b := setup(t).hydrated(t)

@@ -68,12 +68,12 @@ type Checker struct {
 
 // NewChecker gives a checker that asks fallback where Redis does not know.
 func NewChecker(rdb *redisx.Client, fallback Fallback) *Checker {
-	script := Lua + "return verdict(KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2])"
-	return &Checker{rdb: rdb, fallback: fallback, script: redis.NewScript(script)}
+	return &Checker{rdb: rdb, fallback: fallback, script: redis.NewScript(Lua + "return verdicts(1, 1)")}
 }
 
-// Lua defines the local function verdict(revoked, mark, cutoff, whole, issued_at), for scripts that do more in the same round
-// trip. It takes the Keys and the Args of a Question, writes nothing, and returns what Read takes: the number of a Verdict.
+// Lua defines the local function verdicts(k, a), for scripts that do more in the same round trip: it is about the tokens of a
+// Question whose Keys are the last of KEYS, from KEYS[k] on, and its Args the last of ARGV, from ARGV[a] on. It writes nothing,
+// and returns what Read takes: for each token the number of a Verdict.
 //
 // A revoked token is dead whatever else Redis has lost, because nothing makes it good again. Everything else it says is
 // believed only under the mark.
@@ -99,49 +99,65 @@ local function verdict(revoked, mark, cutoff, whole, issued_at)
   end
   return 1
 end
+
+local function verdicts(k, a)
+  local found = {}
+  for i = 1, #ARGV - a do
+    found[i] = verdict(KEYS[k + 2 * i - 1], KEYS[k], KEYS[k + 2 * i], ARGV[a], ARGV[a + i])
+  end
+  return found
+end
 `
 
-// Question is a query in the words of Lua.
+// Question is about tokens, in the words of Lua.
 type Question struct {
-	Keys [3]string // revoked, mark, cutoff
-	Args [2]any    // whole, issued_at
+	Keys []string // mark, then revoked and cutoff of each token
+	Args []any    // whole, then issued_at of each token
 
 	runID string
 }
 
-// Ask makes the question. It holds for the server that answers now.
-func (c *Checker) Ask(q Query) Question {
-	runID := c.rdb.RunID()
-	return Question{
-		Keys:  [3]string{revokedKey(c.rdb, q.TokenID), markKey(c.rdb), cutoffKey(c.rdb, q.AgentID)},
-		Args:  [2]any{markOf(runID), q.IssuedAt.UnixMilli()},
-		runID: runID,
+// Ask makes the question about tokens. It holds for the server that answers now.
+func (c *Checker) Ask(tokens ...Query) Question {
+	asked := Question{Keys: make([]string, 1, 1+2*len(tokens)), Args: make([]any, 1, 1+len(tokens)), runID: c.rdb.RunID()}
+	asked.Keys[0], asked.Args[0] = markKey(c.rdb), markOf(asked.runID)
+	for _, q := range tokens {
+		asked.Keys = append(asked.Keys, revokedKey(c.rdb, q.TokenID), cutoffKey(c.rdb, q.AgentID))
+		asked.Args = append(asked.Args, q.IssuedAt.UnixMilli())
 	}
+	return asked
 }
 
-// Read gives the verdict of what Lua answered to the question.
-func (c *Checker) Read(asked Question, answer int64) Verdict {
-	switch verdict := Verdict(answer); verdict {
-	case Dead:
-		return Dead
-	case Live:
-		// Read after the answer: a connection to another server process would have told its run id before it answered.
-		if c.rdb.RunID() == asked.runID {
-			return Live
+// Read gives the verdict on each token of what Lua answered to the question. With an error all are Unknown.
+func (c *Checker) Read(asked Question, answer any) ([]Verdict, error) {
+	verdicts := make([]Verdict, len(asked.Args)-1)
+	numbers, _ := answer.([]any)
+	if len(numbers) != len(verdicts) {
+		return verdicts, fmt.Errorf("look up revocation: %d verdicts on %d tokens", len(numbers), len(verdicts))
+	}
+	// Read after the answer: a connection to another server process would have told its run id before it answered.
+	believed := c.rdb.RunID() == asked.runID
+	for i, number := range numbers {
+		switch number {
+		case int64(Dead):
+			verdicts[i] = Dead
+		case int64(Live):
+			if believed {
+				verdicts[i] = Live
+			}
 		}
-	case Unknown:
 	}
-	return Unknown
+	return verdicts, nil
 }
 
-// Look gives the verdict of Redis, in one round trip. An error comes with Unknown.
-func (c *Checker) Look(ctx context.Context, q Query) (Verdict, error) {
-	asked := c.Ask(q)
-	answer, err := c.rdb.RunScript(ctx, c.script, asked.Keys[:], asked.Args[:]...).Int64()
+// Look gives the verdict of Redis on each token, in one round trip. With an error all are Unknown.
+func (c *Checker) Look(ctx context.Context, tokens ...Query) ([]Verdict, error) {
+	asked := c.Ask(tokens...)
+	answer, err := c.rdb.RunScript(ctx, c.script, asked.Keys, asked.Args...).Result()
 	if err != nil {
-		return Unknown, fmt.Errorf("look up revocation: %w", err)
+		return make([]Verdict, len(tokens)), fmt.Errorf("look up revocation: %w", err)
 	}
-	return c.Read(asked, answer), nil
+	return c.Read(asked, answer)
 }
 
 // Resolve turns a verdict into an answer, asking the fallback if it is Unknown. Its error is SERVICE_UNAVAILABLE.
@@ -158,6 +174,6 @@ func (c *Checker) Resolve(ctx context.Context, q Query, v Verdict) (revoked bool
 
 // Revoked looks the token up: one Redis round trip, and the fallback if that gives no verdict.
 func (c *Checker) Revoked(ctx context.Context, q Query) (bool, error) {
-	v, _ := c.Look(ctx, q) // an error is Unknown, and the fallback decides
-	return c.Resolve(ctx, q, v)
+	verdicts, _ := c.Look(ctx, q) // an error is Unknown, and the fallback decides
+	return c.Resolve(ctx, q, verdicts[0])
 }

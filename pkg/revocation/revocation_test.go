@@ -77,7 +77,8 @@ func (b bundle) verdict(t *testing.T) revocation.Verdict {
 	t.Helper()
 	v, err := b.checker.Look(t.Context(), b.query())
 	require.NoError(t, err)
-	return v
+	require.Len(t, v, 1)
+	return v[0]
 }
 
 func TestATokenIsLiveUntilItIsRevoked(t *testing.T) {
@@ -353,7 +354,7 @@ func TestWithoutRedisTheFallbackDecides(t *testing.T) {
 
 	v, err := b.checker.Look(t.Context(), b.query())
 	require.Error(t, err)
-	require.Equal(t, revocation.Unknown, v)
+	require.Equal(t, []revocation.Verdict{revocation.Unknown}, v)
 
 	require.Error(t, b.revoke(t, time.Now().Add(time.Hour)))
 	require.Error(t, b.store.Hydrate(t.Context(), nothing))
@@ -373,10 +374,35 @@ func TestAnAnswerOfAnotherServerIsNotBelieved(t *testing.T) {
 	redisServer, b := server(t)
 	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
 	asked := b.checker.Ask(b.query())
-	require.Equal(t, revocation.Live, b.checker.Read(asked, int64(revocation.Live)))
+	read := func(number revocation.Verdict) revocation.Verdict {
+		verdicts, err := b.checker.Read(asked, []any{int64(number)})
+		require.NoError(t, err)
+		return verdicts[0]
+	}
+	require.Equal(t, revocation.Live, read(revocation.Live))
 	require.NoError(t, redisServer.Restart(t.Context()))
 	require.NoError(t, b.rdb.Ping(t.Context()).Err())
-	require.Equal(t, revocation.Unknown, b.checker.Read(asked, int64(revocation.Live)))
-	require.Equal(t, revocation.Dead, b.checker.Read(asked, int64(revocation.Dead)), "nothing makes it good again")
-	require.Equal(t, revocation.Unknown, b.checker.Read(b.checker.Ask(b.query()), 7))
+	require.Equal(t, revocation.Unknown, read(revocation.Live))
+	require.Equal(t, revocation.Dead, read(revocation.Dead), "nothing makes it good again")
+	asked = b.checker.Ask(b.query())
+	require.Equal(t, revocation.Unknown, read(7))
+	for _, answer := range []any{nil, int64(revocation.Live), []any{}, []any{int64(revocation.Live), int64(revocation.Live)}} {
+		verdicts, err := b.checker.Read(asked, answer)
+		require.Error(t, err)
+		require.Equal(t, []revocation.Verdict{revocation.Unknown}, verdicts)
+	}
+}
+
+func TestSeveralTokensAreLookedUpAtOnce(t *testing.T) {
+	t.Parallel()
+	b := hydrated(t)
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
+	require.NoError(t, b.store.SetCutoff(t.Context(), revocation.Cutoff{AgentID: other, Revision: 1, ValidAfter: b.issued}))
+	query := func(id string, agentID uuid.UUID, later time.Duration) revocation.Query {
+		return revocation.Query{TokenID: id, AgentID: agentID, IssuedAt: b.issued.Add(later)}
+	}
+	verdicts, err := b.checker.Look(t.Context(),
+		query("a", agent, 0), query(tokenID, agent, 0), query("b", other, 0), query("c", other, time.Millisecond))
+	require.NoError(t, err)
+	require.Equal(t, []revocation.Verdict{revocation.Live, revocation.Dead, revocation.Dead, revocation.Live}, verdicts)
 }

@@ -4,22 +4,50 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
 // caller is who asks about a token, by bearer token or client authentication.
 type caller struct {
+	bearer    *authn.Principal // nil for a client that authenticated itself
 	origin    auditevent.Origin
 	authorize func(resource *authz.Resource) error
 	dialect   dialect
 }
 
-// admit finds out who asks. A bearer token is looked at before the body is; with
-// client_secret_post and private_key_jwt the body is where the client is named.
+// admit finds out who asks and lets them in.
 func (a *api) admit(c *gin.Context) (caller, error) {
+	who, err := a.identify(c)
+	if err != nil {
+		return who, err
+	}
+	_, err = a.enter(c, &who)
+	return who, err
+}
+
+// enter lets in whom identify found by a bearer token, and tells what the guard's cache says
+// of other tokens; a client was let in when it authenticated, and nothing is looked up.
+func (a *api) enter(c *gin.Context, who *caller, others ...revocation.Query) ([]revocation.Verdict, error) {
+	if who.bearer == nil {
+		return nil, nil
+	}
+	verdicts, err := a.Guard.Enter(c, *who.bearer, others...)
+	if err != nil {
+		return nil, err
+	}
+	who.origin = guard.Origin(c)
+	who.authorize = func(resource *authz.Resource) error { return a.Guard.Authorize(c, resource) }
+	return verdicts, nil
+}
+
+// identify finds out who asks. A bearer token is looked at before the body is; with
+// client_secret_post and private_key_jwt the body is where the client is named.
+func (a *api) identify(c *gin.Context) (caller, error) {
 	auth, err := readAuthorization(c.Request.Header)
 	if auth.scheme != "bearer" { // the guard tells of the window otherwise
 		ratelimit.WriteHeaders(c.Writer.Header(), a.Budget.Untouched())
@@ -40,11 +68,11 @@ func (a *api) admit(c *gin.Context) (caller, error) {
 		return a.admitClient(c, auth, who)
 	}
 	who.dialect.basic = false
-	if _, err := a.Guard.Admit(c); err != nil {
+	principal, err := a.Guard.Verify(c)
+	if err != nil {
 		return who, err
 	}
-	who.origin = guard.Origin(c)
-	who.authorize = func(resource *authz.Resource) error { return a.Guard.Authorize(c, resource) }
+	who.bearer = &principal
 	return who, nil
 }
 

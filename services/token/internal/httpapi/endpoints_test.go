@@ -14,6 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -65,6 +66,48 @@ func TestIntrospectionSaysAllOrNothing(t *testing.T) {
 	b.answer = answer()
 	got = b.post(t, introspectPath, "token=x", "Authorization", bearerHeader)
 	require.Equal(t, []any{"https://api.example.com", "https://files.example.com"}, got.field(t, "aud"))
+}
+
+func TestOneLookUpIsAboutTheCallersTokenAndTheOneTheyAskAbout(t *testing.T) {
+	t.Parallel()
+	about := authn.Principal{AgentID: uuid.Must(uuid.NewV7()), TokenID: "asked about", IssuedAt: start}
+	query := revocation.Query{TokenID: about.TokenID, AgentID: about.AgentID, IssuedAt: start}
+
+	b := setup(t)
+	b.asking = about
+	require.Equal(t, http.StatusOK, b.post(t, introspectPath, "token=x", "Authorization", bearerHeader).Code)
+	require.Equal(t, [][]revocation.Query{{query}}, b.entered)
+	require.Equal(t, [][]revocation.Verdict{{revocation.Dead}}, b.verdicts)
+
+	b = setup(t)
+	b.asking = about
+	require.Equal(t, http.StatusOK, b.post(t, introspectPath, "token=x&"+byClient).Code)
+	require.Empty(t, b.entered)
+	require.Equal(t, [][]revocation.Verdict{nil}, b.verdicts, "nobody has looked yet")
+
+	b = setup(t)
+	b.askingErr = apperr.New(apperr.Unauthorized, "No.")
+	require.Equal(t, http.StatusOK, b.post(t, introspectPath, "token=x", "Authorization", bearerHeader).Code)
+	require.Equal(t, [][]revocation.Query{nil}, b.entered)
+}
+
+func TestWhatIsWrongWithAQuestionIsToldToThoseLetIn(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*bundle){
+		"without a token": func(*bundle) {},
+		"keys away":       func(b *bundle) { b.askingErr = errAway },
+	} {
+		body := map[string]string{"keys away": "token=x"}[name]
+		b := setup(t)
+		prepare(b)
+		b.enterErr = apperr.New(apperr.RateLimitExceeded, "Too many.")
+		require.Equal(t, http.StatusTooManyRequests, b.post(t, introspectPath, body, "Authorization", bearerHeader).Code, name)
+		b.enterErr, b.policyErr = nil, apperr.New(apperr.Forbidden, "No.").With(map[string]any{"reason": "scope"})
+		require.Equal(t, http.StatusForbidden, b.post(t, introspectPath, body, "Authorization", bearerHeader).Code, name)
+		b.policyErr = nil
+		require.NotEqual(t, http.StatusOK, b.post(t, introspectPath, body, "Authorization", bearerHeader).Code, name)
+		require.Empty(t, b.verdicts, name)
+	}
 }
 
 func TestClientsAuthenticateAtBothEndpoints(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,9 @@ type bundle struct {
 	credentials []issue.Credentials
 	asked       []string
 	origins     []auditevent.Origin
+	asking      authn.Principal        // whose token is asked about
+	askingErr   error                  // of its verification
+	verdicts    [][]revocation.Verdict // that the introspector was told, each time
 	answer      issue.Introspection
 	answerErr   error
 	holder      authn.Principal
@@ -63,6 +67,8 @@ type bundle struct {
 	revokeErr   error
 	bearer      authn.Principal
 	bearerErr   error
+	entered     [][]revocation.Query // what the guard was to look up, each time
+	enterErr    error
 	policyErr   error
 	resources   []*authz.Resource
 	policyFor   []string
@@ -134,8 +140,23 @@ func (b budget) Refund(context.Context, issue.Charge) {}
 func (b budget) Untouched() ratelimit.Window          { return ratelimit.Untouched(100, start) }
 func (b budget) MonthlyLimit() int64                  { return 0 }
 
-func (b *bundle) Introspect(_ context.Context, token string, origin auditevent.Origin) (issue.Introspection, error) {
-	b.asked, b.origins = append(b.asked, token), append(b.origins, origin)
+func (b *bundle) Inquire(ctx context.Context, token string) (issue.Inquiry, error) {
+	b.asked = append(b.asked, token)
+	introspector := issue.NewIntrospector(issue.IntrospectorConfig{Verifier: verifier{b}})
+	return introspector.Inquire(ctx, token)
+}
+
+// verifier takes every token for that of b.asking.
+type verifier struct{ *bundle }
+
+func (v verifier) Verify(context.Context, string) (authn.Principal, error) {
+	return v.asking, v.askingErr
+}
+
+func (b *bundle) Introspect(
+	_ context.Context, _ issue.Inquiry, verdicts []revocation.Verdict, origin auditevent.Origin,
+) (issue.Introspection, error) {
+	b.verdicts, b.origins = append(b.verdicts, verdicts), append(b.origins, origin)
 	return b.answer, b.answerErr
 }
 
@@ -149,12 +170,21 @@ func (b *bundle) Revoke(_ context.Context, holder authn.Principal, origin audite
 	return b.revokeErr
 }
 
-func (b *bundle) Admit(c *gin.Context) (authn.Principal, error) {
+func (b *bundle) Verify(c *gin.Context) (authn.Principal, error) {
 	ratelimit.WriteHeaders(c.Writer.Header(), b.window) // as the guard does, whatever its answer
 	if _, err := authn.BearerToken(c.Request.Header); err != nil {
 		return authn.Principal{}, err
 	}
 	return b.bearer, b.bearerErr
+}
+
+func (b *bundle) Enter(c *gin.Context, _ authn.Principal, others ...revocation.Query) ([]revocation.Verdict, error) {
+	ratelimit.WriteHeaders(c.Writer.Header(), b.window)
+	b.entered = append(b.entered, others)
+	if b.enterErr != nil {
+		return nil, b.enterErr
+	}
+	return slices.Repeat([]revocation.Verdict{revocation.Dead}, len(others)), nil
 }
 
 func (b *bundle) Authorize(c *gin.Context, resource *authz.Resource) error {

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"net/http"
 
 	"github.com/gin-gonic/gin"
@@ -27,12 +28,7 @@ func active(claims []byte) []byte {
 // introspect is POST /token/introspect.
 func (a *api) introspect(c *gin.Context) {
 	httpx.NoStore(c)
-	who, err := a.admit(c)
-	if err != nil {
-		writeProblem(c, err, who.dialect)
-		return
-	}
-	answer, err := a.introspection(c, who)
+	who, answer, err := a.introspection(c)
 	switch {
 	case err != nil:
 		writeProblem(c, err, who.dialect)
@@ -43,15 +39,31 @@ func (a *api) introspect(c *gin.Context) {
 	}
 }
 
-func (a *api) introspection(c *gin.Context, who caller) (issue.Introspection, error) {
-	if err := who.authorize(nil); err != nil {
-		return issue.Introspection{}, err
+// introspection verifies the token that is asked about before the caller is let in, so that one look-up is about both
+// their tokens. What is wrong with the question is told to nobody who is not let in.
+func (a *api) introspection(c *gin.Context) (caller, issue.Introspection, error) {
+	who, err := a.identify(c)
+	if err != nil {
+		return who, issue.Introspection{}, err
 	}
+	asked, askedErr := a.inquire(c)
+	verdicts, err := a.enter(c, &who, asked.Queries()...)
+	if err != nil {
+		return who, issue.Introspection{}, err
+	}
+	if err := cmp.Or(who.authorize(nil), askedErr); err != nil {
+		return who, issue.Introspection{}, err
+	}
+	answer, err := a.Introspector.Introspect(c.Request.Context(), asked, verdicts, who.origin)
+	return who, answer, err
+}
+
+func (a *api) inquire(c *gin.Context) (issue.Inquiry, error) {
 	token, err := a.tokenParameter(c)
 	if err != nil {
-		return issue.Introspection{}, err
+		return issue.Inquiry{}, err
 	}
-	return a.Introspector.Introspect(c.Request.Context(), token, who.origin)
+	return a.Introspector.Inquire(c.Request.Context(), token)
 }
 
 // revoke is POST /token/revoke. It answers 200 also for what is no token of ours,

@@ -21,7 +21,8 @@ import (
 
 // Guard admits bearer tokens and asks the policy; *guard.Guard is one.
 type Guard interface {
-	Admit(c *gin.Context) (authn.Principal, error)
+	Verify(c *gin.Context) (authn.Principal, error)
+	Enter(c *gin.Context, principal authn.Principal, others ...revocation.Query) ([]revocation.Verdict, error)
 	Authorize(c *gin.Context, resource *authz.Resource) error
 	AuthorizeClient(c *gin.Context, clientID string, resource *authz.Resource) error
 }
@@ -40,7 +41,8 @@ type Clients interface {
 
 // Introspector says whether tokens are live; *issue.Introspector is one.
 type Introspector interface {
-	Introspect(ctx context.Context, token string, origin auditevent.Origin) (issue.Introspection, error)
+	Inquire(ctx context.Context, token string) (issue.Inquiry, error)
+	Introspect(ctx context.Context, asked issue.Inquiry, verdicts []revocation.Verdict, origin auditevent.Origin) (issue.Introspection, error)
 }
 
 // Revoker revokes tokens; *issue.Revoker is one.

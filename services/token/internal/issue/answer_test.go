@@ -34,6 +34,15 @@ func tokenWith(claims string) string {
 	return "h." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".s"
 }
 
+func (w *world) introspect(t *testing.T, token string, origin auditevent.Origin) (issue.Introspection, error) {
+	t.Helper()
+	asked, err := w.introspector().Inquire(t.Context(), token)
+	if err != nil {
+		return issue.Introspection{}, err
+	}
+	return w.introspector().Introspect(t.Context(), asked, nil, origin)
+}
+
 func TestIntrospection(t *testing.T) {
 	t.Parallel()
 	caller := uuid.Must(uuid.NewV7())
@@ -56,7 +65,7 @@ func TestIntrospection(t *testing.T) {
 			w := newWorld()
 			w.principal = holderOf(w)
 			row.prepare(w)
-			got, err := w.introspector().Introspect(t.Context(), tokenWith(`{"sub":"x","exp":7}`), origin)
+			got, err := w.introspect(t, tokenWith(`{"sub":"x","exp":7}`), origin)
 			if row.failing {
 				requireKind(t, err, issue.Unavailable)
 				return
@@ -77,12 +86,32 @@ func TestIntrospection(t *testing.T) {
 	}
 }
 
+func TestATokenThatWasLookedUpIsNotLookedUpAgain(t *testing.T) {
+	t.Parallel()
+	for verdict, active := range map[revocation.Verdict]bool{revocation.Live: true, revocation.Dead: false, revocation.Unknown: false} {
+		w := newWorld()
+		w.principal = holderOf(w)
+		w.revoked = true // as the truth says
+		asked, err := w.introspector().Inquire(t.Context(), tokenWith(`{"sub":"x"}`))
+		require.NoError(t, err)
+		require.Equal(t, []revocation.Query{{TokenID: w.principal.TokenID, AgentID: w.agent.ID}}, asked.Queries())
+		got, err := w.introspector().Introspect(t.Context(), asked, []revocation.Verdict{verdict}, auditevent.Origin{})
+		require.NoError(t, err)
+		require.Equal(t, active, got.Active, verdict)
+	}
+	w := newWorld()
+	w.verifyErr = errNotOurs
+	asked, err := w.introspector().Inquire(t.Context(), "x")
+	require.NoError(t, err)
+	require.Empty(t, asked.Queries())
+}
+
 func TestAVerifiedTokenThatCannotBeReadIsAFault(t *testing.T) {
 	t.Parallel()
 	for _, token := range []string{"h.!.s", tokenWith("no json"), tokenWith("{}"), tokenWith("{"), tokenWith("[1]"), "x"} {
 		w := newWorld()
 		w.principal = holderOf(w)
-		_, err := w.introspector().Introspect(t.Context(), token, auditevent.Origin{})
+		_, err := w.introspect(t, token, auditevent.Origin{})
 		require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
 	}
 }

@@ -208,6 +208,13 @@ func (w *world) Verify(context.Context, string) (authn.Principal, error) {
 	return w.principal, w.verifyErr
 }
 
+func (w *world) Resolve(ctx context.Context, query revocation.Query, verdict revocation.Verdict) (bool, error) {
+	if verdict == revocation.Unknown {
+		return w.Revoked(ctx, query)
+	}
+	return verdict == revocation.Dead, nil
+}
+
 func (w *world) Revoked(context.Context, revocation.Query) (bool, error) {
 	return w.revoked, w.revokedErr
 }

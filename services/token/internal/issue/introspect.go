@@ -22,6 +22,8 @@ type Verifier interface {
 type Revocations interface {
 	// Revoked answers from a cache that is known to be whole, else from the truth.
 	Revoked(ctx context.Context, query revocation.Query) (bool, error)
+	// Resolve is Revoked where it is known what the cache says.
+	Resolve(ctx context.Context, query revocation.Query, verdict revocation.Verdict) (bool, error)
 }
 
 // IntrospectorConfig is what an Introspector needs.
@@ -44,21 +46,41 @@ type Introspection struct {
 	Claims []byte
 }
 
-// Introspect answers whether the token is a live one of ours. Its event is durable
-// before the answer. An error means that it is not known.
-func (i *Introspector) Introspect(ctx context.Context, token string, origin auditevent.Origin) (Introspection, error) {
+// Inquiry is a token that somebody asks about.
+type Inquiry struct {
+	token     string
+	principal authn.Principal
+	genuine   bool // it is a current token of ours, unless it was revoked
+}
+
+// Inquire verifies a token. An error means that it is not known whether it is one of ours.
+func (i *Introspector) Inquire(ctx context.Context, token string) (Inquiry, error) {
 	principal, genuine, err := verified(ctx, i.Verifier, token)
-	if err != nil {
-		return Introspection{}, err
+	return Inquiry{token: token, principal: principal, genuine: genuine}, err
+}
+
+// Queries are what has to be looked up for the answer.
+func (q Inquiry) Queries() []revocation.Query {
+	if !q.genuine {
+		return nil
 	}
+	return []revocation.Query{queryOf(q.principal)}
+}
+
+// Introspect answers whether the token is a live one of ours. Its event is durable
+// before the answer. Verdicts are on the Queries of the inquiry, none where nobody has
+// looked them up yet. An error means that it is not known.
+func (i *Introspector) Introspect(
+	ctx context.Context, asked Inquiry, verdicts []revocation.Verdict, origin auditevent.Origin,
+) (Introspection, error) {
 	var about *uuid.UUID
 	answer := Introspection{}
 	metadata := map[string]any{"active": false}
-	if genuine {
-		about = &principal.AgentID
-		metadata["jti"] = principal.TokenID
-		answer, err = i.look(ctx, principal, token)
-		if err != nil {
+	if asked.genuine {
+		about = &asked.principal.AgentID
+		metadata["jti"] = asked.principal.TokenID
+		var err error
+		if answer, err = i.look(ctx, asked, verdicts); err != nil {
 			return Introspection{}, err
 		}
 		metadata["active"] = answer.Active
@@ -70,19 +92,26 @@ func (i *Introspector) Introspect(ctx context.Context, token string, origin audi
 	return answer, nil
 }
 
-func (i *Introspector) look(ctx context.Context, principal authn.Principal, token string) (Introspection, error) {
-	revoked, err := i.Revocations.Revoked(ctx, queryOf(principal))
+func (i *Introspector) look(ctx context.Context, asked Inquiry, verdicts []revocation.Verdict) (Introspection, error) {
+	revoked, err := i.revoked(ctx, queryOf(asked.principal), verdicts)
 	if err != nil {
 		return Introspection{}, unavailable(err)
 	}
 	if revoked {
 		return Introspection{}, nil
 	}
-	claims, err := claimsOf(token)
+	claims, err := claimsOf(asked.token)
 	if err != nil {
 		return Introspection{}, apperr.Internal(err)
 	}
 	return Introspection{Active: true, Claims: claims}, nil
+}
+
+func (i *Introspector) revoked(ctx context.Context, query revocation.Query, verdicts []revocation.Verdict) (bool, error) {
+	if len(verdicts) == 0 {
+		return i.Revocations.Revoked(ctx, query)
+	}
+	return i.Revocations.Resolve(ctx, query, verdicts[0])
 }
 
 // verified answers whose token it is; genuine is false for what is no current token of ours.
