@@ -40,12 +40,12 @@ func TestAGoodTokenIsVerifiedOnce(t *testing.T) {
 	once, err := v.Verify(t.Context(), raw)
 	require.NoError(t, err)
 	again := testing.AllocsPerRun(10, func() {
-		known, err := v.Verify(t.Context(), raw)
-		require.NoError(t, err)
-		require.Equal(t, once.TokenID, known.TokenID)
+		if known, err := v.Verify(t.Context(), raw); err != nil || known.TokenID != once.TokenID {
+			t.Error(known, err)
+		}
 	})
 	require.Greater(t, first, 50.0, "decoding and verifying allocate")
-	require.Less(t, again, 10.0, "neither is done again")
+	require.Zero(t, again, "neither is done again")
 }
 
 func TestWhatIsRememberedOfATokenIsHeldAgainstTheClockAndTheKeys(t *testing.T) {

@@ -1,8 +1,8 @@
 package httpx
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
@@ -21,13 +21,19 @@ type Checker interface {
 	Check(f *apperr.Fields)
 }
 
+// usualBody is how long most bodies are at most, in bytes.
+const usualBody = 4 << 10
+
 // ReadBody reads the whole request body. More than 64 KiB (1 MiB on the
 // internal listener) is PAYLOAD_TOO_LARGE, a body that breaks off is a VALIDATION_ERROR.
 func ReadBody(c *gin.Context) ([]byte, error) {
 	if c.Request.Body == nil {
 		return nil, nil
 	}
-	body, err := io.ReadAll(c.Request.Body)
+	// What the client says of the length is believed for a first guess only.
+	var body bytes.Buffer
+	body.Grow(int(min(max(c.Request.ContentLength, 0), usualBody)) + bytes.MinRead)
+	_, err := body.ReadFrom(c.Request.Body)
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &tooLarge):
@@ -36,7 +42,7 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 	case err != nil:
 		return nil, apperr.Validation(apperr.FieldError{Field: wholeBody, Reason: "could not be read to its end"}).Because(err)
 	}
-	return body, nil
+	return body.Bytes(), nil
 }
 
 // DecodeJSON decodes the body, exactly one JSON object, into the struct that
