@@ -128,6 +128,7 @@ func New(id uuid.UUID, at time.Time, service string, action Action, agentID *uui
 // for which that form is not that of package json make no difference to anybody, but cost the audit service time.
 func (e Event) Message() (outbox.Message, error) {
 	var payload bytes.Buffer
+	payload.Grow(usualBytes)
 	encoder := json.NewEncoder(&payload)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(e); err != nil {
@@ -135,10 +136,13 @@ func (e Event) Message() (outbox.Message, error) {
 	}
 	return outbox.Message{
 		ID:      e.EventID,
-		Subject: fmt.Sprintf("audit.%s.%s", e.Service, e.Action),
+		Subject: "audit." + e.Service + "." + string(e.Action),
 		Payload: bytes.TrimSuffix(payload.Bytes(), []byte("\n")),
 	}, nil
 }
+
+// usualBytes is enough for most events.
+const usualBytes = 640
 
 // CleanUserAgent makes text from outside storable: valid UTF-8 without control characters, cut to
 // MaxUserAgent bytes between two characters.
