@@ -128,10 +128,15 @@ func retry(last time.Duration) time.Duration {
 // turn publishes the next page, and says whether more is waiting.
 func (p *Publisher) turn(ctx context.Context) (more bool, err error) {
 	due, ok, err := p.Log.Lease(ctx, p.Holder, lease)
-	if err != nil || !ok || due.Next >= due.Size {
+	if err != nil || !ok {
+		// Another replica publishes them; or the database that comes back may know less than was stored.
+		p.recent.clear()
 		return false, err
 	}
-	leaves := p.recent.take(due.Next, pageEvents)
+	if due.Next >= due.Size {
+		return false, nil
+	}
+	leaves := p.recent.take(due.Next, min(pageEvents, due.Size-due.Next))
 	end := due.Next + int64(len(leaves))
 	if len(leaves) == 0 {
 		if leaves, end, err = p.read(ctx, due.Next, min(due.Next+pageEvents, due.Size)); err != nil {

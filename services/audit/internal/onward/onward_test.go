@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -35,6 +37,7 @@ type shelf struct {
 	next   int64
 	holder uuid.UUID // who publishes, whoever asks first
 	forget bool      // does not hear the next Advance
+	leases int       // how often somebody asked for its turn
 	asked  []bool    // for each call of Rows, whether it was for the last days
 
 	payload func(i int64) []byte // nil for that of all tests
@@ -43,6 +46,7 @@ type shelf struct {
 func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (onward.Due, bool, error) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	s.leases++
 	if s.holder == uuid.Nil {
 		s.holder = holder
 	}
@@ -101,6 +105,25 @@ func (s *shelf) grow(size int64) {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	s.size = size
+}
+
+// pages is asked.
+func (s *shelf) pages() []bool {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return slices.Clone(s.asked)
+}
+
+func (s *shelf) publisher() uuid.UUID {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.holder
+}
+
+func (s *shelf) cursor() int64 {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.next
 }
 
 func payload(i int64) []byte {
@@ -216,16 +239,12 @@ func TestWhatThisReplicaHasStoredIsNotReadAgain(t *testing.T) {
 	p.Stored(0, stored(t, 0, 700))
 	s.grow(700)
 	requireLeaves(t, published(t, conn, 700))
-	s.mutex.Lock()
-	require.Empty(t, s.asked)
-	s.mutex.Unlock()
+	require.Empty(t, s.pages())
 
 	p.Stored(710, stored(t, 710, 720)) // another replica has stored those between
 	s.grow(720)
 	requireLeaves(t, published(t, conn, 720))
-	s.mutex.Lock()
-	require.NotEmpty(t, s.asked)
-	s.mutex.Unlock()
+	require.NotEmpty(t, s.pages())
 }
 
 func TestAPageIsAcknowledgedAsAWhole(t *testing.T) {
@@ -236,11 +255,7 @@ func TestAPageIsAcknowledgedAsAWhole(t *testing.T) {
 	p.Stored(0, stored(t, 0, 500))
 	before := conn.NC().Stats().InMsgs
 	s.grow(500)
-	require.Eventually(t, func() bool {
-		s.mutex.Lock()
-		defer s.mutex.Unlock()
-		return s.next == 500
-	}, waitFor, tick)
+	require.Eventually(t, func() bool { return s.cursor() == 500 }, waitFor, tick)
 	require.EqualValues(t, 2, conn.NC().Stats().InMsgs-before)
 	requireLeaves(t, published(t, conn, 500))
 }
@@ -263,14 +278,63 @@ func TestAMessageThatTheStreamRefusedComesAgain(t *testing.T) {
 	}
 	s.grow(3) // of which the one in the middle is not taken
 	published(t, conn, 2)
-	require.Eventually(t, func() bool {
-		s.mutex.Lock()
-		defer s.mutex.Unlock()
-		return len(s.asked) > 1
-	}, waitFor, tick, "it is tried again")
+	require.Eventually(t, func() bool { return len(s.pages()) > 1 }, waitFor, tick, "it is tried again")
 	_, err = conn.JS().UpdateStream(t.Context(), wide)
 	require.NoError(t, err)
 	published(t, conn, 3)
+}
+
+func TestALeafComesNotBeforeThoseBeforeItWhereTheStreamIsAwayForAMoment(t *testing.T) {
+	t.Parallel()
+	s := &shelf{}
+	conn := serve(t, s, testkit.NATSServer(t).URL())
+	cfg := declared(t, conn).CachedInfo().Config
+	require.NoError(t, conn.JS().DeleteStream(t.Context(), natsx.OnwardStream))
+	sent := conn.NC().Stats().OutMsgs
+	s.grow(500)
+	require.Eventually(t, func() bool { return conn.NC().Stats().OutMsgs >= sent+498 }, waitFor, time.Millisecond)
+	_, err := conn.JS().CreateOrUpdateStream(t.Context(), cfg)
+	require.NoError(t, err)
+
+	last := -1
+	for _, message := range published(t, conn, 498) {
+		index, err := strconv.Atoi(message.Headers().Get(onward.HeaderLeafIndex))
+		require.NoError(t, err)
+		require.Greater(t, index, last)
+		last = index
+	}
+}
+
+func TestWhatTheDatabaseHasNotIsNotPublished(t *testing.T) {
+	t.Parallel()
+	s := &shelf{}
+	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
+	declared(t, conn)
+	p.Stored(0, stored(t, 0, 10)) // and then the database was put back to before the last eight
+	s.grow(2)
+	require.Eventually(t, func() bool { return s.cursor() == 2 }, waitFor, tick)
+	requireLeaves(t, published(t, conn, 2))
+	require.EqualValues(t, 2, declared(t, conn).CachedInfo().State.Msgs)
+}
+
+func TestAReplicaThatDoesNotPublishKeepsNothing(t *testing.T) {
+	t.Parallel()
+	another := uuid.New()
+	s := &shelf{holder: another}
+	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
+	declared(t, conn)
+	p.Stored(0, stored(t, 0, 2))
+	asked := func() int {
+		s.mutex.Lock()
+		defer s.mutex.Unlock()
+		return s.leases
+	}
+	before := asked()
+	require.Eventually(t, func() bool { return asked() > before+1 }, waitFor, tick, "it has looked in vain")
+	require.NoError(t, s.Release(t.Context(), another))
+	s.grow(2)
+	requireLeaves(t, published(t, conn, 2))
+	require.NotEmpty(t, s.pages(), "they come out of the database")
 }
 
 func TestAPageIsLookedForInTheLastDaysFirst(t *testing.T) {
@@ -278,14 +342,10 @@ func TestAPageIsLookedForInTheLastDaysFirst(t *testing.T) {
 	s := &shelf{size: 3}
 	conn := serve(t, s, testkit.NATSServer(t).URL())
 	published(t, conn, 3)
-	s.mutex.Lock()
-	require.Equal(t, []bool{true}, s.asked, "all were there")
-	s.mutex.Unlock()
+	require.Equal(t, []bool{true}, s.pages(), "all were there")
 	s.grow(5)
 	require.Equal(t, "4", published(t, conn, 4)[3].Headers().Get(onward.HeaderLeafIndex))
-	s.mutex.Lock()
-	require.Equal(t, []bool{true, true, false}, s.asked, "some were not")
-	s.mutex.Unlock()
+	require.Equal(t, []bool{true, true, false}, s.pages(), "some were not")
 }
 
 func TestAStreamThatIsLostIsMadeAgain(t *testing.T) {
@@ -312,9 +372,7 @@ func TestAReplicaThatEndsGivesItsTurnBack(t *testing.T) {
 	t.Run("one replica", func(t *testing.T) {
 		published(t, serve(t, s, url), 2)
 	})
-	s.mutex.Lock()
-	require.Equal(t, uuid.Nil, s.holder)
-	s.mutex.Unlock()
+	require.Equal(t, uuid.Nil, s.publisher())
 	s.grow(3)
 	published(t, serve(t, s, url), 3)
 }

@@ -41,7 +41,7 @@ func (r *recent) add(leaves []leaf) {
 
 // take gives the leaves from first on, at most so many, and keeps neither them nor older
 // ones any more. It gives none where it has not the first.
-func (r *recent) take(first int64, most int) []leaf {
+func (r *recent) take(first, most int64) []leaf {
 	r.mutex.Lock()
 	defer r.mutex.Unlock()
 	older := 0
@@ -52,9 +52,16 @@ func (r *recent) take(first int64, most int) []leaf {
 	if len(r.leaves) == 0 || r.leaves[0].index != first {
 		return nil
 	}
-	taken := slices.Clone(r.leaves[:min(most, len(r.leaves))])
+	taken := slices.Clone(r.leaves[:min(most, int64(len(r.leaves)))])
 	r.drop(len(taken))
 	return taken
+}
+
+// clear forgets all leaves.
+func (r *recent) clear() {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	r.drop(len(r.leaves))
 }
 
 // drop forgets the first n leaves.

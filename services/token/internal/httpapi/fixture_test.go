@@ -1,6 +1,7 @@
 package httpapi_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -171,11 +172,12 @@ func (b *bundle) Revoke(_ context.Context, holder authn.Principal, origin audite
 }
 
 func (b *bundle) Verify(c *gin.Context) (authn.Principal, error) {
-	ratelimit.WriteHeaders(c.Writer.Header(), b.window) // as the guard does, whatever its answer
-	if _, err := authn.BearerToken(c.Request.Header); err != nil {
+	_, err := authn.BearerToken(c.Request.Header)
+	if err = cmp.Or(err, b.bearerErr); err != nil {
+		ratelimit.WriteHeaders(c.Writer.Header(), b.window)
 		return authn.Principal{}, err
 	}
-	return b.bearer, b.bearerErr
+	return b.bearer, nil
 }
 
 func (b *bundle) Enter(c *gin.Context, _ authn.Principal, others ...revocation.Query) ([]revocation.Verdict, error) {
