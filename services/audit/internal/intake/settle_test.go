@@ -146,7 +146,7 @@ func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {
 	leaf, err := auditlog.Leaf(good)
 	require.NoError(t, err)
 	require.Equal(t, []trail.Delivery{
-		{Origin: origin, Event: event, LeafHash: auditlog.HashLeaf(leaf), Payload: good},
+		{Origin: origin, Event: event, Leaf: leaf, LeafHash: auditlog.HashLeaf(leaf), Payload: good},
 		{Origin: origin, Reject: "not an event: invalid JSON at byte 1", Payload: []byte("{")},
 	}, recorder.given)
 }
