@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sentryagent/agentidp/pkg/authn"
@@ -45,17 +46,7 @@ return {found, take(KEYS[1], tonumber(ARGV[1]))}
 func (e *entrance) admit(ctx context.Context, p authn.Principal, others []revocation.Query) (ratelimit.Window, []revocation.Verdict, error) {
 	query := revocation.Query{TokenID: p.TokenID, AgentID: p.AgentID, IssuedAt: p.IssuedAt}
 	tokens := append([]revocation.Query{query}, others...)
-	var (
-		key      = ratelimit.ClientKey(p.AgentID)
-		verdicts []revocation.Verdict
-		charged  any
-		askErr   error
-	)
-	if e.limit > 0 {
-		verdicts, charged, askErr = e.ask(ctx, tokens, key)
-	} else {
-		verdicts, askErr = e.revocations.Look(ctx, tokens...)
-	}
+	verdicts, charged, askErr := e.ask(ctx, tokens)
 	if askErr != nil {
 		e.telemetry.Log.DebugContext(ctx, "revocation not found in redis", "error", askErr)
 	}
@@ -63,7 +54,7 @@ func (e *entrance) admit(ctx context.Context, p authn.Principal, others []revoca
 	if err := refusal(revoked, err); err != nil {
 		return ratelimit.Window{}, nil, err
 	}
-	window, err := e.charge(ctx, key, charged, askErr)
+	window, err := e.charge(ctx, p.AgentID, charged, askErr)
 	return window, verdicts[1:], err
 }
 
@@ -75,17 +66,25 @@ func refusal(revoked bool, err error) error {
 }
 
 // charge gives the window of a request with a live token.
-func (e *entrance) charge(ctx context.Context, key string, charged any, askErr error) (ratelimit.Window, error) {
-	if e.limit <= 0 || charged == nil && askErr == nil {
-		return e.limiter.Take(ctx, key, e.limit) // nothing is charged before the token is known to be live
+func (e *entrance) charge(ctx context.Context, client uuid.UUID, charged any, askErr error) (ratelimit.Window, error) {
+	if e.limit <= 0 {
+		return ratelimit.Window{Allowed: true}, nil
+	}
+	if charged == nil && askErr == nil {
+		return e.limiter.Take(ctx, ratelimit.ClientKey(client), e.limit) // nothing is charged before the token is known to be live
 	}
 	return e.limiter.Read(ctx, e.limit, charged, askErr)
 }
 
-// ask answers the verdicts and, if the window was charged, what Limiter.Read takes. With an error all verdicts are Unknown.
-func (e *entrance) ask(ctx context.Context, tokens []revocation.Query, key string) (verdicts []revocation.Verdict, charged any, err error) {
+// ask answers the verdicts and, if the window of the first token's client was charged, what Limiter.Read takes. With an error
+// all verdicts are Unknown.
+func (e *entrance) ask(ctx context.Context, tokens []revocation.Query) (verdicts []revocation.Verdict, charged any, err error) {
+	if e.limit <= 0 {
+		verdicts, err = e.revocations.Look(ctx, tokens...)
+		return verdicts, nil, err
+	}
 	asked := e.revocations.Ask(tokens...)
-	keys := append([]string{e.limiter.RedisKey(key)}, asked.Keys...)
+	keys := append([]string{e.limiter.RedisKey(ratelimit.ClientKey(tokens[0].AgentID))}, asked.Keys...)
 	args := append([]any{e.limit}, asked.Args...)
 	answer, err := e.rdb.RunScript(ctx, e.script, keys, args...).Slice()
 	if err != nil {
