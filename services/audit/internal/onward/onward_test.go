@@ -120,6 +120,13 @@ func (s *shelf) publisher() uuid.UUID {
 	return s.holder
 }
 
+// looks is leases.
+func (s *shelf) looks() int {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	return s.leases
+}
+
 func (s *shelf) cursor() int64 {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -251,7 +258,7 @@ func TestAPageIsAcknowledgedAsAWhole(t *testing.T) {
 	t.Parallel()
 	s := &shelf{}
 	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
-	declared(t, conn)
+	require.Eventually(t, func() bool { return s.looks() > 0 }, waitFor, tick, "it has been told that there is a stream")
 	p.Stored(0, stored(t, 0, 500))
 	before := conn.NC().Stats().InMsgs
 	s.grow(500)
@@ -324,13 +331,8 @@ func TestAReplicaThatDoesNotPublishKeepsNothing(t *testing.T) {
 	p, conn := serveOn(t, s, testkit.NATSServer(t).URL())
 	declared(t, conn)
 	p.Stored(0, stored(t, 0, 2))
-	asked := func() int {
-		s.mutex.Lock()
-		defer s.mutex.Unlock()
-		return s.leases
-	}
-	before := asked()
-	require.Eventually(t, func() bool { return asked() > before+1 }, waitFor, tick, "it has looked in vain")
+	before := s.looks()
+	require.Eventually(t, func() bool { return s.looks() > before+1 }, waitFor, tick, "it has looked in vain")
 	require.NoError(t, s.Release(t.Context(), another))
 	s.grow(2)
 	requireLeaves(t, published(t, conn, 2))

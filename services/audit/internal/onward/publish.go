@@ -61,8 +61,7 @@ func (p *Publisher) publish(ctx context.Context, leaves []leaf) error {
 // publishAtOnce has only the first and the last leaf acknowledged. The stream takes what
 // comes on one connection in its order: so it has those between them if as many numbers of
 // its sequence lie between theirs. Otherwise, as where a leaf was there before or something
-// was refused, whole is false. An acknowledgement costs the server nearly as much as
-// storing the message.
+// was refused, whole is false. All others cost neither side an acknowledgement.
 func (p *Publisher) publishAtOnce(ctx context.Context, leaves []leaf) (whole bool, err error) {
 	if len(leaves) <= 2 {
 		return false, nil
