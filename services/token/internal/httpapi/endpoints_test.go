@@ -93,13 +93,16 @@ func TestOneLookUpIsAboutTheCallersTokenAndTheOneTheyAskAbout(t *testing.T) {
 
 func TestWhatIsWrongWithAQuestionIsToldToThoseLetIn(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(*bundle){
-		"without a token": func(*bundle) {},
-		"keys away":       func(b *bundle) { b.askingErr = errAway },
+	for name, row := range map[string]struct {
+		body string
+		err  error
+	}{
+		"without a token": {"", nil},
+		"keys away":       {"token=x", errAway},
 	} {
-		body := map[string]string{"keys away": "token=x"}[name]
+		body := row.body
 		b := setup(t)
-		prepare(b)
+		b.askingErr = row.err
 		b.enterErr = apperr.New(apperr.RateLimitExceeded, "Too many.")
 		require.Equal(t, http.StatusTooManyRequests, b.post(t, introspectPath, body, "Authorization", bearerHeader).Code, name)
 		b.enterErr, b.policyErr = nil, apperr.New(apperr.Forbidden, "No.").With(map[string]any{"reason": "scope"})
