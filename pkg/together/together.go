@@ -60,19 +60,44 @@ func (t *Trips[Q, A]) Ask(ctx context.Context, question Q) (A, error) {
 		// Nobody else's question: it may end with its own context.
 		return t.carry(ctx, []Q{question})[0], nil
 	}
+	p := t.join(ctx, question)
+	t.mu.Unlock()
+	return p.wait()
+}
+
+// Begin is Ask for who has something else to do until the answer is there: it answers the function that waits for it.
+func (t *Trips[Q, A]) Begin(ctx context.Context, question Q) (wait func() (A, error)) {
+	t.mu.Lock()
+	p := t.join(ctx, question)
+	begins := t.underWay < t.cfg.UnderWay
+	if begins {
+		t.underWay++
+	}
+	t.mu.Unlock()
+	if begins {
+		t.next()
+	}
+	return p.wait
+}
+
+// join is called with mu.
+func (t *Trips[Q, A]) join(ctx context.Context, question Q) *passenger[Q, A] {
 	p := &passenger[Q, A]{ctx: ctx, question: question, done: make(chan struct{})}
 	t.waiting = append(t.waiting, p)
-	t.mu.Unlock()
+	return p
+}
+
+func (p *passenger[Q, A]) wait() (A, error) {
 	select {
 	case <-p.done:
 		return p.answer, p.err
-	case <-ctx.Done():
+	case <-p.ctx.Done():
 		var none A
-		return none, ctx.Err()
+		return none, p.ctx.Err()
 	}
 }
 
-// next is called when a trip is over: it begins one with those who wait, or leaves its place.
+// next is called with a place under way: it begins a trip with those who wait, or leaves the place.
 func (t *Trips[Q, A]) next() {
 	batch := t.take()
 	if len(batch) == 0 {

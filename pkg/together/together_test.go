@@ -81,6 +81,54 @@ func TestWhatIsAskedMeanwhileGoesTogether(t *testing.T) {
 	})
 }
 
+func TestWhoBeginsWaitsOnlyForTheAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFerry()
+		var waits []func() (string, error)
+		for _, question := range []string{"a", "b", "c", "d"} {
+			waits = append(waits, f.trips.Begin(t.Context(), question))
+			synctest.Wait()
+		}
+		require.Equal(t, []string{"a"}, <-f.arrived, "at once")
+		require.Equal(t, []string{"b"}, <-f.arrived)
+		require.Empty(t, f.arrived, "there are as many under way as there may be")
+		f.leave <- struct{}{}
+		require.Equal(t, []string{"c", "d"}, <-f.arrived)
+		close(f.leave)
+		for i, wait := range waits {
+			answer, err := wait()
+			require.NoError(t, err)
+			require.Equal(t, string(rune('a'+i)), answer)
+		}
+		synctest.Wait()
+		f.trips.Begin(t.Context(), "e")
+		f.trips.Begin(t.Context(), "f")
+		synctest.Wait()
+		require.Len(t, f.arrived, 2, "places under way were given up")
+	})
+}
+
+func TestWhoBeganAndLeavesIsNotCarried(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newBusyFerry(t)
+		hurry, leave := context.WithCancel(t.Context())
+		gone := f.trips.Begin(hurry, "gone")
+		stays := f.trips.Begin(t.Context(), "stays")
+		leave()
+		_, err := gone()
+		require.ErrorIs(t, err, context.Canceled)
+		f.leave <- struct{}{}
+		require.Equal(t, []string{"stays"}, <-f.arrived)
+		close(f.leave)
+		answer, err := stays()
+		require.NoError(t, err)
+		require.Equal(t, "stays", answer)
+		f.waiters.Wait()
+	})
+}
+
 func TestATripIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
