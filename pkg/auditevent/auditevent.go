@@ -144,6 +144,24 @@ func (e Event) Message() (outbox.Message, error) {
 // usualBytes is enough for most events.
 const usualBytes = 640
 
+// batchWord is what a subject has in the place of an action where a message holds several events.
+const batchWord = "batch"
+
+// BatchSubject is the subject audit.<service>.batch, of messages whose payload Join made.
+func BatchSubject(service string) string { return "audit." + service + "." + batchWord }
+
+// Join makes one payload of those of several messages, an event a line (JSON Lines): what Message writes has no line break in it.
+func Join(payloads [][]byte) []byte { return bytes.Join(payloads, []byte("\n")) }
+
+// Split is the payloads of the events in a message: one, unless Join made it. It copies nothing, and judges nothing: where a
+// line is empty or no event, it is among them all the same.
+func Split(subject string, payload []byte) [][]byte {
+	if strings.Count(subject, ".") != 2 || !strings.HasSuffix(subject, "."+batchWord) {
+		return [][]byte{payload}
+	}
+	return bytes.Split(payload, []byte("\n"))
+}
+
 // CleanUserAgent makes text from outside storable: valid UTF-8 without control characters, cut to
 // MaxUserAgent bytes between two characters.
 func CleanUserAgent(raw string) string {

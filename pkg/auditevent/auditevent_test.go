@@ -87,6 +87,30 @@ func TestAnEventIsPublishedInCanonicalForm(t *testing.T) {
 	require.True(t, auditlog.Canonical(msg.Payload), "nobody made a map")
 }
 
+func TestSeveralEventsInAMessageComeBackAsTheyWent(t *testing.T) {
+	t.Parallel()
+	e := event()
+	e.Metadata = map[string]any{"text": "two\nlines", "raw": json.RawMessage("{\n\"a\":\n1}")}
+	odd, err := e.Message()
+	require.NoError(t, err)
+	plain, err := event().Message()
+	require.NoError(t, err)
+	payloads := [][]byte{plain.Payload, odd.Payload, plain.Payload}
+
+	require.Equal(t, "audit.registry.batch", auditevent.BatchSubject("registry"))
+	require.Equal(t, payloads, auditevent.Split("audit.registry.batch", auditevent.Join(payloads)))
+	require.Equal(t, payloads[:1], auditevent.Split("audit.registry.batch", auditevent.Join(payloads[:1])))
+}
+
+func TestOnlyABatchIsSplit(t *testing.T) {
+	t.Parallel()
+	lines := []byte("{\n}\n\n")
+	require.Equal(t, [][]byte{[]byte("{"), []byte("}"), {}, {}}, auditevent.Split("audit.token.batch", lines), "what is no event is not left out")
+	for _, subject := range []string{"audit.token.token.issued", "audit.batch", "audit.token.token.batch", "audit.token.rebatch", ""} {
+		require.Equal(t, [][]byte{lines}, auditevent.Split(subject, lines), subject)
+	}
+}
+
 func TestMetadataThatIsNoJSONIsAnError(t *testing.T) {
 	t.Parallel()
 	e := event()

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/auditevent"
 )
 
 const (
@@ -41,17 +43,32 @@ func (r *run) poison(ctx context.Context) {
 			fmt.Sprintf(`{"marker":%q,"schemaVersion":1,%s,"padding":%q}`, marker, event, strings.Repeat("x", tooLarge)),
 			fmt.Sprintf(`{"marker":%q,"marker":"twice","schemaVersion":1,%s}`, marker, event),
 		}
-		choice := random.IntN(len(payloads) + 1)
-		if choice == len(payloads) {
+		subject, payload := "audit.fault.poison", []byte(nil)
+		switch choice := random.IntN(len(payloads) + 2); choice {
+		case len(payloads):
 			r.repeat(ctx)
 			continue
+		case len(payloads) + 1:
+			subject, payload = auditevent.BatchSubject("fault"), r.among([]byte(payloads[0]))
+		default:
+			payload = []byte(payloads[choice])
 		}
-		err := r.rig.Publish(ctx, "audit.fault.poison", []byte(payloads[choice]), marker)
+		err := r.rig.Publish(ctx, subject, payload, marker)
 		r.poisoner.acknowledged[marker] = err == nil
 	}
 }
 
-// repeat publishes an event again.
+// among puts poison between two events that were published before, which are in the trail or on their way.
+func (r *run) among(poison []byte) []byte {
+	lines := [][]byte{poison}
+	if again := r.tap.any(); again != nil {
+		lines = [][]byte{again.payload, poison, again.payload}
+		r.poisoner.repeated++
+	}
+	return auditevent.Join(lines)
+}
+
+// repeat publishes an event again, by itself.
 func (r *run) repeat(ctx context.Context) {
 	again := r.tap.any()
 	if again == nil {

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -16,7 +18,7 @@ type sighting struct {
 	payload     []byte
 	first, last time.Time
 	times       int
-	event       bool // and not poison
+	event       bool // and nothing that only was published like one
 }
 
 // tap listens to what is published, beside the stream that keeps it. It may miss what is published in the moment after
@@ -33,21 +35,27 @@ func (t *tap) start(r *rig.Rig) error {
 }
 
 func (t *tap) heard(m *nats.Msg) {
-	id := m.Header.Get(nats.MsgIdHdr)
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, payload := range auditevent.Split(m.Subject, m.Data) {
+		t.note(m, payload, now)
+	}
+}
+
+func (t *tap) note(m *nats.Msg, payload []byte, now time.Time) {
+	var event struct {
+		ID      string `json:"eventId"`
+		Request string `json:"requestId"`
+	}
+	_ = json.Unmarshal(payload, &event)                 // what is no event has no request
+	id := cmp.Or(m.Header.Get(nats.MsgIdHdr), event.ID) // events that come together have no id of their message
 	if seen := t.byID[id]; seen != nil {
 		seen.last = now
 		seen.times++
 		return
 	}
-	var event struct {
-		ID      string `json:"eventId"`
-		Request string `json:"requestId"`
-	}
-	_ = json.Unmarshal(m.Data, &event) // what is no event has no request
-	t.byID[id] = &sighting{subject: m.Subject, payload: m.Data, first: now, last: now, times: 1, event: event.ID == id}
+	t.byID[id] = &sighting{subject: m.Subject, payload: payload, first: now, last: now, times: 1, event: event.ID == id}
 	t.byRequest[event.Request] = append(t.byRequest[event.Request], id)
 }
 

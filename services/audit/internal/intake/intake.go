@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -25,6 +26,8 @@ const (
 	// gives each message to one of them.
 	Durable = "audit"
 
+	// maxBatch is how many events, or messages of a pull, make a batch. The last message
+	// of a batch may bring more events than that.
 	maxBatch = 500
 	// maxPull bounds a pull, and so a batch, in bytes: 500 messages of the size that
 	// NATS takes would be more than a replica has memory for, and more than Postgres
@@ -36,10 +39,12 @@ const (
 	// made again after it, and a stopping replica waits no longer for its last.
 	pullFor = time.Second
 	// ackWait is when JetStream gives the messages of a killed replica to
-	// another. A batch takes milliseconds; recordFor ends one that hangs before
-	// its messages come again.
+	// another. A batch takes milliseconds; recordFor, since the pull, ends one that
+	// hangs before its messages come again. A pull can hold several batches: after
+	// beginFor none of them is begun any more.
 	ackWait   = 10 * time.Second
 	recordFor = 8 * time.Second
+	beginFor  = recordFor / 2
 	// maxUnacked bounds what all replicas together hold.
 	maxUnacked = 20 * maxBatch
 
@@ -81,7 +86,7 @@ func New(cfg Config) (*Intake, error) {
 		clock:    cfg.Clock,
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_audit_events_total",
-			Help: "Messages taken from the audit stream, by what became of them.",
+			Help: "Events taken from the audit stream, by what became of them.",
 		}, []string{"result"}),
 		faults: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_audit_log_faults_total",
@@ -163,19 +168,20 @@ func (in *Intake) declare(ctx context.Context) (jetstream.Consumer, error) {
 func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 	failures, empty := 0, false
 	for ctx.Err() == nil {
+		pulled := in.clock()
 		pull, err := fetch(consumer, empty)
 		if err != nil {
 			return fmt.Errorf("pull: %w", err)
 		}
-		for empty = true; ; empty = false {
+		for empty = true; in.clock().Sub(pulled) < beginFor; empty = false {
 			batch := gather(ctx, pull.Messages())
 			if len(batch) == 0 {
 				break
 			}
-			if err := in.record(ctx, batch); err != nil {
+			if err := in.record(ctx, batch, recordFor-in.clock().Sub(pulled)); err != nil {
 				failures++
 				in.log.WarnContext(ctx, "audit events cannot be stored, will try again",
-					slog.Int("events", len(batch)), slog.Any("error", err))
+					slog.Int("messages", len(batch)), slog.Any("error", err))
 				pause(ctx, delay(failures))
 				continue
 			}
@@ -199,12 +205,18 @@ func fetch(consumer jetstream.Consumer, empty bool) (jetstream.MessageBatch, err
 	return consumer.Fetch(maxBatch, jetstream.FetchMaxBytes(maxPull), jetstream.FetchMaxWait(pullFor))
 }
 
-// gather waits for a first message and then for more, up to maxBatch and for
-// gatherFor. It returns nothing once the pull is over or ctx ended.
-func gather(ctx context.Context, messages <-chan jetstream.Msg) []jetstream.Msg {
-	var batch []jetstream.Msg
+// parcel is a message and the payloads of the events in it, one or more.
+type parcel struct {
+	jetstream.Msg
+	payloads [][]byte
+}
+
+// gather waits for a first message and then for more, until they hold maxBatch events
+// and for gatherFor. It returns nothing once the pull is over or ctx ended.
+func gather(ctx context.Context, messages <-chan jetstream.Msg) []parcel {
+	var batch []parcel
 	var full <-chan time.Time
-	for len(batch) < maxBatch {
+	for events := 0; events < maxBatch; {
 		select {
 		case message, open := <-messages:
 			if !open {
@@ -215,7 +227,9 @@ func gather(ctx context.Context, messages <-chan jetstream.Msg) []jetstream.Msg 
 				defer timer.Stop()
 				full = timer.C
 			}
-			batch = append(batch, message)
+			payloads := auditevent.Split(message.Subject(), message.Data())
+			batch = append(batch, parcel{message, payloads})
+			events += len(payloads)
 		case <-full:
 			return batch
 		case <-ctx.Done():
@@ -225,8 +239,8 @@ func gather(ctx context.Context, messages <-chan jetstream.Msg) []jetstream.Msg 
 	return batch
 }
 
-// giveBack lets another replica have at once what a stopping one has pulled and
-// not begun. The pull ends by itself within pullFor.
+// giveBack lets another replica have at once what one that stops, or is slow, has
+// pulled and not begun. The pull ends by itself within pullFor.
 func giveBack(messages <-chan jetstream.Msg) {
 	for message := range messages {
 		_ = message.Nak() // not heard: the message comes again after ackWait

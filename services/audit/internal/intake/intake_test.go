@@ -107,11 +107,16 @@ func newEvent(t *testing.T) (uuid.UUID, []byte) {
 
 func publish(t *testing.T, conn *natsx.Conn, payload []byte) {
 	t.Helper()
+	publishTo(t, conn, "audit.token.token.issued", payload)
+}
+
+func publishTo(t *testing.T, conn *natsx.Conn, subject string, payload []byte) {
+	t.Helper()
 	// A fresh context each: JetStream is asked again where the server has just come back.
 	require.Eventually(t, func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		_, err := conn.JS().Publish(ctx, "audit.token.token.issued", payload)
+		_, err := conn.JS().Publish(ctx, subject, payload)
 		return err == nil
 	}, patience, 50*time.Millisecond)
 }
@@ -242,6 +247,32 @@ func TestPoisonEndsAsDeadLettersAndBlocksNothing(t *testing.T) {
 	var kept []byte
 	require.NoError(t, b.db.QueryRow(t.Context(), "SELECT payload FROM audit.dead_letters WHERE stream_sequence = 5").Scan(&kept))
 	require.Equal(t, poison[2], kept, "the bytes as received")
+}
+
+func TestEventsOfOneMessageAreStoredEachAndOnce(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	r := start(t, b.conn, b.store)
+	var ids []uuid.UUID
+	var payloads [][]byte
+	for range 3 {
+		id, payload := newEvent(t)
+		ids, payloads = append(ids, id), append(payloads, payload)
+	}
+	sortIDs(ids)
+	batch := auditevent.Join([][]byte{payloads[0], []byte("no JSON"), payloads[1], {}, payloads[2], payloads[0]})
+
+	publishTo(t, b.conn, auditevent.BatchSubject("token"), batch)
+	b.requireStored(t, ids)
+	b.requireDrained(t)
+	publish(t, b.conn, payloads[1]) // as the relay does after an acknowledgement that came too late
+	publishTo(t, b.conn, auditevent.BatchSubject("token"), batch)
+
+	b.requireDrained(t)
+	b.requireStored(t, ids)
+	require.InDelta(t, 3, r.metric(t, "agentidp_audit_events_total", "stored"), 0)
+	require.InDelta(t, 6, r.metric(t, "agentidp_audit_events_total", "duplicate"), 0)
+	require.Equal(t, 4, b.count(t, "dead_letters"), "each line of each message")
 }
 
 // weigher remembers the heaviest batch.

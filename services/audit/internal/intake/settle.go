@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,24 +26,24 @@ const (
 	faultTorn     = "torn"
 )
 
-// record makes one batch durable and settles its messages. The error is the
-// recorder's: nothing is stored then, and all messages come again later.
-func (in *Intake) record(ctx context.Context, batch []jetstream.Msg) error {
-	deliveries := make([]trail.Delivery, len(batch))
-	for i, message := range batch {
-		deliveries[i] = delivery(message)
-	}
+// record makes one batch durable within the given time and settles its messages. The
+// error is the recorder's: nothing is stored then, and all messages come again later.
+func (in *Intake) record(ctx context.Context, batch []parcel, within time.Duration) error {
+	deliveries := unpack(batch)
 	// A batch that was begun is brought to its end: the service is stopping, not
 	// the database, and to stop here would only make another replica do it again.
-	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordFor)
+	work, cancel := context.WithTimeout(context.WithoutCancel(ctx), within)
 	defer cancel()
 	verdicts, err := in.recorder.Record(work, deliveries)
 	if err != nil {
-		verdicts = make([]trail.Verdict, len(batch)) // all Retry
+		verdicts = make([]trail.Verdict, len(deliveries)) // all Retry
 		in.countFault(err)
 	}
-	for i, message := range batch {
-		in.settle(ctx, message, deliveries[i], verdicts[i])
+	at := 0
+	for _, p := range batch {
+		next := at + len(p.payloads)
+		in.settle(ctx, p, deliveries[at:next], verdicts[at:next])
+		at = next
 	}
 	return err
 }
@@ -56,38 +57,64 @@ func (in *Intake) countFault(err error) {
 	}
 }
 
-func delivery(message jetstream.Msg) trail.Delivery {
-	origin := trail.Origin{Subject: message.Subject()}
-	if meta, err := message.Metadata(); err == nil {
-		origin.Sequence, origin.PublishedAt = meta.Sequence.Stream, meta.Timestamp
+// unpack is what the messages hold, in their order.
+func unpack(batch []parcel) []trail.Delivery {
+	events := 0
+	for _, p := range batch {
+		events += len(p.payloads)
 	}
-	return trail.Receive(origin, message.Data())
+	deliveries := make([]trail.Delivery, 0, events)
+	for _, p := range batch {
+		origin := trail.Origin{Subject: p.Subject()}
+		if meta, err := p.Metadata(); err == nil {
+			origin.Sequence, origin.PublishedAt = meta.Sequence.Stream, meta.Timestamp
+		}
+		for line, payload := range p.payloads {
+			origin.Line = line
+			deliveries = append(deliveries, trail.Receive(origin, payload))
+		}
+	}
+	return deliveries
 }
 
-// settle tells JetStream. If it does not hear, the message comes again and ends
-// as a duplicate.
-func (in *Intake) settle(ctx context.Context, message jetstream.Msg, d trail.Delivery, verdict trail.Verdict) {
+// settle tells JetStream what became of a message. If it does not hear, the message
+// comes again and ends as a duplicate. Of a message with several events all come again
+// for the sake of one; those that were stored are duplicates then.
+func (in *Intake) settle(ctx context.Context, p parcel, deliveries []trail.Delivery, verdicts []trail.Verdict) {
+	for i, verdict := range verdicts {
+		in.events.WithLabelValues(result(verdict)).Inc()
+		if verdict == trail.Dead {
+			origin := deliveries[i].Origin
+			in.log.ErrorContext(ctx, "message of the audit stream kept as a dead letter",
+				slog.Uint64("stream_sequence", origin.Sequence), slog.Int("line", origin.Line), slog.String("subject", origin.Subject))
+		}
+	}
 	var err error
-	switch verdict {
-	case trail.Stored:
-		in.events.WithLabelValues(resultStored).Inc()
-		err = message.Ack()
-	case trail.Duplicate:
-		in.events.WithLabelValues(resultDuplicate).Inc()
-		err = message.Ack()
-	case trail.Dead:
-		in.events.WithLabelValues(resultDead).Inc()
-		in.log.ErrorContext(ctx, "message of the audit stream kept as a dead letter",
-			slog.Uint64("stream_sequence", d.Origin.Sequence), slog.String("subject", d.Origin.Subject))
-		err = message.TermWithReason("kept as a dead letter")
-	case trail.Retry:
-		in.events.WithLabelValues(resultRetry).Inc()
-		err = message.NakWithDelay(redelivery(message))
+	switch {
+	case slices.Contains(verdicts, trail.Retry):
+		err = p.NakWithDelay(redelivery(p))
+	case slices.Contains(verdicts, trail.Dead):
+		err = p.TermWithReason("kept as a dead letter")
+	default:
+		err = p.Ack()
 	}
 	if err != nil {
 		in.log.WarnContext(ctx, "audit stream did not take an acknowledgement",
-			slog.Uint64("stream_sequence", d.Origin.Sequence), slog.Any("error", err))
+			slog.Uint64("stream_sequence", deliveries[0].Origin.Sequence), slog.Any("error", err))
 	}
+}
+
+func result(verdict trail.Verdict) string {
+	switch verdict {
+	case trail.Stored:
+		return resultStored
+	case trail.Duplicate:
+		return resultDuplicate
+	case trail.Dead:
+		return resultDead
+	case trail.Retry:
+	}
+	return resultRetry
 }
 
 // redelivery is how long a message stays away that could not be stored this time.

@@ -1,10 +1,12 @@
 package intake
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ import (
 // are not called.
 type note struct {
 	jetstream.Msg
+	subject   string // audit.token.token.issued where it is empty
 	data      []byte
 	delivered uint64
 	settled   string
@@ -30,10 +33,25 @@ type note struct {
 	lost      error // what settling answers
 }
 
-func (n *note) Subject() string { return "audit.token.token.issued" }
+func (n *note) Subject() string { return cmp.Or(n.subject, "audit.token.token.issued") }
 func (n *note) Data() []byte    { return n.data }
 func (n *note) Ack() error      { n.settled = "ack"; return n.lost }
 func (n *note) Nak() error      { n.settled = "nak"; return n.lost }
+
+// lines is a message with several events.
+func lines(payloads ...[]byte) *note {
+	return &note{subject: "audit.token.batch", data: auditevent.Join(payloads), delivered: 1}
+}
+
+// record is Intake.record of a batch of these messages.
+func record(ctx context.Context, in *Intake, messages ...jetstream.Msg) error {
+	pulled := make(chan jetstream.Msg, len(messages))
+	for _, message := range messages {
+		pulled <- message
+	}
+	close(pulled)
+	return in.record(ctx, gather(context.WithoutCancel(ctx), pulled), recordFor)
+}
 
 func (n *note) Metadata() (*jetstream.MsgMetadata, error) {
 	return &jetstream.MsgMetadata{
@@ -98,10 +116,42 @@ func TestEachVerdictSettlesItsMessage(t *testing.T) {
 			in := newIntake(t, &clerk{verdicts: []trail.Verdict{test.verdict}})
 			message := &note{data: eventPayload(t), delivered: 1, lost: test.lost}
 
-			require.NoError(t, in.record(t.Context(), []jetstream.Msg{message}))
+			require.NoError(t, record(t.Context(), in, message))
 
 			require.Equal(t, test.settled, message.settled)
 			require.InDelta(t, 1, testutil.ToFloat64(in.events.WithLabelValues(test.result)), 0)
+		})
+	}
+}
+
+func TestAMessageOfSeveralEventsIsSettledForAllOfThem(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		verdicts []trail.Verdict
+		settled  string
+		results  map[string]float64
+	}{
+		"all of them stored":      {[]trail.Verdict{trail.Stored, trail.Duplicate, trail.Stored}, "ack", map[string]float64{"stored": 2, "duplicate": 1}},
+		"one to be tried again":   {[]trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, "nak", map[string]float64{"stored": 1, "retry": 1, "dead_letter": 1}},
+		"one is a dead letter":    {[]trail.Verdict{trail.Dead, trail.Stored, trail.Duplicate}, "term", map[string]float64{"stored": 1, "duplicate": 1, "dead_letter": 1}},
+		"the last a dead letter":  {[]trail.Verdict{trail.Stored, trail.Stored, trail.Dead}, "term", map[string]float64{"stored": 2, "dead_letter": 1}},
+		"the last is tried again": {[]trail.Verdict{trail.Dead, trail.Stored, trail.Retry}, "nak", map[string]float64{"stored": 1, "retry": 1, "dead_letter": 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			verdicts := slices.Concat([]trail.Verdict{trail.Stored}, test.verdicts, []trail.Verdict{trail.Stored})
+			in := newIntake(t, &clerk{verdicts: verdicts})
+			before, message, after := &note{data: eventPayload(t)}, lines(eventPayload(t), eventPayload(t), eventPayload(t)), &note{data: eventPayload(t)}
+
+			require.NoError(t, record(t.Context(), in, before, message, after))
+
+			require.Equal(t, test.settled, message.settled)
+			require.Equal(t, "ack", before.settled)
+			require.Equal(t, "ack", after.settled)
+			test.results["stored"] += 2
+			for _, result := range []string{"stored", "duplicate", "dead_letter", "retry"} {
+				require.InDelta(t, test.results[result], testutil.ToFloat64(in.events.WithLabelValues(result)), 0, result)
+			}
 		})
 	}
 }
@@ -112,7 +162,7 @@ func TestNothingIsAcknowledgedThatWasNotRecorded(t *testing.T) {
 	in := newIntake(t, &clerk{err: away})
 	first, again := &note{data: eventPayload(t), delivered: 1}, &note{data: []byte("no event"), delivered: 9}
 
-	err := in.record(t.Context(), []jetstream.Msg{first, again})
+	err := record(t.Context(), in, first, again)
 
 	require.ErrorIs(t, err, away)
 	require.Equal(t, "nak", first.settled)
@@ -126,7 +176,7 @@ func TestWhatNoOtherTryWillStoreIsCountedAsAFaultOfTheLog(t *testing.T) {
 	t.Parallel()
 	for fault, err := range map[string]error{"torn": trail.ErrTorn, "other_key": trail.ErrOtherKey} {
 		in := newIntake(t, &clerk{err: fmt.Errorf("postgres: %w", err)})
-		require.Error(t, in.record(t.Context(), []jetstream.Msg{&note{data: eventPayload(t), delivered: 1}}))
+		require.Error(t, record(t.Context(), in, &note{data: eventPayload(t), delivered: 1}))
 		require.InDelta(t, 1, testutil.ToFloat64(in.faults.WithLabelValues(fault)), 0)
 		require.Equal(t, 2, testutil.CollectAndCount(in.faults), "the other is there at zero")
 	}
@@ -134,13 +184,15 @@ func TestWhatNoOtherTryWillStoreIsCountedAsAFaultOfTheLog(t *testing.T) {
 
 func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {
 	t.Parallel()
-	recorder := &clerk{verdicts: []trail.Verdict{trail.Stored, trail.Dead}}
+	recorder := &clerk{verdicts: []trail.Verdict{trail.Stored, trail.Dead, trail.Stored, trail.Dead}}
 	in := newIntake(t, recorder)
 	good := eventPayload(t)
 
-	require.NoError(t, in.record(t.Context(), []jetstream.Msg{&note{data: good}, &note{data: []byte("{")}}))
+	require.NoError(t, record(t.Context(), in, &note{data: good}, &note{data: []byte("{")}, lines(good, []byte("{"))))
 
 	origin := trail.Origin{Sequence: 42, PublishedAt: time.Unix(1, 0), Subject: "audit.token.token.issued"}
+	first, second := origin, origin
+	first.Subject, second.Subject, second.Line = "audit.token.batch", "audit.token.batch", 1
 	event, err := trail.Decode(good)
 	require.NoError(t, err)
 	leaf, err := auditlog.Leaf(good)
@@ -148,6 +200,8 @@ func TestDeliveriesCarryTheEventOrWhyThereIsNone(t *testing.T) {
 	require.Equal(t, []trail.Delivery{
 		{Origin: origin, Event: event, Leaf: leaf, LeafHash: auditlog.HashLeaf(leaf), Payload: good},
 		{Origin: origin, Reject: "not an event: invalid JSON at byte 1", Payload: []byte("{")},
+		{Origin: first, Event: event, Leaf: leaf, LeafHash: auditlog.HashLeaf(leaf), Payload: good},
+		{Origin: second, Reject: "not an event: invalid JSON at byte 1", Payload: []byte("{")},
 	}, recorder.given)
 }
 
@@ -156,7 +210,7 @@ func TestABatchThatWasBegunIsRecordedThoughTheServiceStops(t *testing.T) {
 	recorder := &clerk{verdicts: []trail.Verdict{trail.Stored}}
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	require.NoError(t, newIntake(t, recorder).record(ctx, []jetstream.Msg{&note{data: eventPayload(t)}}))
+	require.NoError(t, record(ctx, newIntake(t, recorder), &note{data: eventPayload(t)}))
 	require.NoError(t, recorder.ctx)
 }
 
@@ -171,7 +225,14 @@ func TestGatherTakesWhatComesSoonAndNoMoreThanABatch(t *testing.T) {
 	require.Len(t, gather(t.Context(), messages), 7)
 	require.GreaterOrEqual(t, time.Since(begun), gatherFor, "it waited for company")
 
+	several := lines(slices.Repeat([][]byte{[]byte("{}")}, maxBatch-1)...)
+	for range 3 {
+		messages <- several
+	}
+	require.Len(t, gather(t.Context(), messages), 2, "it is events that make a batch full")
+
 	close(messages)
+	require.Len(t, gather(t.Context(), messages), 1)
 	require.Empty(t, gather(t.Context(), messages), "a pull that is over gives nothing")
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
@@ -218,6 +279,60 @@ func TestMetricsAreThereBeforeTheFirstEvent(t *testing.T) {
 
 	_, err = New(Config{Telemetry: &telemetry.Telemetry{Log: slog.New(slog.DiscardHandler), Metrics: tel.Metrics}, Clock: time.Now})
 	require.Error(t, err, "two intakes in one registry would count each other's events")
+}
+
+// pile is a consumer with one pull of many messages, each of which is a batch.
+type pile struct {
+	jetstream.Consumer
+	messages []*note
+	done     context.CancelFunc // called when it is asked for more
+}
+
+func (p *pile) Fetch(int, ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
+	pulled := make(pull, len(p.messages))
+	for _, message := range p.messages {
+		pulled <- message
+	}
+	close(pulled)
+	if p.messages == nil {
+		p.done()
+	}
+	p.messages = nil
+	return pulled, nil
+}
+
+// slow is a recorder that takes its time, and remembers how much it was given.
+type slow struct {
+	takes time.Duration
+	now   time.Time
+	given []time.Duration // until its deadline
+}
+
+func (s *slow) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
+	deadline, _ := ctx.Deadline()
+	s.given = append(s.given, time.Until(deadline).Round(time.Second))
+	s.now = s.now.Add(s.takes)
+	return slices.Repeat([]trail.Verdict{trail.Stored}, len(batch)), nil
+}
+
+func TestWhatASlowReplicaCannotBeginInTimeIsGivenBack(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	full := slices.Repeat([][]byte{[]byte("{}")}, maxBatch)
+	messages := []*note{lines(full...), lines(full...), lines(full...), lines(full...)}
+	recorder := &slow{takes: 3 * time.Second, now: time.Unix(1, 0)}
+	in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: func() time.Time { return recorder.now }})
+	require.NoError(t, err)
+
+	require.NoError(t, in.pump(ctx, &pile{messages: slices.Clone(messages), done: cancel}))
+
+	var settled []string
+	for _, message := range messages {
+		settled = append(settled, message.settled)
+	}
+	require.Equal(t, []string{"ack", "ack", "nak", "nak"}, settled, "before jetstream gives them to others by itself")
+	require.Equal(t, []time.Duration{recordFor, recordFor - 3*time.Second}, recorder.given)
 }
 
 // whale is a consumer whose next message is larger than a pull of many may be.

@@ -83,8 +83,8 @@ func nullable(id *uuid.UUID) uuid.NullUUID {
 }
 
 const sqlBury = `-- name: dead_letter_insert
-INSERT INTO audit.dead_letters (stream_sequence, published_at, subject, reason, payload, payload_bytes)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO audit.dead_letters (stream_sequence, published_at, line, subject, reason, payload, payload_bytes)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT ON CONSTRAINT dead_letters_message DO NOTHING`
 
 // queueDead keeps what cannot be an event, once however often it is delivered.
@@ -93,7 +93,7 @@ func queueDead(b *pgx.Batch, entries []*entry) {
 		if e.Reject == "" {
 			continue
 		}
-		b.Queue(sqlBury, int64(e.Origin.Sequence), e.Origin.PublishedAt, //nolint:gosec // a stream never counts to 2^63
+		b.Queue(sqlBury, int64(e.Origin.Sequence), e.Origin.PublishedAt, e.Origin.Line, //nolint:gosec // a stream never counts to 2^63
 			plain(e.Origin.Subject), plain(e.Reject), e.Payload[:min(len(e.Payload), trail.MaxDeadPayload)], len(e.Payload))
 		e.verdict = trail.Dead
 	}

@@ -22,25 +22,26 @@ const MaxDeadPayload = 1 << 20
 // that could be a leaf.
 const MaxPayload = 6 * auditlog.MaxLeaf
 
-// Origin is where in the audit stream a message came from.
+// Origin is where in the audit stream an event came from.
 type Origin struct {
-	Sequence    uint64
+	Sequence    uint64    // of the message
 	PublishedAt time.Time // when the stream took it
 	Subject     string
+	Line        int // of the event in the message, from 0
 }
 
-// Delivery is one message of the audit stream: an event, its leaf in the log and the
-// leaf's hash, or why it is none.
+// Delivery is what a message of the audit stream holds, or one line of it where it holds
+// several events: an event, its leaf in the log and the leaf's hash, or why it is none.
 type Delivery struct {
 	Origin   Origin
 	Event    Event     // meaningful only if Reject is empty
 	Leaf     []byte    // likewise; often the payload itself
 	LeafHash tlog.Hash // likewise
-	Reject   string    // why the message cannot be stored as an event
+	Reject   string    // why it cannot be stored as an event
 	Payload  []byte    // as received
 }
 
-// Receive reads a message. What two readers could read in two ways, a field named
+// Receive reads what may be an event. What two readers could read in two ways, a field named
 // twice for one or under another case, cannot be a leaf, and so is not an event either.
 func Receive(origin Origin, payload []byte) Delivery {
 	d := Delivery{Origin: origin, Payload: payload}
