@@ -332,7 +332,9 @@ func (w *world) events(t *testing.T) []auditevent.Event {
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && seq > 0; seq++ {
 		message, err := stream.GetMsg(t.Context(), seq)
 		require.NoError(t, err)
-		events = append(events, testkit.Event(t, message.Data))
+		for _, payload := range auditevent.Split(message.Subject, message.Data) {
+			events = append(events, testkit.Event(t, payload))
+		}
 	}
 	return events
 }

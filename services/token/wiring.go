@@ -43,7 +43,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	r := s.replica
 	box := outbox.New(postgres.Schema)
 	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
-	s.journal = journal.New(stream{r.NATS}, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
+	s.journal = journal.New(issue.Service, stream{r.NATS}, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
 	s.epochs = invalidation.New(r.NATS.Connected)
 
 	if err := s.wireKeys(cfg); err != nil {

@@ -210,9 +210,8 @@ func fill(m *report.Measurement, result load.Result, c counted) {
 		m.CPUms[name] = per
 		m.CPUAllMs += per
 	}
-	published := int64(c.after.AuditSeq - c.before.AuditSeq)    //nolint:gosec // sequences of one run
-	m.Behind = int64(c.after.Waiting) - int64(c.before.Waiting) //nolint:gosec // as above
-	m.StoredPerSecond = float64(published-m.Behind) / c.after.At.Sub(c.before.At).Seconds()
+	m.Behind = int64(c.after.Waiting) - int64(c.before.Waiting) //nolint:gosec // of one run
+	m.StoredPerSecond = float64(c.after.Stored-c.before.Stored) / c.after.At.Sub(c.before.At).Seconds()
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

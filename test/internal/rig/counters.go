@@ -21,6 +21,7 @@ type Counters struct {
 	AuditSeq     uint64                   // sequence of the last message in the stream AUDIT
 	LifecycleSeq uint64
 	Waiting      uint64 // messages in AUDIT that the audit service has not stored yet
+	Stored       int64  // events in the audit log
 }
 
 // CPU reads the processor time of every process.
@@ -80,6 +81,9 @@ func (r *Rig) Count(ctx context.Context) (Counters, error) {
 	}
 	if c.LifecycleSeq, _, err = r.streamState(ctx, "LIFECYCLE"); err != nil {
 		return c, err
+	}
+	if err := r.db.QueryRow(ctx, "SELECT size FROM audit.tree").Scan(&c.Stored); err != nil {
+		return c, fmt.Errorf("size of the audit log: %w", err)
 	}
 	return c, nil
 }
@@ -174,7 +178,7 @@ func (r *Rig) streamState(ctx context.Context, name string) (last, messages uint
 	return state.LastSeq, state.Msgs, nil
 }
 
-// Waiting is how many events are on their way to the audit service.
+// Waiting is how many messages are on their way to the audit service, of one event or several.
 func (r *Rig) Waiting(ctx context.Context) (uint64, error) {
 	_, messages, err := r.streamState(ctx, "AUDIT")
 	return messages, err

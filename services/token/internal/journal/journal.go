@@ -1,12 +1,15 @@
 // Package journal makes events durable on the shortest way: acknowledged by
 // JetStream, else stored in the outbox of this service, from where the relay
-// brings them to JetStream later. An event that goes both ways keeps its id, so
+// brings them to JetStream later. Events that come while a message is on its way
+// leave together, as the next. An event that goes both ways keeps its id, so
 // that it counts once. It must not report an event durable that only is on its way.
 package journal
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -16,12 +19,17 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/together"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
 const (
-	// ackWait is how long the acknowledgement of JetStream is waited for.
+	// ackWait is how long an event waits for the acknowledgement of JetStream.
 	ackWait = 250 * time.Millisecond
+	// messageEvents and messageBytes bound a message of several events: it is to be far
+	// smaller than what a server refuses.
+	messageEvents = 64
+	messageBytes  = 64 << 10
 	// storeWait bounds how long an event may take into the outbox.
 	storeWait = 3 * time.Second
 	// batchSize bounds one insert.
@@ -48,11 +56,13 @@ type Store interface {
 
 // Journal makes events durable. It is safe for concurrent use.
 type Journal struct {
-	stream Stream
-	store  Store
-	log    *slog.Logger
-	queue  chan waiting
-	logged rate.Sometimes
+	stream  Stream
+	subject string // of messages of several events
+	trips   *together.Trips[outbox.Message, error]
+	store   Store
+	log     *slog.Logger
+	queue   chan waiting
+	logged  rate.Sometimes
 }
 
 var _ issue.Journal = (*Journal)(nil)
@@ -63,12 +73,16 @@ type waiting struct {
 	done    chan error // takes one answer without blocking
 }
 
-// New makes a Journal; Run must run for events to get into the outbox.
-func New(stream Stream, store Store, log *slog.Logger) *Journal {
-	return &Journal{
-		stream: stream, store: store, log: log,
+// New makes a Journal for the events of the named service; Run must run for events to get into the outbox.
+func New(service string, stream Stream, store Store, log *slog.Logger) *Journal {
+	j := &Journal{
+		stream: stream, subject: auditevent.BatchSubject(service), store: store, log: log,
 		queue: make(chan waiting, queueSize), logged: rate.Sometimes{Interval: logEvery},
 	}
+	// One message at a time: with more, each would carry fewer events, and cost JetStream, the audit
+	// service and this one as much as a full one does.
+	j.trips = together.New(together.Config{UnderWay: 1, Most: messageEvents, Timeout: ackWait}, j.carry)
+	return j
 }
 
 // Publish sends the event, and answers a function that waits until it is durable.
@@ -77,35 +91,82 @@ func (j *Journal) Publish(ctx context.Context, event auditevent.Event) func() er
 	if err != nil {
 		return func() error { return err }
 	}
-	future, err := j.send(message)
-	if err != nil {
-		j.note(ctx, err)
+	if !j.stream.Connected() {
+		j.note(ctx, nats.ErrConnectionClosed)
 		return j.enqueue(message)
 	}
-	sent := time.Now()
-	return func() error { return j.await(ctx, future, message, sent) }
-}
-
-func (j *Journal) send(message outbox.Message) (jetstream.PubAckFuture, error) {
-	if !j.stream.Connected() {
-		return nil, nats.ErrConnectionClosed
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackWait)
+	wait := j.trips.Begin(patience, message)
+	return func() error {
+		defer cancel()
+		refused, lost := wait()
+		if err := cmp.Or(lost, refused); err != nil {
+			j.note(ctx, err)
+			return j.enqueue(message)()
+		}
+		return nil
 	}
-	msg := &nats.Msg{Subject: message.Subject, Data: message.Payload}
-	return j.stream.PublishMsgAsync(msg, jetstream.WithMsgID(message.ID.String()))
 }
 
-func (j *Journal) await(ctx context.Context, future jetstream.PubAckFuture, message outbox.Message, sent time.Time) error {
-	timer := time.NewTimer(ackWait - time.Since(sent))
-	defer timer.Stop()
+// carry publishes the events in as few messages as hold them, and answers the error of each.
+func (j *Journal) carry(ctx context.Context, events []outbox.Message) []error {
+	type sent struct {
+		events int
+		future jetstream.PubAckFuture
+		err    error
+	}
+	var messages []sent
+	for rest := events; len(rest) > 0; {
+		n := fitting(rest)
+		msg, opts := j.message(rest[:n])
+		future, err := j.stream.PublishMsgAsync(msg, opts...)
+		messages = append(messages, sent{n, future, err})
+		rest = rest[n:]
+	}
+	errs := make([]error, 0, len(events))
+	for _, m := range messages {
+		if m.err == nil {
+			m.err = acknowledged(ctx, m.future)
+		}
+		errs = append(errs, slices.Repeat([]error{m.err}, m.events)...)
+	}
+	return errs
+}
+
+// fitting is how many of the events, one or more, go into one message.
+func fitting(events []outbox.Message) int {
+	bytes := 0
+	for n, event := range events {
+		if bytes += len(event.Payload); n > 0 && bytes > messageBytes {
+			return n
+		}
+	}
+	return len(events)
+}
+
+// message is how the events are published. One that is alone goes as the relay sends it: should it go that way as well,
+// the stream knows it by its id. The audit service knows each event, whatever it came with.
+func (j *Journal) message(events []outbox.Message) (*nats.Msg, []jetstream.PublishOpt) {
+	if len(events) == 1 {
+		alone := events[0]
+		return &nats.Msg{Subject: alone.Subject, Data: alone.Payload}, []jetstream.PublishOpt{jetstream.WithMsgID(alone.ID.String())}
+	}
+	payloads := make([][]byte, len(events))
+	for i, event := range events {
+		payloads[i] = event.Payload
+	}
+	return &nats.Msg{Subject: j.subject, Data: auditevent.Join(payloads)}, nil
+}
+
+func acknowledged(ctx context.Context, future jetstream.PubAckFuture) error {
 	select {
 	case <-future.Ok():
 		return nil
 	case err := <-future.Err():
-		j.note(ctx, err)
-	case <-timer.C:
-		j.note(ctx, nats.ErrTimeout)
+		return err
+	case <-ctx.Done():
+		return nats.ErrTimeout
 	}
-	return j.enqueue(message)()
 }
 
 func (j *Journal) note(ctx context.Context, err error) {

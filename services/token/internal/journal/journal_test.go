@@ -2,9 +2,13 @@ package journal
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,19 +36,38 @@ type broker struct {
 	connected bool
 	sendErr   error
 	answer    func(future)
-	sent      []*nats.Msg
+	sent      chan publication // where not nil
+	stuck     chan struct{}    // where not nil, nothing is sent until it is closed
+
+	acknowledges atomic.Bool // what is sent from then on
+}
+
+// publication is a message as it was sent, and where its acknowledgement is waited for.
+type publication struct {
+	*nats.Msg
+
+	options int
+	future  future
 }
 
 func (b *broker) Connected() bool { return b.connected }
 
-func (b *broker) PublishMsgAsync(msg *nats.Msg, _ ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+func (b *broker) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+	if b.stuck != nil {
+		<-b.stuck
+	}
 	if b.sendErr != nil {
 		return nil, b.sendErr
 	}
-	b.sent = append(b.sent, msg)
 	f := future{ok: make(chan *jetstream.PubAck, 1), err: make(chan error, 1)}
 	if b.answer != nil {
 		b.answer(f)
+	}
+	if b.acknowledges.Load() {
+		acknowledge(f)
+	}
+	if b.sent != nil {
+		b.sent <- publication{msg, len(opts), f}
 	}
 	return f, nil
 }
@@ -85,10 +108,13 @@ func event() auditevent.Event {
 	return auditevent.New(id, time.Now(), "token", auditevent.TokenIssued, &id, auditevent.Origin{}, nil)
 }
 
+// idle makes a journal whose Run does not run.
+func idle(b *broker, s *store) *Journal { return New("token", b, s, slog.New(slog.DiscardHandler)) }
+
 // run makes a journal whose Run goes on until the test ends.
 func run(t *testing.T, b *broker, s *store) *Journal {
 	t.Helper()
-	j := New(b, s, slog.New(slog.DiscardHandler))
+	j := idle(b, s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- j.Run(ctx) }()
@@ -99,13 +125,137 @@ func run(t *testing.T, b *broker, s *store) *Journal {
 	return j
 }
 
+func acknowledge(f future) { f.ok <- &jetstream.PubAck{} }
+
 func TestAnAcknowledgedEventIsDurable(t *testing.T) {
 	t.Parallel()
-	b, s := &broker{connected: true, answer: func(f future) { f.ok <- &jetstream.PubAck{} }}, &store{}
+	b, s := &broker{connected: true, answer: acknowledge, sent: make(chan publication, 1)}, &store{}
 	require.NoError(t, run(t, b, s).Publish(t.Context(), event())())
-	require.Equal(t, "audit.token.token.issued", b.sent[0].Subject)
+	sent := <-b.sent
+	require.Equal(t, "audit.token.token.issued", sent.Subject)
+	require.Equal(t, 1, sent.options, "the id by which the stream knows it")
 	stored, _ := s.count()
 	require.Zero(t, stored)
+}
+
+// publishAll publishes n events, and answers their ids and what waits for them.
+func publishAll(t *testing.T, j *Journal, n int) (ids []uuid.UUID, waits []func() error) {
+	t.Helper()
+	for range n {
+		e := event()
+		ids = append(ids, e.EventID)
+		waits = append(waits, j.Publish(t.Context(), e))
+	}
+	return ids, waits
+}
+
+// idsOf are the ids of the events in a message.
+func idsOf(t *testing.T, msg *nats.Msg) []uuid.UUID {
+	t.Helper()
+	var ids []uuid.UUID
+	for _, payload := range auditevent.Split(msg.Subject, msg.Data) {
+		var e auditevent.Event
+		require.NoError(t, json.Unmarshal(payload, &e))
+		ids = append(ids, e.EventID)
+	}
+	return ids
+}
+
+func TestWhatComesWhileAMessageIsOnItsWayLeavesTogether(t *testing.T) {
+	t.Parallel()
+	b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
+	j := run(t, b, s)
+	alone, first := publishAll(t, j, 1)
+	before := <-b.sent
+	ids, waits := publishAll(t, j, 3)
+	require.Empty(t, b.sent, "one message at a time")
+
+	acknowledge(before.future)
+	require.NoError(t, first[0]())
+	together := <-b.sent
+	acknowledge(together.future)
+
+	for _, wait := range waits {
+		require.NoError(t, wait())
+	}
+	require.Equal(t, alone, idsOf(t, before.Msg))
+	require.Equal(t, "audit.token.batch", together.Subject)
+	require.Equal(t, ids, idsOf(t, together.Msg))
+	require.Zero(t, together.options, "several events have no id in common")
+	stored, _ := s.count()
+	require.Zero(t, stored)
+}
+
+func TestMessagesAreBounded(t *testing.T) {
+	t.Parallel()
+	small, half, huge := event(), event(), event()
+	half.RequestID = strings.Repeat("x", messageBytes/2)
+	huge.RequestID = strings.Repeat("x", messageBytes)
+	for name, test := range map[string]struct {
+		events   []auditevent.Event
+		messages []int
+	}{
+		"in events":                            {slices.Repeat([]auditevent.Event{small}, messageEvents+2), []int{messageEvents, 2}},
+		"in bytes":                             {[]auditevent.Event{small, half, half, small}, []int{2, 2}},
+		"but for one that is larger by itself": {[]auditevent.Event{small, huge, small}, []int{1, 1, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := &broker{connected: true, sent: make(chan publication, 9)}
+			j := run(t, b, &store{})
+			_, waits := publishAll(t, j, 1)
+			first := <-b.sent
+			for _, e := range test.events {
+				waits = append(waits, j.Publish(t.Context(), e))
+			}
+			b.acknowledges.Store(true)
+			acknowledge(first.future)
+			for _, wait := range waits {
+				require.NoError(t, wait())
+			}
+			var messages []int
+			for range test.messages {
+				sent := <-b.sent
+				messages = append(messages, len(idsOf(t, sent.Msg)))
+			}
+			require.Equal(t, test.messages, messages)
+			require.Empty(t, b.sent)
+		})
+	}
+}
+
+func TestOfSeveralMessagesEachHasItsOwnAnswer(t *testing.T) {
+	t.Parallel()
+	b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
+	j := run(t, b, s)
+	_, waits := publishAll(t, j, 1)
+	first := <-b.sent
+	refused, taken := event(), event()
+	refused.RequestID = strings.Repeat("x", messageBytes)
+	waits = append(waits, j.Publish(t.Context(), refused), j.Publish(t.Context(), taken))
+	acknowledge(first.future)
+
+	(<-b.sent).future.err <- errors.New("maximum payload exceeded")
+	acknowledge((<-b.sent).future)
+
+	for _, wait := range waits {
+		require.NoError(t, wait())
+	}
+	stored, _ := s.count()
+	require.Equal(t, 1, stored)
+	require.Equal(t, refused.EventID, s.batches[0][0].ID)
+}
+
+func TestNobodyWaitsForAConnectionThatTakesNothing(t *testing.T) {
+	t.Parallel()
+	b, s := &broker{connected: true, stuck: make(chan struct{})}, &store{}
+	_, waits := publishAll(t, run(t, b, s), 200)
+	for _, wait := range waits {
+		require.NoError(t, wait())
+	}
+	stored, _ := s.count()
+	require.Equal(t, 200, stored)
+	close(b.stuck)
 }
 
 func TestWhatJetStreamDoesNotTakeGoesToTheOutbox(t *testing.T) {
@@ -169,7 +319,7 @@ func TestWhatWaitsTogetherIsInsertedTogether(t *testing.T) {
 func TestTheEndOfTheServiceLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	s := &store{}
-	j := New(&broker{}, s, slog.New(slog.DiscardHandler))
+	j := idle(&broker{}, s)
 	waits := []func() error{j.Publish(t.Context(), event()), j.Publish(t.Context(), event())}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -183,5 +333,5 @@ func TestAnEventThatCannotBeWrittenIsAnError(t *testing.T) {
 	t.Parallel()
 	e := event()
 	e.Metadata = map[string]any{"bad": make(chan int)}
-	require.Error(t, New(&broker{connected: true}, &store{}, slog.New(slog.DiscardHandler)).Publish(t.Context(), e)())
+	require.Error(t, idle(&broker{connected: true}, &store{}).Publish(t.Context(), e)())
 }

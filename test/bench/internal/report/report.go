@@ -62,8 +62,8 @@ type Measurement struct {
 	CPUms    map[string]float64 `json:"cpuMs"`
 	CPUAllMs float64            `json:"cpuAllMs"`
 
-	// StoredPerSecond is how fast the audit service stored events meanwhile, and Behind how many more waited at the end
-	// than at the beginning: a figure that the audit trail does not keep up with is none.
+	// StoredPerSecond is how fast the audit service stored events meanwhile, and Behind how many more messages waited at
+	// the end than at the beginning: a figure that the audit trail does not keep up with is none.
 	StoredPerSecond float64 `json:"storedPerSecond"`
 	Behind          int64   `json:"behind"`
 	SettleMs        float64 `json:"settleMs"` // until everything was stored, after the load had ended
