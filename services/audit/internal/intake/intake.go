@@ -26,8 +26,8 @@ const (
 	// gives each message to one of them.
 	Durable = "audit"
 
-	// maxBatch is how many events, or messages of a pull, make a batch. The last message
-	// of a batch may bring more events than that.
+	// maxBatch is how many events make a batch, of which the last message may bring up to
+	// auditevent.MaxBatch more; and how many messages a pull.
 	maxBatch = 500
 	// maxPull bounds a pull, and so a batch, in bytes: 500 messages of the size that
 	// NATS takes would be more than a replica has memory for, and more than Postgres
@@ -173,26 +173,34 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 		if err != nil {
 			return fmt.Errorf("pull: %w", err)
 		}
-		for empty = true; in.clock().Sub(pulled) < beginFor; empty = false {
-			batch := gather(ctx, pull.Messages())
-			if len(batch) == 0 {
-				break
-			}
-			if err := in.record(ctx, batch, recordFor-in.clock().Sub(pulled)); err != nil {
-				failures++
-				in.log.WarnContext(ctx, "audit events cannot be stored, will try again",
-					slog.Int("messages", len(batch)), slog.Any("error", err))
-				pause(ctx, delay(failures))
-				continue
-			}
+		batches, failure := in.work(ctx, pull.Messages(), pulled)
+		giveBack(pull.Messages())
+		switch empty = batches == 0; {
+		case failure != nil:
+			failures++
+			in.log.WarnContext(ctx, "audit events cannot be stored, will try again", slog.Any("error", failure))
+			pause(ctx, delay(failures))
+		case !empty:
 			failures = 0
 		}
-		giveBack(pull.Messages())
 		if err := pull.Error(); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("pull: %w", err)
 		}
 	}
 	return nil
+}
+
+// work records what was pulled, batch by batch, until it is over, one cannot be recorded or
+// it is too late to begin another. It returns how many it began.
+func (in *Intake) work(ctx context.Context, messages <-chan jetstream.Msg, pulled time.Time) (batches int, err error) {
+	for ; err == nil && in.clock().Sub(pulled) < beginFor; batches++ {
+		batch := gather(ctx, messages)
+		if len(batch) == 0 {
+			break
+		}
+		err = in.record(ctx, batch, recordFor-in.clock().Sub(pulled))
+	}
+	return batches, err
 }
 
 // fetch pulls up to maxBatch messages and maxPull bytes. A message that is larger
@@ -239,8 +247,8 @@ func gather(ctx context.Context, messages <-chan jetstream.Msg) []parcel {
 	return batch
 }
 
-// giveBack lets another replica have at once what one that stops, or is slow, has
-// pulled and not begun. The pull ends by itself within pullFor.
+// giveBack lets another replica have at once what this one has pulled and will not
+// begin. The pull ends by itself within pullFor.
 func giveBack(messages <-chan jetstream.Msg) {
 	for message := range messages {
 		_ = message.Nak() // not heard: the message comes again after ackWait

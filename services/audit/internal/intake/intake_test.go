@@ -275,6 +275,16 @@ func TestEventsOfOneMessageAreStoredEachAndOnce(t *testing.T) {
 	require.Equal(t, 4, b.count(t, "dead_letters"), "each line of each message")
 }
 
+func TestAMessageOfTooManyLinesIsOneDeadLetter(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	start(t, b.conn, b.store)
+	publishTo(t, b.conn, auditevent.BatchSubject("token"), slices.Repeat([]byte("\n"), 900_000))
+	b.requireStored(t, publishMany(t, b.conn, 1))
+	b.requireDrained(t)
+	require.Equal(t, 1, b.count(t, "dead_letters"))
+}
+
 // weigher remembers the heaviest batch.
 type weigher struct {
 	trail.Recorder

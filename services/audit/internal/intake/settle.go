@@ -81,17 +81,21 @@ func unpack(batch []parcel) []trail.Delivery {
 // comes again and ends as a duplicate. Of a message with several events all come again
 // for the sake of one; those that were stored are duplicates then.
 func (in *Intake) settle(ctx context.Context, p parcel, deliveries []trail.Delivery, verdicts []trail.Verdict) {
+	again := slices.Contains(verdicts, trail.Retry)
 	for i, verdict := range verdicts {
-		in.events.WithLabelValues(result(verdict)).Inc()
 		if verdict == trail.Dead {
+			if again {
+				continue // it will be told of the last time
+			}
 			origin := deliveries[i].Origin
-			in.log.ErrorContext(ctx, "message of the audit stream kept as a dead letter",
+			in.log.ErrorContext(ctx, "event of the audit stream kept as a dead letter",
 				slog.Uint64("stream_sequence", origin.Sequence), slog.Int("line", origin.Line), slog.String("subject", origin.Subject))
 		}
+		in.events.WithLabelValues(result(verdict)).Inc()
 	}
 	var err error
 	switch {
-	case slices.Contains(verdicts, trail.Retry):
+	case again:
 		err = p.NakWithDelay(redelivery(p))
 	case slices.Contains(verdicts, trail.Dead):
 		err = p.TermWithReason("kept as a dead letter")

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -132,10 +133,10 @@ func TestAMessageOfSeveralEventsIsSettledForAllOfThem(t *testing.T) {
 		results  map[string]float64
 	}{
 		"all of them stored":      {[]trail.Verdict{trail.Stored, trail.Duplicate, trail.Stored}, "ack", map[string]float64{"stored": 2, "duplicate": 1}},
-		"one to be tried again":   {[]trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, "nak", map[string]float64{"stored": 1, "retry": 1, "dead_letter": 1}},
+		"one to be tried again":   {[]trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, "nak", map[string]float64{"stored": 1, "retry": 1}},
 		"one is a dead letter":    {[]trail.Verdict{trail.Dead, trail.Stored, trail.Duplicate}, "term", map[string]float64{"stored": 1, "duplicate": 1, "dead_letter": 1}},
 		"the last a dead letter":  {[]trail.Verdict{trail.Stored, trail.Stored, trail.Dead}, "term", map[string]float64{"stored": 2, "dead_letter": 1}},
-		"the last is tried again": {[]trail.Verdict{trail.Dead, trail.Stored, trail.Retry}, "nak", map[string]float64{"stored": 1, "retry": 1, "dead_letter": 1}},
+		"the last is tried again": {[]trail.Verdict{trail.Dead, trail.Stored, trail.Retry}, "nak", map[string]float64{"stored": 1, "retry": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -304,6 +305,7 @@ func (p *pile) Fetch(int, ...jetstream.FetchOpt) (jetstream.MessageBatch, error)
 // slow is a recorder that takes its time, and remembers how much it was given.
 type slow struct {
 	takes time.Duration
+	fails error
 	now   time.Time
 	given []time.Duration // until its deadline
 }
@@ -312,27 +314,69 @@ func (s *slow) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verd
 	deadline, _ := ctx.Deadline()
 	s.given = append(s.given, time.Until(deadline).Round(time.Second))
 	s.now = s.now.Add(s.takes)
+	if s.fails != nil {
+		return nil, s.fails
+	}
 	return slices.Repeat([]trail.Verdict{trail.Stored}, len(batch)), nil
 }
 
-func TestWhatASlowReplicaCannotBeginInTimeIsGivenBack(t *testing.T) {
+func TestWhatAReplicaCannotBeginInTimeIsGivenBack(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	full := slices.Repeat([][]byte{[]byte("{}")}, maxBatch)
-	messages := []*note{lines(full...), lines(full...), lines(full...), lines(full...)}
-	recorder := &slow{takes: 3 * time.Second, now: time.Unix(1, 0)}
-	in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: func() time.Time { return recorder.now }})
-	require.NoError(t, err)
+	for name, test := range map[string]struct {
+		takes   time.Duration
+		fails   error
+		settled []string
+		away    time.Duration // of the first
+		given   []time.Duration
+	}{
+		"as it is slow": {
+			takes: 3 * time.Second, settled: []string{"ack", "ack", "nak", "nak"},
+			given: []time.Duration{recordFor, recordFor - 3*time.Second},
+		},
+		"as nothing can be stored": {
+			takes: time.Second, fails: errors.New("away"), settled: []string{"nak", "nak", "nak", "nak"},
+			away: firstRetry, given: []time.Duration{recordFor},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			full := slices.Repeat([][]byte{[]byte("{}")}, maxBatch)
+			messages := []*note{lines(full...), lines(full...), lines(full...), lines(full...)}
+			recorder := &slow{takes: test.takes, fails: test.fails, now: time.Unix(1, 0)}
+			in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: func() time.Time { return recorder.now }})
+			require.NoError(t, err)
 
-	require.NoError(t, in.pump(ctx, &pile{messages: slices.Clone(messages), done: cancel}))
+			require.NoError(t, in.pump(ctx, &pile{messages: slices.Clone(messages), done: cancel}))
 
-	var settled []string
-	for _, message := range messages {
-		settled = append(settled, message.settled)
+			var settled []string
+			for _, message := range messages {
+				settled = append(settled, message.settled)
+			}
+			require.Equal(t, test.settled, settled, "before jetstream gives them to others by itself")
+			require.Equal(t, test.away, messages[0].away)
+			require.Zero(t, messages[3].away, "others may have it at once")
+			require.Equal(t, test.given, recorder.given)
+		})
 	}
-	require.Equal(t, []string{"ack", "ack", "nak", "nak"}, settled, "before jetstream gives them to others by itself")
-	require.Equal(t, []time.Duration{recordFor, recordFor - 3*time.Second}, recorder.given)
+}
+
+func TestWhatWasNotBegunIsGivenBackBeforeThePause(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		full := slices.Repeat([][]byte{[]byte("{}")}, maxBatch)
+		begun, waits := lines(full...), lines(full...)
+		in := newIntake(t, &clerk{err: errors.New("away")})
+		done := make(chan error, 1)
+		go func() { done <- in.pump(ctx, &pile{messages: []*note{begun, waits}, done: cancel}) }()
+		synctest.Wait() // it pauses
+		require.NoError(t, ctx.Err())
+		require.Equal(t, "nak", begun.settled)
+		require.Equal(t, "nak", waits.settled)
+		require.NoError(t, <-done)
+	})
 }
 
 // whale is a consumer whose next message is larger than a pull of many may be.
