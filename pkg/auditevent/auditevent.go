@@ -147,19 +147,29 @@ const usualBytes = 640
 // batchWord is what a subject has in the place of an action where a message holds several events.
 const batchWord = "batch"
 
+// MaxBatch is the most events that one message may hold: what takes it has them all in memory at once.
+const MaxBatch = 500
+
 // BatchSubject is the subject audit.<service>.batch, of messages whose payload Join made.
 func BatchSubject(service string) string { return "audit." + service + "." + batchWord }
 
-// Join makes one payload of those of several messages, an event a line (JSON Lines): what Message writes has no line break in it.
+// Join makes one payload of those of several messages, MaxBatch at the most, an event a line (JSON Lines): what Message writes
+// has no line break in it.
 func Join(payloads [][]byte) []byte { return bytes.Join(payloads, []byte("\n")) }
 
-// Split is the payloads of the events in a message: one, unless Join made it. It copies nothing, and judges nothing: where a
-// line is empty or no event, it is among them all the same.
+// Split is the payloads of the events in a message, which has one, or else a line for each. It copies nothing, and judges
+// nothing: where a line is empty or no event, it is among them all the same. What has more than MaxBatch lines is left as it is,
+// which is no event.
 func Split(subject string, payload []byte) [][]byte {
+	whole := [][]byte{payload}
 	if strings.Count(subject, ".") != 2 || !strings.HasSuffix(subject, "."+batchWord) {
-		return [][]byte{payload}
+		return whole
 	}
-	return bytes.Split(payload, []byte("\n"))
+	ended := bytes.TrimSuffix(payload, []byte("\n")) // as editors leave a file, and JSON Lines allows
+	if bytes.Count(ended, []byte("\n")) >= MaxBatch {
+		return whole
+	}
+	return bytes.Split(ended, []byte("\n"))
 }
 
 // CleanUserAgent makes text from outside storable: valid UTF-8 without control characters, cut to

@@ -1,6 +1,7 @@
 package auditevent_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -104,11 +105,20 @@ func TestSeveralEventsInAMessageComeBackAsTheyWent(t *testing.T) {
 
 func TestOnlyABatchIsSplit(t *testing.T) {
 	t.Parallel()
-	lines := []byte("{\n}\n\n")
-	require.Equal(t, [][]byte{[]byte("{"), []byte("}"), {}, {}}, auditevent.Split("audit.token.batch", lines), "what is no event is not left out")
+	lines := []byte("{\n}\n\n\n")
+	require.Equal(t, [][]byte{[]byte("{"), []byte("}"), {}, {}}, auditevent.Split("audit.token.batch", lines),
+		"but for the end of the last line what is no event is not left out")
 	for _, subject := range []string{"audit.token.token.issued", "audit.batch", "audit.token.token.batch", "audit.token.rebatch", ""} {
 		require.Equal(t, [][]byte{lines}, auditevent.Split(subject, lines), subject)
 	}
+}
+
+func TestAMessageOfTooManyLinesIsLeftWhole(t *testing.T) {
+	t.Parallel()
+	most := bytes.Repeat([]byte("\n"), auditevent.MaxBatch)
+	require.Len(t, auditevent.Split("audit.token.batch", most), auditevent.MaxBatch)
+	more := append(most, '\n')
+	require.Equal(t, [][]byte{more}, auditevent.Split("audit.token.batch", more))
 }
 
 func TestMetadataThatIsNoJSONIsAnError(t *testing.T) {

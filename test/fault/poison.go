@@ -43,7 +43,8 @@ func (r *run) poison(ctx context.Context) {
 			fmt.Sprintf(`{"marker":%q,"schemaVersion":1,%s,"padding":%q}`, marker, event, strings.Repeat("x", tooLarge)),
 			fmt.Sprintf(`{"marker":%q,"marker":"twice","schemaVersion":1,%s}`, marker, event),
 		}
-		subject, payload := "audit.fault.poison", []byte(nil)
+		subject := "audit.fault.poison"
+		var payload []byte
 		switch choice := random.IntN(len(payloads) + 2); choice {
 		case len(payloads):
 			r.repeat(ctx)

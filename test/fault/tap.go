@@ -38,7 +38,8 @@ func (t *tap) heard(m *nats.Msg) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, payload := range auditevent.Split(m.Subject, m.Data) {
+	payloads := auditevent.Split(m.Subject, m.Data)
+	for _, payload := range payloads {
 		t.note(m, payload, now)
 	}
 }
@@ -55,7 +56,7 @@ func (t *tap) note(m *nats.Msg, payload []byte, now time.Time) {
 		seen.times++
 		return
 	}
-	t.byID[id] = &sighting{subject: m.Subject, payload: payload, first: now, last: now, times: 1, event: event.ID == id}
+	t.byID[id] = &sighting{subject: m.Subject, payload: payload, first: now, last: now, times: 1, event: event.ID != "" && event.ID == id}
 	t.byRequest[event.Request] = append(t.byRequest[event.Request], id)
 }
 

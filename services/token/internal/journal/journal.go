@@ -26,10 +26,9 @@ import (
 const (
 	// ackWait is how long an event waits for the acknowledgement of JetStream.
 	ackWait = 250 * time.Millisecond
-	// messageEvents and messageBytes bound a message of several events: it is to be far
-	// smaller than what a server refuses.
-	messageEvents = 64
-	messageBytes  = 64 << 10
+	// messageBytes bounds a message of several events: it is to be far smaller than the
+	// 1 MiB that a server takes unless told otherwise.
+	messageBytes = 256 << 10
 	// storeWait bounds how long an event may take into the outbox.
 	storeWait = 3 * time.Second
 	// batchSize bounds one insert.
@@ -81,7 +80,7 @@ func New(service string, stream Stream, store Store, log *slog.Logger) *Journal 
 	}
 	// One message at a time: with more, each would carry fewer events, and cost JetStream, the audit
 	// service and this one as much as a full one does.
-	j.trips = together.New(together.Config{UnderWay: 1, Most: messageEvents, Timeout: ackWait}, j.carry)
+	j.trips = together.New(together.Config{UnderWay: 1, Most: auditevent.MaxBatch, Timeout: ackWait}, j.carry)
 	return j
 }
 

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -129,13 +130,15 @@ func acknowledge(f future) { f.ok <- &jetstream.PubAck{} }
 
 func TestAnAcknowledgedEventIsDurable(t *testing.T) {
 	t.Parallel()
-	b, s := &broker{connected: true, answer: acknowledge, sent: make(chan publication, 1)}, &store{}
-	require.NoError(t, run(t, b, s).Publish(t.Context(), event())())
-	sent := <-b.sent
-	require.Equal(t, "audit.token.token.issued", sent.Subject)
-	require.Equal(t, 1, sent.options, "the id by which the stream knows it")
-	stored, _ := s.count()
-	require.Zero(t, stored)
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, answer: acknowledge, sent: make(chan publication, 1)}, &store{}
+		require.NoError(t, run(t, b, s).Publish(t.Context(), event())())
+		sent := <-b.sent
+		require.Equal(t, "audit.token.token.issued", sent.Subject)
+		require.Equal(t, 1, sent.options, "the id by which the stream knows it")
+		stored, _ := s.count()
+		require.Zero(t, stored)
+	})
 }
 
 // publishAll publishes n events, and answers their ids and what waits for them.
@@ -163,27 +166,29 @@ func idsOf(t *testing.T, msg *nats.Msg) []uuid.UUID {
 
 func TestWhatComesWhileAMessageIsOnItsWayLeavesTogether(t *testing.T) {
 	t.Parallel()
-	b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
-	j := run(t, b, s)
-	alone, first := publishAll(t, j, 1)
-	before := <-b.sent
-	ids, waits := publishAll(t, j, 3)
-	require.Empty(t, b.sent, "one message at a time")
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
+		j := run(t, b, s)
+		alone, first := publishAll(t, j, 1)
+		before := <-b.sent
+		ids, waits := publishAll(t, j, 3)
+		require.Empty(t, b.sent, "one message at a time")
 
-	acknowledge(before.future)
-	require.NoError(t, first[0]())
-	together := <-b.sent
-	acknowledge(together.future)
+		acknowledge(before.future)
+		require.NoError(t, first[0]())
+		together := <-b.sent
+		acknowledge(together.future)
 
-	for _, wait := range waits {
-		require.NoError(t, wait())
-	}
-	require.Equal(t, alone, idsOf(t, before.Msg))
-	require.Equal(t, "audit.token.batch", together.Subject)
-	require.Equal(t, ids, idsOf(t, together.Msg))
-	require.Zero(t, together.options, "several events have no id in common")
-	stored, _ := s.count()
-	require.Zero(t, stored)
+		for _, wait := range waits {
+			require.NoError(t, wait())
+		}
+		require.Equal(t, alone, idsOf(t, before.Msg))
+		require.Equal(t, "audit.token.batch", together.Subject)
+		require.Equal(t, ids, idsOf(t, together.Msg))
+		require.Zero(t, together.options, "several events have no id in common")
+		stored, _ := s.count()
+		require.Zero(t, stored)
+	})
 }
 
 func TestMessagesAreBounded(t *testing.T) {
@@ -195,67 +200,75 @@ func TestMessagesAreBounded(t *testing.T) {
 		events   []auditevent.Event
 		messages []int
 	}{
-		"in events":                            {slices.Repeat([]auditevent.Event{small}, messageEvents+2), []int{messageEvents, 2}},
+		"in events":                            {slices.Repeat([]auditevent.Event{small}, auditevent.MaxBatch+2), []int{auditevent.MaxBatch, 2}},
 		"in bytes":                             {[]auditevent.Event{small, half, half, small}, []int{2, 2}},
 		"but for one that is larger by itself": {[]auditevent.Event{small, huge, small}, []int{1, 1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := &broker{connected: true, sent: make(chan publication, 9)}
-			j := run(t, b, &store{})
-			_, waits := publishAll(t, j, 1)
-			first := <-b.sent
-			for _, e := range test.events {
-				waits = append(waits, j.Publish(t.Context(), e))
-			}
-			b.acknowledges.Store(true)
-			acknowledge(first.future)
-			for _, wait := range waits {
-				require.NoError(t, wait())
-			}
-			var messages []int
-			for range test.messages {
-				sent := <-b.sent
-				messages = append(messages, len(idsOf(t, sent.Msg)))
-			}
-			require.Equal(t, test.messages, messages)
-			require.Empty(t, b.sent)
+			synctest.Test(t, func(t *testing.T) {
+				b := &broker{connected: true, sent: make(chan publication, 9)}
+				j := run(t, b, &store{})
+				_, waits := publishAll(t, j, 1)
+				first := <-b.sent
+				for _, e := range test.events {
+					waits = append(waits, j.Publish(t.Context(), e))
+				}
+				b.acknowledges.Store(true)
+				acknowledge(first.future)
+				for _, wait := range waits {
+					require.NoError(t, wait())
+				}
+				var messages []int
+				for range test.messages {
+					sent := <-b.sent
+					messages = append(messages, len(idsOf(t, sent.Msg)))
+				}
+				require.Equal(t, test.messages, messages)
+				require.Empty(t, b.sent)
+			})
 		})
 	}
 }
 
 func TestOfSeveralMessagesEachHasItsOwnAnswer(t *testing.T) {
 	t.Parallel()
-	b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
-	j := run(t, b, s)
-	_, waits := publishAll(t, j, 1)
-	first := <-b.sent
-	refused, taken := event(), event()
-	refused.RequestID = strings.Repeat("x", messageBytes)
-	waits = append(waits, j.Publish(t.Context(), refused), j.Publish(t.Context(), taken))
-	acknowledge(first.future)
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
+		j := run(t, b, s)
+		_, waits := publishAll(t, j, 1)
+		first := <-b.sent
+		refused, taken := event(), event()
+		refused.RequestID = strings.Repeat("x", messageBytes)
+		waits = append(waits, j.Publish(t.Context(), refused), j.Publish(t.Context(), taken))
+		acknowledge(first.future)
 
-	(<-b.sent).future.err <- errors.New("maximum payload exceeded")
-	acknowledge((<-b.sent).future)
+		(<-b.sent).future.err <- errors.New("maximum payload exceeded")
+		acknowledge((<-b.sent).future)
 
-	for _, wait := range waits {
-		require.NoError(t, wait())
-	}
-	stored, _ := s.count()
-	require.Equal(t, 1, stored)
-	require.Equal(t, refused.EventID, s.batches[0][0].ID)
+		for _, wait := range waits {
+			require.NoError(t, wait())
+		}
+		stored, _ := s.count()
+		require.Equal(t, 1, stored)
+		require.Equal(t, refused.EventID, s.batches[0][0].ID)
+	})
 }
 
 func TestNobodyWaitsForAConnectionThatTakesNothing(t *testing.T) {
 	t.Parallel()
-	b, s := &broker{connected: true, stuck: make(chan struct{})}, &store{}
-	_, waits := publishAll(t, run(t, b, s), 200)
-	for _, wait := range waits {
-		require.NoError(t, wait())
-	}
-	stored, _ := s.count()
-	require.Equal(t, 200, stored)
-	close(b.stuck)
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, stuck: make(chan struct{})}, &store{}
+		begun := time.Now()
+		_, waits := publishAll(t, run(t, b, s), 200)
+		for _, wait := range waits {
+			require.NoError(t, wait())
+		}
+		require.Equal(t, ackWait, time.Since(begun))
+		stored, _ := s.count()
+		require.Equal(t, 200, stored)
+		close(b.stuck)
+	})
 }
 
 func TestWhatJetStreamDoesNotTakeGoesToTheOutbox(t *testing.T) {
@@ -268,70 +281,116 @@ func TestWhatJetStreamDoesNotTakeGoesToTheOutbox(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := &store{}
-			e := event()
-			begun := time.Now()
-			require.NoError(t, run(t, b, s).Publish(t.Context(), e)())
-			require.Less(t, time.Since(begun), 2*time.Second)
-			stored, _ := s.count()
-			require.Equal(t, 1, stored)
-			require.Equal(t, e.EventID, s.batches[0][0].ID, "under the same id")
+			synctest.Test(t, func(t *testing.T) {
+				s := &store{}
+				e := event()
+				begun := time.Now()
+				require.NoError(t, run(t, b, s).Publish(t.Context(), e)())
+				require.LessOrEqual(t, time.Since(begun), ackWait)
+				stored, _ := s.count()
+				require.Equal(t, 1, stored)
+				require.Equal(t, e.EventID, s.batches[0][0].ID, "under the same id")
+			})
 		})
 	}
 }
 
 func TestAnEventThatIsStoredNowhereIsAnError(t *testing.T) {
 	t.Parallel()
-	s := &store{err: errors.New("away")}
-	require.ErrorIs(t, run(t, &broker{}, s).Publish(t.Context(), event())(), s.err)
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{err: errors.New("away")}
+		require.ErrorIs(t, run(t, &broker{}, s).Publish(t.Context(), event())(), s.err)
+	})
 }
 
 func TestACancelledRequestStillGetsItsEventStored(t *testing.T) {
 	t.Parallel()
-	s := &store{}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.NoError(t, run(t, &broker{}, s).Publish(ctx, event())())
-	stored, _ := s.count()
-	require.Equal(t, 1, stored)
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, run(t, &broker{}, s).Publish(ctx, event())())
+		stored, _ := s.count()
+		require.Equal(t, 1, stored)
+	})
+}
+
+func TestACancelledRequestStillWaitsForItsAcknowledgement(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, sent: make(chan publication, 1)}, &store{}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		wait := run(t, b, s).Publish(ctx, event())
+		sent := <-b.sent
+		acknowledge(sent.future)
+		synctest.Wait()
+		require.NoError(t, wait())
+		stored, _ := s.count()
+		require.Zero(t, stored)
+	})
+}
+
+func TestALostAcknowledgementHoldsUpNoOtherEvent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, sent: make(chan publication, 9)}, &store{}
+		j := run(t, b, s)
+		begun := time.Now()
+		require.NoError(t, j.Publish(t.Context(), event())())
+		require.Equal(t, ackWait, time.Since(begun))
+		<-b.sent
+		wait := j.Publish(t.Context(), event())
+		acknowledge((<-b.sent).future)
+		require.NoError(t, wait())
+		require.Equal(t, ackWait, time.Since(begun), "at once")
+		stored, _ := s.count()
+		require.Equal(t, 1, stored)
+	})
 }
 
 func TestWhatWaitsTogetherIsInsertedTogether(t *testing.T) {
 	t.Parallel()
-	s := &store{entered: make(chan struct{}, 10), release: make(chan struct{})}
-	j := run(t, &broker{}, s)
-	first := j.Publish(t.Context(), event())
-	<-s.entered // the first insert is under way
-	var rest []func() error
-	for range 100 {
-		rest = append(rest, j.Publish(t.Context(), event()))
-	}
-	close(s.release)
-	require.NoError(t, first())
-	for _, wait := range rest {
-		require.NoError(t, wait())
-	}
-	stored, batches := s.count()
-	require.Equal(t, 101, stored)
-	require.Equal(t, 2, batches)
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{entered: make(chan struct{}, 10), release: make(chan struct{})}
+		j := run(t, &broker{}, s)
+		first := j.Publish(t.Context(), event())
+		<-s.entered // the first insert is under way
+		var rest []func() error
+		for range 100 {
+			rest = append(rest, j.Publish(t.Context(), event()))
+		}
+		close(s.release)
+		require.NoError(t, first())
+		for _, wait := range rest {
+			require.NoError(t, wait())
+		}
+		stored, batches := s.count()
+		require.Equal(t, 101, stored)
+		require.Equal(t, 2, batches)
+	})
 }
 
 func TestTheEndOfTheServiceLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
-	s := &store{}
-	j := idle(&broker{}, s)
-	waits := []func() error{j.Publish(t.Context(), event()), j.Publish(t.Context(), event())}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	require.NoError(t, j.Run(ctx))
-	for _, wait := range waits {
-		require.NoError(t, wait())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		j := idle(&broker{}, s)
+		waits := []func() error{j.Publish(t.Context(), event()), j.Publish(t.Context(), event())}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.NoError(t, j.Run(ctx))
+		for _, wait := range waits {
+			require.NoError(t, wait())
+		}
+	})
 }
 
 func TestAnEventThatCannotBeWrittenIsAnError(t *testing.T) {
 	t.Parallel()
-	e := event()
-	e.Metadata = map[string]any{"bad": make(chan int)}
-	require.Error(t, idle(&broker{connected: true}, &store{}).Publish(t.Context(), e)())
+	synctest.Test(t, func(t *testing.T) {
+		e := event()
+		e.Metadata = map[string]any{"bad": make(chan int)}
+		require.Error(t, idle(&broker{connected: true}, &store{}).Publish(t.Context(), e)())
+	})
 }
