@@ -59,7 +59,7 @@ func New(cfg Config) (*Watch, error) {
 		leaves: gauge("agentidp_audit_log_leaves", "Events in the audit log, those that retention has removed included."),
 		grewAt: gauge("agentidp_audit_checkpoint_timestamp_seconds",
 			"Unix time at which the newest head of the audit log was signed, 0 before the first."),
-		deadLetters: gauge("agentidp_audit_dead_letters", "Messages that could not be stored as events and are kept for an operator."),
+		deadLetters: gauge("agentidp_audit_dead_letters", "What could not be stored as an event and is kept for an operator."),
 		expiredDays: gauge("agentidp_audit_expired_days", "Days before the retention window that are still stored."),
 	}
 	for _, metric := range []prometheus.Collector{w.leaves, w.grewAt, w.deadLetters, w.expiredDays} {

@@ -43,7 +43,7 @@ func TestTheFiguresAreShownAndKeptWhileTheDatabaseIsAway(t *testing.T) {
 # HELP agentidp_audit_checkpoint_timestamp_seconds Unix time at which the newest head of the audit log was signed, 0 before the first.
 # TYPE agentidp_audit_checkpoint_timestamp_seconds gauge
 agentidp_audit_checkpoint_timestamp_seconds 1.5
-# HELP agentidp_audit_dead_letters Messages that could not be stored as events and are kept for an operator.
+# HELP agentidp_audit_dead_letters What could not be stored as an event and is kept for an operator.
 # TYPE agentidp_audit_dead_letters gauge
 agentidp_audit_dead_letters 2
 # HELP agentidp_audit_expired_days Days before the retention window that are still stored.
