@@ -78,8 +78,7 @@ func New(service string, stream Stream, store Store, log *slog.Logger) *Journal 
 		stream: stream, subject: auditevent.BatchSubject(service), store: store, log: log,
 		queue: make(chan waiting, queueSize), logged: rate.Sometimes{Interval: logEvery},
 	}
-	// One message at a time: with more, each would carry fewer events, and cost JetStream, the audit
-	// service and this one as much as a full one does.
+	// One message at a time: with more, each would carry fewer events, which docs/adr/0017 has measured.
 	j.trips = together.New(together.Config{UnderWay: 1, Most: auditevent.MaxBatch, Timeout: ackWait}, j.carry)
 	return j
 }
