@@ -62,7 +62,7 @@ func TestEachServiceHasItsOwnSubjectsAndNoOthers(t *testing.T) {
 	own := map[string][]string{
 		"registry":    {"audit.registry.agent.created", "lifecycle.agent.1"},
 		"credentials": {"audit.credentials.credential.generated", "lifecycle.credential.1"},
-		"token":       {"audit.token.token.issued"},
+		"token":       {"audit.token.token.issued", "audit.token.batch"},
 		"audit":       {"auditlog.token.token.issued"},
 	}
 	for _, user := range users() {
