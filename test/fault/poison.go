@@ -64,7 +64,6 @@ func (r *run) among(poison []byte) []byte {
 	lines := [][]byte{poison}
 	if again := r.tap.any(); again != nil {
 		lines = [][]byte{again.payload, poison, again.payload}
-		r.poisoner.repeated++
 	}
 	return auditevent.Join(lines)
 }

@@ -38,8 +38,7 @@ func (t *tap) heard(m *nats.Msg) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	payloads := auditevent.Split(m.Subject, m.Data)
-	for _, payload := range payloads {
+	for _, payload := range auditevent.Split(m.Subject, m.Data) {
 		t.note(m, payload, now)
 	}
 }
@@ -49,8 +48,11 @@ func (t *tap) note(m *nats.Msg, payload []byte, now time.Time) {
 		ID      string `json:"eventId"`
 		Request string `json:"requestId"`
 	}
-	_ = json.Unmarshal(payload, &event)                 // what is no event has no request
-	id := cmp.Or(m.Header.Get(nats.MsgIdHdr), event.ID) // events that come together have no id of their message
+	_ = json.Unmarshal(payload, &event) // what is no event has no request
+	id := cmp.Or(m.Header.Get(nats.MsgIdHdr), event.ID)
+	if len(payload) < len(m.Data) { // a line among others: the message's id is not its own
+		id = cmp.Or(event.ID, id)
+	}
 	if seen := t.byID[id]; seen != nil {
 		seen.last = now
 		seen.times++
