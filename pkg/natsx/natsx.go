@@ -192,3 +192,16 @@ func (c *Conn) Close() {
 		c.nc.Close()
 	}
 }
+
+// Acknowledged waits until JetStream has told where it put a message. The error is JetStream's, or that of ctx, and then nobody
+// knows whether it has the message.
+func Acknowledged(ctx context.Context, sent jetstream.PubAckFuture) (*jetstream.PubAck, error) {
+	select {
+	case at := <-sent.Ok():
+		return at, nil
+	case err := <-sent.Err():
+		return nil, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sentryagent/agentidp/pkg/natsx"
 )
 
 // lane publishes one kind of rows, a batch at a time.
@@ -155,14 +157,11 @@ func (l *lane) publish(ctx context.Context, rows []claimed) outcome {
 		if future == nil {
 			continue
 		}
-		select {
-		case <-future.Ok():
-			out.acked = append(out.acked, rows[i])
-		case err := <-future.Err():
+		if _, err := natsx.Acknowledged(deadline, future); err != nil {
 			out.add(l.relay, rows[i], err)
-		case <-deadline.Done():
-			out.add(l.relay, rows[i], deadline.Err())
+			continue
 		}
+		out.acked = append(out.acked, rows[i])
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/mod/sumdb/tlog"
 
+	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -122,12 +123,9 @@ func (p *Publisher) send(l leaf) (jetstream.PubAckFuture, error) {
 
 // taken waits until the stream has told where it put a message.
 func taken(ctx context.Context, ack jetstream.PubAckFuture) (*jetstream.PubAck, error) {
-	select {
-	case at := <-ack.Ok():
-		return at, nil
-	case err := <-ack.Err():
+	at, err := natsx.Acknowledged(ctx, ack)
+	if err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("publish: %w", ctx.Err())
 	}
+	return at, nil
 }

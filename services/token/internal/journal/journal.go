@@ -18,6 +18,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/together"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
@@ -124,7 +125,7 @@ func (j *Journal) carry(ctx context.Context, events []outbox.Message) []error {
 	errs := make([]error, 0, len(events))
 	for _, m := range messages {
 		if m.err == nil {
-			m.err = acknowledged(ctx, m.future)
+			_, m.err = natsx.Acknowledged(ctx, m.future)
 		}
 		errs = append(errs, slices.Repeat([]error{m.err}, m.events)...)
 	}
@@ -154,17 +155,6 @@ func (j *Journal) message(events []outbox.Message) (*nats.Msg, []jetstream.Publi
 		payloads[i] = event.Payload
 	}
 	return &nats.Msg{Subject: j.subject, Data: auditevent.Join(payloads)}, nil
-}
-
-func acknowledged(ctx context.Context, future jetstream.PubAckFuture) error {
-	select {
-	case <-future.Ok():
-		return nil
-	case err := <-future.Err():
-		return err
-	case <-ctx.Done():
-		return nats.ErrTimeout
-	}
 }
 
 func (j *Journal) note(ctx context.Context, err error) {
