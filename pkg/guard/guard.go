@@ -271,7 +271,7 @@ func PrincipalOf(c *gin.Context) authn.Principal {
 // Origin tells an audit event who asked, from where and under which request id. The actor is nil without a principal.
 func Origin(c *gin.Context) auditevent.Origin {
 	origin := auditevent.Origin{
-		IPAddress: c.ClientIP(),
+		IPAddress: c.RemoteIP(),
 		UserAgent: c.Request.UserAgent(),
 		RequestID: telemetry.RequestID(c.Request.Context()),
 	}

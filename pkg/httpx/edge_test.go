@@ -312,7 +312,7 @@ func TestTheClientsAddress(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, func(c *httpx.Config, _ *httpx.Options) { c.TrustedProxies = trusted })
-			b.Public().GET("/", func(c *gin.Context) { c.String(http.StatusOK, c.ClientIP()) })
+			b.Public().GET("/", func(c *gin.Context) { c.String(http.StatusOK, c.RemoteIP()) })
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.RemoteAddr = tt.peer
 			r.Header.Set("X-Real-IP", "9.9.9.9")
@@ -327,7 +327,7 @@ func TestTheClientsAddress(t *testing.T) {
 func TestNobodyIsTrustedByDefault(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	b.Public().GET("/", func(c *gin.Context) { c.String(http.StatusOK, c.ClientIP()) })
+	b.Public().GET("/", func(c *gin.Context) { c.String(http.StatusOK, c.RemoteIP()) })
 	require.Equal(t, "192.0.2.1", b.get("/", "X-Forwarded-For", "1.2.3.4").Body.String())
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.RemoteAddr = "@" // a unix socket

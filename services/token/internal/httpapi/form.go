@@ -146,9 +146,13 @@ var errNotUTF8 = errors.New("not UTF-8")
 
 // formDecode undoes the encoding of one name or value.
 func formDecode(text string) (string, error) {
-	decoded, err := url.QueryUnescape(text)
-	if err != nil {
-		return "", err
+	decoded := text
+	// What has none of these is as it was. Tokens are: to look at each of their characters takes thirty times as long.
+	if strings.Contains(text, "%") || strings.Contains(text, "+") {
+		var err error
+		if decoded, err = url.QueryUnescape(text); err != nil {
+			return "", err
+		}
 	}
 	if !utf8.ValidString(decoded) {
 		return "", errNotUTF8
