@@ -27,21 +27,23 @@ const (
 	Durable = "audit"
 
 	// maxBatch is how many events make a batch, of which the last message may bring up to
-	// auditevent.MaxBatch more; and how many messages a pull.
+	// auditevent.MaxBatch more; and how many messages are pulled.
 	maxBatch = 500
-	// maxPull bounds a pull, and so a batch, in bytes: 500 messages of the size that
-	// NATS takes would be more than a replica has memory for, and more than Postgres
-	// takes within recordFor.
+	// maxPull bounds in bytes what is pulled, and so a batch, but for the first message:
+	// 500 messages of the size that NATS takes would be more than a replica has memory for,
+	// and more than Postgres takes within recordFor.
 	maxPull = 8 << 20
-	// gatherFor is how long a batch waits for company after its first message.
+	// gatherFor is how long a first message waits for company, of which others are pulled
+	// in the last restFor only: they come all at once then, and wake nobody one by one.
 	gatherFor = 50 * time.Millisecond
-	// pullFor bounds one pull request. A pull that a restarted server forgot is
+	restFor   = 10 * time.Millisecond
+	// pullFor bounds the pull of a first message. A pull that a restarted server forgot is
 	// made again after it, and a stopping replica waits no longer for its last.
 	pullFor = time.Second
 	// ackWait is when JetStream gives the messages of a killed replica to
-	// another. A batch takes milliseconds; recordFor, since the pull, ends one that
-	// hangs before its messages come again. A pull can hold several batches: after
-	// beginFor none of them is begun any more.
+	// another. A batch takes milliseconds; recordFor, since the first was asked for, ends
+	// one that hangs before its messages come again. What was pulled can be several batches:
+	// after beginFor none of them is begun any more.
 	ackWait   = 10 * time.Second
 	recordFor = 8 * time.Second
 	beginFor  = recordFor / 2
@@ -166,51 +168,38 @@ func (in *Intake) declare(ctx context.Context) (jetstream.Consumer, error) {
 
 // pump pulls and records until ctx ends (nil) or the consumer cannot be read.
 func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
-	failures, empty := 0, false
-	for ctx.Err() == nil {
-		pulled := in.clock()
-		pull, err := fetch(consumer, empty)
-		if err != nil {
-			return fmt.Errorf("pull: %w", err)
-		}
-		batches, failure := in.work(ctx, pull.Messages(), pulled)
-		giveBack(pull.Messages())
-		switch empty = batches == 0; {
+	for failures := 0; ctx.Err() == nil; {
+		asked := in.clock()
+		waiting, broken := gather(ctx, consumer)
+		begun, failure := in.work(ctx, waiting, asked)
+		switch {
 		case failure != nil:
 			failures++
 			in.log.WarnContext(ctx, "audit events cannot be stored, will try again", slog.Any("error", failure))
 			pause(ctx, delay(failures))
-		case !empty:
+		case begun:
 			failures = 0
 		}
-		if err := pull.Error(); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("pull: %w", err)
+		if broken != nil && ctx.Err() == nil {
+			return fmt.Errorf("pull: %w", broken)
 		}
 	}
 	return nil
 }
 
-// work records what was pulled, batch by batch, until it is over, one cannot be recorded or
-// it is too late to begin another. It returns how many it began.
-func (in *Intake) work(ctx context.Context, messages <-chan jetstream.Msg, pulled time.Time) (batches int, err error) {
-	for ; err == nil && in.clock().Sub(pulled) < beginFor; batches++ {
-		batch := gather(ctx, messages)
-		if len(batch) == 0 {
-			break
-		}
-		err = in.record(ctx, batch, recordFor-in.clock().Sub(pulled))
+// work records what was pulled, batch by batch, until nothing is left, one cannot be recorded,
+// it is too late to begin another or the service stops. What is left then is given back, so that
+// another replica has it at once.
+func (in *Intake) work(ctx context.Context, waiting []parcel, asked time.Time) (begun bool, err error) {
+	for err == nil && len(waiting) > 0 && ctx.Err() == nil && in.clock().Sub(asked) < beginFor {
+		messages := fill(waiting)
+		err = in.record(ctx, waiting[:messages], recordFor-in.clock().Sub(asked))
+		waiting, begun = waiting[messages:], true
 	}
-	return batches, err
-}
-
-// fetch pulls up to maxBatch messages and maxPull bytes. A message that is larger
-// by itself does not come with such a pull: after one that brought nothing, the
-// next is for one message of any size.
-func fetch(consumer jetstream.Consumer, empty bool) (jetstream.MessageBatch, error) {
-	if empty {
-		return consumer.Fetch(1, jetstream.FetchMaxWait(pullFor))
+	for _, message := range waiting {
+		_ = message.Nak() // not heard: the message comes again after ackWait
 	}
-	return consumer.Fetch(maxBatch, jetstream.FetchMaxBytes(maxPull), jetstream.FetchMaxWait(pullFor))
+	return begun, err
 }
 
 // parcel is a message and the payloads of the events in it, one or more.
@@ -219,40 +208,48 @@ type parcel struct {
 	payloads [][]byte
 }
 
-// gather waits for a first message and then for more, until they hold maxBatch events
-// and for gatherFor. It returns nothing once the pull is over or ctx ended.
-func gather(ctx context.Context, messages <-chan jetstream.Msg) []parcel {
-	var batch []parcel
-	var full <-chan time.Time
-	for events := 0; events < maxBatch; {
-		select {
-		case message, open := <-messages:
-			if !open {
-				return batch
-			}
-			if full == nil {
-				timer := time.NewTimer(gatherFor)
-				defer timer.Stop()
-				full = timer.C
-			}
-			payloads := auditevent.Split(message.Subject(), message.Data())
-			batch = append(batch, parcel{message, payloads})
-			events += len(payloads)
-		case <-full:
-			return batch
-		case <-ctx.Done():
-			return batch
-		}
+// gather waits up to pullFor for a first message, of any size, and gatherFor for others, unless
+// enough of them wait already. With an error it may have taken some all the same.
+func gather(ctx context.Context, consumer jetstream.Consumer) ([]parcel, error) {
+	first, err := pull(consumer, 1, jetstream.FetchMaxWait(pullFor))
+	if err != nil || len(first) == 0 {
+		return first, err
 	}
-	return batch
+	if !crowded(first[0]) {
+		pause(ctx, gatherFor-restFor)
+	}
+	var others []parcel
+	if ctx.Err() == nil {
+		others, err = pull(consumer, maxBatch-1, jetstream.FetchMaxBytes(maxPull), jetstream.FetchMaxWait(restFor))
+	}
+	return append(first, others...), err
 }
 
-// giveBack lets another replica have at once what this one has pulled and will not
-// begin. The pull ends by itself within pullFor.
-func giveBack(messages <-chan jetstream.Msg) {
-	for message := range messages {
-		_ = message.Nak() // not heard: the message comes again after ackWait
+// crowded tells whether a batch waits behind a message.
+func crowded(message jetstream.Msg) bool {
+	meta, err := message.Metadata()
+	return err == nil && meta.NumPending >= maxBatch
+}
+
+// pull takes up to so many messages. With an error it may have taken some all the same.
+func pull(consumer jetstream.Consumer, most int, options ...jetstream.FetchOpt) ([]parcel, error) {
+	pulled, err := consumer.Fetch(most, options...)
+	if err != nil {
+		return nil, err
 	}
+	var parcels []parcel
+	for message := range pulled.Messages() {
+		parcels = append(parcels, parcel{message, auditevent.Split(message.Subject(), message.Data())})
+	}
+	return parcels, pulled.Error()
+}
+
+// fill is how many messages, of one or more, make a batch.
+func fill(waiting []parcel) (messages int) {
+	for events := 0; messages < len(waiting) && events < maxBatch; messages++ {
+		events += len(waiting[messages].payloads)
+	}
+	return messages
 }
 
 // pause waits for d, or until ctx ends.

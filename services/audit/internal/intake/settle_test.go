@@ -29,6 +29,7 @@ type note struct {
 	subject   string // audit.token.token.issued where it is empty
 	data      []byte
 	delivered uint64
+	behind    uint64 // how many more wait in the stream
 	settled   string
 	away      time.Duration
 	lost      error // what settling answers
@@ -46,18 +47,18 @@ func lines(payloads ...[]byte) *note {
 
 // record is Intake.record of a batch of these messages.
 func record(ctx context.Context, in *Intake, messages ...jetstream.Msg) error {
-	pulled := make(chan jetstream.Msg, len(messages))
-	for _, message := range messages {
-		pulled <- message
+	waiting, err := pull(&pile{messages: messages}, len(messages))
+	if err != nil {
+		return err
 	}
-	close(pulled)
-	return in.record(ctx, gather(context.WithoutCancel(ctx), pulled), recordFor)
+	return in.record(ctx, waiting, recordFor)
 }
 
 func (n *note) Metadata() (*jetstream.MsgMetadata, error) {
 	return &jetstream.MsgMetadata{
 		Sequence:     jetstream.SequencePair{Stream: 42},
 		NumDelivered: n.delivered,
+		NumPending:   n.behind,
 		Timestamp:    time.Unix(1, 0),
 	}, nil
 }
@@ -215,41 +216,65 @@ func TestABatchThatWasBegunIsRecordedThoughTheServiceStops(t *testing.T) {
 	require.NoError(t, recorder.ctx)
 }
 
-func TestGatherTakesWhatComesSoonAndNoMoreThanABatch(t *testing.T) {
+func TestGatherPullsWhatComesSoonAllAtOnce(t *testing.T) {
 	t.Parallel()
-	messages := make(chan jetstream.Msg, 2*maxBatch)
-	for range maxBatch + 7 {
-		messages <- &note{}
+	for name, test := range map[string]struct {
+		behind  uint64
+		stops   bool
+		waits   time.Duration
+		waiting int
+	}{
+		"few wait":               {behind: maxBatch - 1, waits: gatherFor - restFor, waiting: maxBatch},
+		"enough wait already":    {behind: maxBatch, waiting: maxBatch},
+		"the service is to stop": {stops: true, waiting: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				if test.stops {
+					stop()
+				}
+				messages := slices.Repeat([]jetstream.Msg{&note{behind: test.behind}}, 2*maxBatch)
+				begun := time.Now()
+				waiting, err := gather(ctx, &pile{messages: messages})
+				require.NoError(t, err)
+				require.Len(t, waiting, test.waiting)
+				require.Equal(t, test.waits, time.Since(begun))
+			})
+		})
 	}
-	require.Len(t, gather(t.Context(), messages), maxBatch)
-	begun := time.Now()
-	require.Len(t, gather(t.Context(), messages), 7)
-	require.GreaterOrEqual(t, time.Since(begun), gatherFor, "it waited for company")
+}
 
-	several := lines(slices.Repeat([][]byte{[]byte("{}")}, maxBatch-1)...)
-	for range 3 {
-		messages <- several
+func TestGatherKeepsWhatItTookWhereAPullBreaks(t *testing.T) {
+	t.Parallel()
+	gone := errors.New("gone")
+	for pulls, want := range []int{0, 1} {
+		waiting, err := gather(t.Context(), &pile{messages: []jetstream.Msg{&note{behind: maxBatch}}, pulls: pulls, broken: gone})
+		require.ErrorIs(t, err, gone)
+		require.Len(t, waiting, want, "pulls before it is gone: %d", pulls)
 	}
-	require.Len(t, gather(t.Context(), messages), 2, "it is events that make a batch full")
-
-	close(messages)
-	require.Len(t, gather(t.Context(), messages), 1)
-	require.Empty(t, gather(t.Context(), messages), "a pull that is over gives nothing")
-	ctx, stop := context.WithCancel(t.Context())
-	stop()
-	require.Empty(t, gather(ctx, make(chan jetstream.Msg)), "a service that stops waits for nothing")
 }
 
 func TestAStoppingServiceGivesBackWhatItHasNotBegun(t *testing.T) {
 	t.Parallel()
-	messages := make(chan jetstream.Msg, 2)
-	first, second := &note{}, &note{lost: errors.New("not heard")}
-	messages <- first
-	messages <- second
-	close(messages)
-	giveBack(messages)
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	first, second := &note{lost: errors.New("not heard")}, &note{}
+	begun, err := newIntake(t, &clerk{}).work(ctx, []parcel{{Msg: first}, {Msg: second}}, time.Now())
+	require.NoError(t, err)
+	require.False(t, begun)
 	require.Equal(t, "nak", first.settled)
 	require.Equal(t, "nak", second.settled)
+}
+
+func TestItIsEventsThatFillABatch(t *testing.T) {
+	t.Parallel()
+	few, many := parcel{payloads: make([][]byte, 1)}, parcel{payloads: make([][]byte, maxBatch-1)}
+	require.Equal(t, maxBatch, fill(slices.Repeat([]parcel{few}, maxBatch+7)))
+	require.Equal(t, 2, fill([]parcel{many, many, many}))
+	require.Equal(t, 1, fill([]parcel{many}))
 }
 
 func TestDelayDoublesUpToItsBound(t *testing.T) {
@@ -282,25 +307,51 @@ func TestMetricsAreThereBeforeTheFirstEvent(t *testing.T) {
 	require.Error(t, err, "two intakes in one registry would count each other's events")
 }
 
-// pile is a consumer with one pull of many messages, each of which is a batch.
+// pile is a consumer of messages that wait.
 type pile struct {
 	jetstream.Consumer
-	messages []*note
-	done     context.CancelFunc // called when it is asked for more
+	messages []jetstream.Msg
+	done     context.CancelFunc // called when the last is taken and another asked for
+	pulls    int                // before it is broken
+	broken   error
 }
 
-func (p *pile) Fetch(int, ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
-	pulled := make(pull, len(p.messages))
-	for _, message := range p.messages {
-		pulled <- message
+func (p *pile) Fetch(most int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
+	if p.pulls--; p.broken != nil && p.pulls < 0 {
+		return nil, p.broken
 	}
-	close(pulled)
-	if p.messages == nil {
+	taken := p.messages[:min(most, len(p.messages))]
+	p.messages = p.messages[len(taken):]
+	if len(taken) == 0 && most == 1 {
 		p.done()
 	}
-	p.messages = nil
-	return pulled, nil
+	return over(taken...), nil
 }
+
+// heap is messages behind each of which enough wait for nobody to wait for more.
+func heap(notes ...*note) []jetstream.Msg {
+	messages := make([]jetstream.Msg, len(notes))
+	for i, n := range notes {
+		n.behind = maxBatch
+		messages[i] = n
+	}
+	return messages
+}
+
+// pulled is a pull that is over.
+type pulled chan jetstream.Msg
+
+func over(messages ...jetstream.Msg) pulled {
+	p := make(pulled, len(messages))
+	for _, message := range messages {
+		p <- message
+	}
+	close(p)
+	return p
+}
+
+func (p pulled) Messages() <-chan jetstream.Msg { return p }
+func (p pulled) Error() error                   { return nil }
 
 // slow is a recorder that takes its time, and remembers how much it was given.
 type slow struct {
@@ -348,7 +399,7 @@ func TestWhatAReplicaCannotBeginInTimeIsGivenBack(t *testing.T) {
 			in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: func() time.Time { return recorder.now }})
 			require.NoError(t, err)
 
-			require.NoError(t, in.pump(ctx, &pile{messages: slices.Clone(messages), done: cancel}))
+			require.NoError(t, in.pump(ctx, &pile{messages: heap(messages...), done: cancel}))
 
 			var settled []string
 			for _, message := range messages {
@@ -370,7 +421,7 @@ func TestWhatWasNotBegunIsGivenBackBeforeThePause(t *testing.T) {
 		begun, waits := lines(full...), lines(full...)
 		in := newIntake(t, &clerk{err: errors.New("away")})
 		done := make(chan error, 1)
-		go func() { done <- in.pump(ctx, &pile{messages: []*note{begun, waits}, done: cancel}) }()
+		go func() { done <- in.pump(ctx, &pile{messages: heap(begun, waits), done: cancel}) }()
 		synctest.Wait() // it pauses
 		require.NoError(t, ctx.Err())
 		require.Equal(t, "nak", begun.settled)
@@ -383,33 +434,27 @@ func TestWhatWasNotBegunIsGivenBackBeforeThePause(t *testing.T) {
 type whale struct {
 	jetstream.Consumer
 	message jetstream.Msg
-	swam    context.CancelFunc // called when it is asked for again
+	swam    context.CancelFunc // called when it is gone and another asked for
 }
 
-func (w *whale) Fetch(batch int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
-	pulled := make(pull, 1)
+func (w *whale) Fetch(most int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
 	switch {
+	case most > 1:
+		return over(), nil
 	case w.message == nil:
 		w.swam()
-	case batch == 1:
-		pulled <- w.message
-		w.message = nil
+		return over(), nil
 	}
-	close(pulled)
-	return pulled, nil
+	message := w.message
+	w.message = nil
+	return over(message), nil
 }
-
-// pull is a pull that is over.
-type pull chan jetstream.Msg
-
-func (p pull) Messages() <-chan jetstream.Msg { return p }
-func (p pull) Error() error                   { return nil }
 
 func TestAMessageThatNoPullHasRoomForIsTakenByItself(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	message := &note{data: []byte("x")}
+	message := &note{data: []byte("x"), behind: maxBatch}
 	in := newIntake(t, &clerk{verdicts: []trail.Verdict{trail.Dead}})
 
 	require.NoError(t, in.pump(ctx, &whale{message: message, swam: cancel}))
