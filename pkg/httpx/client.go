@@ -8,7 +8,7 @@ import (
 )
 
 // resolveClient puts the client's address into r.RemoteAddr, where all that
-// follows finds it, with gin's RemoteIP; its ClientIP parses and writes the same again.
+// follows finds it by gin's RemoteIP (ClientIP would parse it and write it again).
 //
 // X-Forwarded-For is read from its right end, over all header lines, only as
 // far as trusted proxies wrote it: the first address that is no proxy of ours

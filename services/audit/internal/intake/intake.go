@@ -29,12 +29,12 @@ const (
 	// maxBatch is how many events make a batch, of which the last message may bring up to
 	// auditevent.MaxBatch more; and how many messages are pulled.
 	maxBatch = 500
-	// maxPull bounds in bytes what is pulled, and so a batch, but for the first message:
-	// 500 messages of the size that NATS takes would be more than a replica has memory for,
-	// and more than Postgres takes within recordFor.
+	// maxPull bounds in bytes what is pulled, and so a batch: 500 messages of the size that
+	// NATS takes would be more than a replica has memory for, and more than Postgres takes
+	// within recordFor. Only a message that is larger by itself comes all the same, alone.
 	maxPull = 8 << 20
 	// gatherFor is how long a first message waits for company, of which others are pulled
-	// in the last restFor only: they come all at once then, and wake nobody one by one.
+	// in the last restFor only: most come at once then, and wake nobody one by one.
 	gatherFor = 50 * time.Millisecond
 	restFor   = 10 * time.Millisecond
 	// pullFor bounds the pull of a first message. A pull that a restarted server forgot is
@@ -188,10 +188,10 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 }
 
 // work records what was pulled, batch by batch, until nothing is left, one cannot be recorded,
-// it is too late to begin another or the service stops. What is left then is given back, so that
+// it is too late to begin another one or the service stops. What is left then is given back, so that
 // another replica has it at once.
 func (in *Intake) work(ctx context.Context, waiting []parcel, asked time.Time) (begun bool, err error) {
-	for err == nil && len(waiting) > 0 && ctx.Err() == nil && in.clock().Sub(asked) < beginFor {
+	for err == nil && len(waiting) > 0 && ctx.Err() == nil && (!begun || in.clock().Sub(asked) < beginFor) {
 		messages := fill(waiting)
 		err = in.record(ctx, waiting[:messages], recordFor-in.clock().Sub(asked))
 		waiting, begun = waiting[messages:], true
@@ -208,19 +208,21 @@ type parcel struct {
 	payloads [][]byte
 }
 
-// gather waits up to pullFor for a first message, of any size, and gatherFor for others, unless
-// enough of them wait already. With an error it may have taken some all the same.
+// gather waits up to pullFor for a first message, of any size, and up to gatherFor for others,
+// unless enough of them wait already. With an error it may have taken some all the same.
 func gather(ctx context.Context, consumer jetstream.Consumer) ([]parcel, error) {
 	first, err := pull(consumer, 1, jetstream.FetchMaxWait(pullFor))
 	if err != nil || len(first) == 0 {
 		return first, err
 	}
+	room, wait := max(1, maxPull-len(first[0].Data())), gatherFor
 	if !crowded(first[0]) {
 		pause(ctx, gatherFor-restFor)
+		wait = restFor
 	}
 	var others []parcel
 	if ctx.Err() == nil {
-		others, err = pull(consumer, maxBatch-1, jetstream.FetchMaxBytes(maxPull), jetstream.FetchMaxWait(restFor))
+		others, err = pull(consumer, maxBatch-1, jetstream.FetchMaxBytes(room), jetstream.FetchMaxWait(wait))
 	}
 	return append(first, others...), err
 }

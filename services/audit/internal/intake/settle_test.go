@@ -255,6 +255,9 @@ func TestGatherKeepsWhatItTookWhereAPullBreaks(t *testing.T) {
 		require.ErrorIs(t, err, gone)
 		require.Len(t, waiting, want, "pulls before it is gone: %d", pulls)
 	}
+	waiting, err := gather(t.Context(), &pile{messages: []jetstream.Msg{&note{}}, ends: gone})
+	require.ErrorIs(t, err, gone)
+	require.Len(t, waiting, 1, "with the error")
 }
 
 func TestAStoppingServiceGivesBackWhatItHasNotBegun(t *testing.T) {
@@ -267,6 +270,21 @@ func TestAStoppingServiceGivesBackWhatItHasNotBegun(t *testing.T) {
 	require.False(t, begun)
 	require.Equal(t, "nak", first.settled)
 	require.Equal(t, "nak", second.settled)
+}
+
+func TestABatchIsBegunHoweverLongItTookToCome(t *testing.T) {
+	t.Parallel()
+	full := slices.Repeat([][]byte{[]byte("{}")}, maxBatch)
+	now, first, second := time.Unix(100, 0), lines(full...), lines(full...)
+	recorder := &slow{}
+	in, err := New(Config{Recorder: recorder, Telemetry: telemetry.Discard("audit"), Clock: func() time.Time { return now }})
+	require.NoError(t, err)
+	begun, err := in.work(t.Context(), []parcel{{first, full}, {second, full}}, now.Add(-beginFor-time.Second))
+	require.NoError(t, err)
+	require.True(t, begun, "or it would come and be given back for ever")
+	require.Equal(t, "ack", first.settled)
+	require.Equal(t, "nak", second.settled)
+	require.Equal(t, []time.Duration{recordFor - beginFor - time.Second}, recorder.given)
 }
 
 func TestItIsEventsThatFillABatch(t *testing.T) {
@@ -314,6 +332,7 @@ type pile struct {
 	done     context.CancelFunc // called when the last is taken and another asked for
 	pulls    int                // before it is broken
 	broken   error
+	ends     error // with which each pull ends
 }
 
 func (p *pile) Fetch(most int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
@@ -325,7 +344,9 @@ func (p *pile) Fetch(most int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch,
 	if len(taken) == 0 && most == 1 {
 		p.done()
 	}
-	return over(taken...), nil
+	end := over(taken...)
+	end.err = p.ends
+	return end, nil
 }
 
 // heap is messages behind each of which enough wait for nobody to wait for more.
@@ -339,19 +360,22 @@ func heap(notes ...*note) []jetstream.Msg {
 }
 
 // pulled is a pull that is over.
-type pulled chan jetstream.Msg
+type pulled struct {
+	messages chan jetstream.Msg
+	err      error
+}
 
-func over(messages ...jetstream.Msg) pulled {
-	p := make(pulled, len(messages))
+func over(messages ...jetstream.Msg) *pulled {
+	p := &pulled{messages: make(chan jetstream.Msg, len(messages))}
 	for _, message := range messages {
-		p <- message
+		p.messages <- message
 	}
-	close(p)
+	close(p.messages)
 	return p
 }
 
-func (p pulled) Messages() <-chan jetstream.Msg { return p }
-func (p pulled) Error() error                   { return nil }
+func (p *pulled) Messages() <-chan jetstream.Msg { return p.messages }
+func (p *pulled) Error() error                   { return p.err }
 
 // slow is a recorder that takes its time, and remembers how much it was given.
 type slow struct {

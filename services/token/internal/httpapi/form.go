@@ -147,7 +147,7 @@ var errNotUTF8 = errors.New("not UTF-8")
 // formDecode undoes the encoding of one name or value.
 func formDecode(text string) (string, error) {
 	decoded := text
-	// What has none of these is as it was. Tokens are: to look at each of their characters takes thirty times as long.
+	// What has none of these is as it was. Tokens are: to look at each of their characters takes forty times as long.
 	if strings.Contains(text, "%") || strings.Contains(text, "+") {
 		var err error
 		if decoded, err = url.QueryUnescape(text); err != nil {
