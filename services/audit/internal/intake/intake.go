@@ -43,7 +43,7 @@ const (
 	// ackWait is when JetStream gives the messages of a killed replica to
 	// another. A batch takes milliseconds; recordFor, since the first was asked for, ends
 	// one that hangs before its messages come again. What was pulled can be several batches:
-	// after beginFor none of them is begun any more.
+	// after beginFor only the first of them is begun.
 	ackWait   = 10 * time.Second
 	recordFor = 8 * time.Second
 	beginFor  = recordFor / 2
@@ -187,9 +187,9 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 	return nil
 }
 
-// work records what was pulled, batch by batch, until nothing is left, one cannot be recorded,
-// it is too late to begin another one or the service stops. What is left then is given back, so that
-// another replica has it at once.
+// work records what was pulled, batch by batch, until nothing is left, one cannot be recorded, it
+// is too late to begin another, or the service stops. The first is begun however late it is: it would
+// come late again. What is left is given back, so that another replica has it at once.
 func (in *Intake) work(ctx context.Context, waiting []parcel, asked time.Time) (begun bool, err error) {
 	for err == nil && len(waiting) > 0 && ctx.Err() == nil && (!begun || in.clock().Sub(asked) < beginFor) {
 		messages := fill(waiting)
