@@ -454,34 +454,24 @@ func TestWhatWasNotBegunIsGivenBackBeforeThePause(t *testing.T) {
 	})
 }
 
-// whale is a consumer whose next message is larger than a pull of many may be.
-type whale struct {
-	jetstream.Consumer
-	message jetstream.Msg
-	swam    context.CancelFunc // called when it is gone and another asked for
-}
+// whales is a pile of messages that are larger than a pull of many may be.
+type whales struct{ pile }
 
-func (w *whale) Fetch(most int, _ ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
-	switch {
-	case most > 1:
-		return over(), nil
-	case w.message == nil:
-		w.swam()
+func (w *whales) Fetch(most int, options ...jetstream.FetchOpt) (jetstream.MessageBatch, error) {
+	if most > 1 {
 		return over(), nil
 	}
-	message := w.message
-	w.message = nil
-	return over(message), nil
+	return w.pile.Fetch(most, options...)
 }
 
 func TestAMessageThatNoPullHasRoomForIsTakenByItself(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	message := &note{data: []byte("x"), behind: maxBatch}
+	message := &note{data: []byte("x")}
 	in := newIntake(t, &clerk{verdicts: []trail.Verdict{trail.Dead}})
 
-	require.NoError(t, in.pump(ctx, &whale{message: message, swam: cancel}))
+	require.NoError(t, in.pump(ctx, &whales{pile{messages: heap(message), done: cancel}}))
 
 	require.Equal(t, "term", message.settled)
 }
