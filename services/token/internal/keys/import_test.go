@@ -2,6 +2,7 @@ package keys
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -75,7 +76,8 @@ func TestAKeyIsReadInEveryFormItComesIn(t *testing.T) {
 			t.Parallel()
 			got, err := ParsePrivateKey(test.text)
 			require.NoError(t, err)
-			require.Equal(t, test.want, got)
+			require.Equal(t, test.want.Algorithm, got.Algorithm)
+			require.True(t, test.want.signer.(interface{ Equal(crypto.PrivateKey) bool }).Equal(got.signer), "what a key computes ahead may differ in length")
 		})
 	}
 }
