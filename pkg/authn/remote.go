@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/singleflight"
+
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -142,19 +144,14 @@ func (k *RemoteKeys) refresh(ctx context.Context) {
 
 // Run fetches until there is a set and then every 5 seconds, until ctx is done. It returns nil.
 func (k *RemoteKeys) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		_, _, _ = k.flights.Do("", func() (any, error) {
 			k.refresh(ctx)
 			return nil, nil
 		})
-		timer := time.NewTimer(k.pause())
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return nil
-		case <-timer.C:
-		}
+		_ = idle.For(ctx, k.pause())
 	}
+	return nil
 }
 
 // Fetched is when the set was last read, zero before the first time. Keys that were taken out since are still believed.

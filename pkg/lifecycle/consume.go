@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
@@ -35,7 +36,7 @@ func ConsumeAgents(ctx context.Context, conn *natsx.Conn, tel *telemetry.Telemet
 	for ctx.Err() == nil {
 		if err := c.consume(ctx); err != nil && ctx.Err() == nil {
 			c.log.WarnContext(ctx, "lifecycle consumer starts again", "error", err)
-			c.pause(ctx, setUpRetry)
+			_ = idle.For(ctx, setUpRetry)
 		}
 	}
 	return nil
@@ -120,13 +121,4 @@ func retryDelay(msg jetstream.Msg) time.Duration {
 		delay *= 2
 	}
 	return min(delay, lastRetry)
-}
-
-func (c *consumer) pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
 }

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 // Names of the streams and the subjects they hold.
@@ -88,10 +90,8 @@ func (c *Conn) declare(ctx context.Context, stream jetstream.StreamConfig) error
 		if c.Connected() { // without a connection there is nothing new to say
 			c.log.WarnContext(ctx, "stream cannot be declared yet", "stream", stream.Name, "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("declare stream %s: %w (last: %w)", stream.Name, ctx.Err(), err)
-		case <-time.After(wait):
+		if ended := idle.For(ctx, wait); ended != nil {
+			return fmt.Errorf("declare stream %s: %w (last: %w)", stream.Name, ended, err)
 		}
 	}
 }

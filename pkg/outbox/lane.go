@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 )
 
@@ -59,7 +60,7 @@ func (l *lane) run(ctx context.Context) {
 func (l *lane) sleep(ctx context.Context, d time.Duration, failed bool) bool {
 	const moment = 250 * time.Millisecond
 	if failed {
-		if !pause(ctx, moment) {
+		if idle.For(ctx, moment) != nil {
 			return false
 		}
 		d -= moment

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -104,7 +105,7 @@ func (r *Relay) listen(ctx context.Context, wake func()) {
 		if failures%60 == 0 { // once a minute is enough while the database is away
 			r.log.WarnContext(ctx, "outbox cannot listen and polls instead", "error", err)
 		}
-		if !pause(ctx, listenRetry) {
+		if idle.For(ctx, listenRetry) != nil {
 			return
 		}
 	}
@@ -147,7 +148,7 @@ func (r *Relay) count(ctx context.Context) {
 		}
 		cancel()
 		r.tel.Metrics.OutboxOldest.Set(age(oldest, r.clock()))
-		if !pause(ctx, countEvery) {
+		if idle.For(ctx, countEvery) != nil {
 			return
 		}
 	}
@@ -166,16 +167,4 @@ func age(of, now time.Time) float64 {
 		return 0
 	}
 	return max(0, now.Sub(of).Seconds())
-}
-
-// pause waits and says whether ctx still lives.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

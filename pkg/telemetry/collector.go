@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -73,10 +74,8 @@ func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceS
 		if err == nil || wait < 0 {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if idle.For(ctx, max(wait, pause)) != nil {
 			return err
-		case <-time.After(max(wait, pause)):
 		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/sentryagent/agentidp/migrations"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/devservers"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
@@ -181,10 +182,8 @@ func retryInUse(ctx context.Context, do func() error) error {
 		if !errors.As(err, &pg) || pg.Code != objectInUse || wait > 5*time.Second {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if idle.For(ctx, wait) != nil {
 			return err
-		case <-time.After(wait):
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -123,12 +124,7 @@ func (s *Service) keepDays(ctx context.Context) error {
 			s.replica.Telemetry.Log.WarnContext(ctx, "the days of the trail are not in order, will try again", slog.Any("error", err))
 			wait = keepDaysAgain
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		timer.Stop()
+		_ = idle.For(ctx, wait)
 	}
 	return nil
 }

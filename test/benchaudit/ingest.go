@@ -19,6 +19,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/load"
 )
 
@@ -95,7 +96,7 @@ func (b *bench) ingest(ctx context.Context) error {
 	go func() {
 		for publishing.Err() == nil {
 			if p.count.Load()-stored.Load() > behind {
-				pause(publishing, time.Millisecond)
+				_ = idle.For(publishing, time.Millisecond)
 				continue
 			}
 			if err := p.publish(ctx); err != nil {
@@ -106,7 +107,7 @@ func (b *bench) ingest(ctx context.Context) error {
 		ended <- p.settle(ctx, len(p.acks))
 	}()
 	look := func(until time.Duration) (int64, error) {
-		for begun := time.Now(); time.Since(begun) < until && ctx.Err() == nil; pause(ctx, 20*sampleEvery) {
+		for begun := time.Now(); time.Since(begun) < until && ctx.Err() == nil; _ = idle.For(ctx, 20*sampleEvery) {
 			size, err := b.size(ctx)
 			if err != nil {
 				return 0, err
@@ -187,7 +188,7 @@ func (b *bench) watch(ctx context.Context) (stop func() ([]sighting, error)) {
 			if len(seen) == 0 || seen[len(seen)-1].size != size {
 				seen = append(seen, sighting{size, time.Now()})
 			}
-			pause(ctx, sampleEvery)
+			_ = idle.For(ctx, sampleEvery)
 		}
 	}()
 	return func() ([]sighting, error) {
@@ -230,7 +231,7 @@ func (b *bench) lag(ctx context.Context) error {
 	if err = b.steadily(ctx, p); err == nil {
 		err = b.balance(ctx, begin, p)
 	}
-	pause(ctx, 10*sampleEvery) // until the last size was seen
+	_ = idle.For(ctx, 10*sampleEvery) // until the last size was seen
 	seen, watchErr := stop()
 	if err := errors.Join(err, watchErr); err != nil {
 		return err

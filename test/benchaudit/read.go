@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/load"
 )
 
@@ -56,9 +57,9 @@ func (b *bench) measure(ctx context.Context, connections int, requests [][]byte)
 	if err != nil {
 		return latency{}, err
 	}
-	pause(ctx, warmup)
+	_ = idle.For(ctx, warmup)
 	running.Measure()
-	pause(ctx, time.Duration(b.seconds*float64(time.Second)))
+	_ = idle.For(ctx, time.Duration(b.seconds*float64(time.Second)))
 	running.Pause()
 	result, err := running.Stop()
 	return latency{
@@ -69,15 +70,6 @@ func (b *bench) measure(ctx context.Context, connections int, requests [][]byte)
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
 
 // lists measures every combination of an agent, an action and a day, each on its
 // first page and far behind; and agents once more, none of them asked for twice.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -51,7 +52,7 @@ type member struct {
 type secret struct{ id, value string }
 
 // pause is the time between two requests; false when the work is over.
-func (w *worker) pause(ctx context.Context) bool { return until(ctx, time.Now().Add(w.think())) }
+func (w *worker) pause(ctx context.Context) bool { return idle.For(ctx, w.think()) == nil }
 
 // want of a service's event: what every one of this client's must hold.
 func want(service, agent, actor string, more map[string]any) map[string]any {
@@ -102,7 +103,7 @@ func (w *worker) take(ctx context.Context, s step) bool {
 			}
 			return seen
 		}
-		if !until(ctx, time.Now().Add(w.backoff())) {
+		if idle.For(ctx, w.backoff()) != nil {
 			return false
 		}
 	}
@@ -314,7 +315,7 @@ func (w *worker) suspend(ctx context.Context, m *member) bool {
 		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, refused) != "" {
 			return true
 		}
-		if !until(ctx, time.Now().Add(w.backoff())) {
+		if idle.For(ctx, w.backoff()) != nil {
 			return false
 		}
 	}
@@ -366,7 +367,7 @@ func (w *worker) fetch(ctx context.Context, id, value, scope string) string {
 		if token := w.ask(ctx, id, value, scope, nil); token != "" {
 			return token
 		}
-		if !until(ctx, time.Now().Add(w.backoff())) {
+		if idle.For(ctx, w.backoff()) != nil {
 			return ""
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -109,7 +110,7 @@ func (w *worker) fleet(ctx context.Context, most int) {
 		if !w.pause(ctx) {
 			return
 		}
-		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, nil) == "" && !until(ctx, time.Now().Add(w.backoff())) {
+		if w.ask(ctx, m.id, m.credentials[0].value, agentScopes, nil) == "" && idle.For(ctx, w.backoff()) != nil {
 			return
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -36,7 +37,7 @@ type observed struct {
 // observe until ctx ends. What is not answered is not observed.
 func (r *run) observe(ctx context.Context) {
 	replicas := r.replicas("audit")["audit"]
-	for i := 0; until(ctx, time.Now().Add(lookEvery)); i++ {
+	for i := 0; idle.For(ctx, lookEvery) == nil; i++ {
 		from := replicas[i%len(replicas)]
 		ask, cancel := context.WithTimeout(ctx, patience)
 		signed, err := r.rig.Get(ask, "http://"+from.address+"/api/v1/audit/checkpoint", "")

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -32,7 +33,7 @@ type poisoner struct {
 func (r *run) poison(ctx context.Context) {
 	r.poisoner.acknowledged = map[string]bool{}
 	random := newRandom(r.seed, poisonStream)
-	for until(ctx, time.Now().Add(poisonEvery)) {
+	for idle.For(ctx, poisonEvery) == nil {
 		marker := "poison-" + uuid.NewString()
 		event := fmt.Sprintf(`"eventId":%q,"timestamp":%q,"action":"token.issued","outcome":"success","service":"fault","metadata":{}`,
 			uuid.NewString(), time.Now().UTC().Format(time.RFC3339Nano))

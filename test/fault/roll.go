@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -127,7 +128,7 @@ func (r *run) end(ctx context.Context, random *rand.Rand, how rolling, names ...
 		r.say("  %6.1fs  SIGTERM to %s; the proxy hears of it %.1fs later", time.Since(r.begin).Seconds(), name, late.Seconds())
 		group.Go(func() error { return r.dismiss(ctx, name, began.Add(late)) })
 		group.Go(func() error {
-			until(ctx, began.Add(max(0, -late)))
+			_ = idle.For(ctx, time.Until(began.Add(max(0, -late))))
 			if how.kill {
 				return r.rig.Kill(name)
 			}
@@ -145,7 +146,7 @@ func (r *run) end(ctx context.Context, random *rand.Rand, how rolling, names ...
 }
 
 func (r *run) dismiss(ctx context.Context, name string, at time.Time) error {
-	until(ctx, at)
+	_ = idle.For(ctx, time.Until(at))
 	return r.rig.Dismiss(name)
 }
 
@@ -229,16 +230,16 @@ func (r *run) share(ctx context.Context, names []string, then map[string]rig.Wor
 		for name, work := range now {
 			now[name] = work.Less(then[name])
 		}
-		idle, enough := unfair(now)
-		if enough && len(idle) == 0 || time.Now().After(deadline) || ctx.Err() != nil {
+		lazy, enough := unfair(now)
+		if enough && len(lazy) == 0 || time.Now().After(deadline) || ctx.Err() != nil {
 			r.tellShares(now)
 			if !enough {
-				idle = append(idle, finding{what: fmt.Sprintf("too little to judge by: not %d requests of each service in %s", shareOf, shareWithin)})
+				lazy = append(lazy, finding{what: fmt.Sprintf("too little to judge by: not %d requests of each service in %s", shareOf, shareWithin)})
 			}
-			r.judge.find(idle...)
+			r.judge.find(lazy...)
 			return ctx.Err()
 		}
-		until(ctx, time.Now().Add(200*time.Millisecond))
+		_ = idle.For(ctx, 200*time.Millisecond)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/test/internal/rig"
 )
 
@@ -34,7 +35,7 @@ func (r *run) strike(ctx context.Context, begin time.Time, schedule []fault) ([]
 	for i, f := range schedule {
 		blows[i].fault = f
 		group.Go(func() {
-			if !until(ctx, begin.Add(f.at)) {
+			if idle.For(ctx, time.Until(begin.Add(f.at))) != nil {
 				return
 			}
 			busy[f.target].Lock()
@@ -82,7 +83,7 @@ func (r *run) one(ctx context.Context, b *blow) error {
 		return err
 	}
 	b.struck = time.Now()
-	until(ctx, began.Add(f.length))
+	_ = idle.For(ctx, time.Until(began.Add(f.length)))
 	// What was begun is healed also when the run is given up: what is frozen could not be stopped.
 	if err := heal(context.WithoutCancel(ctx)); err != nil {
 		return err
@@ -99,21 +100,9 @@ func again(ctx context.Context, do func(context.Context) error) error {
 		try, done := context.WithTimeout(limited, time.Second)
 		err := do(try)
 		done()
-		if err == nil || !until(limited, time.Now().Add(100*time.Millisecond)) {
+		if err == nil || idle.For(limited, 100*time.Millisecond) != nil {
 			return err
 		}
-	}
-}
-
-// until waits for a moment, and says whether ctx still lives then.
-func until(ctx context.Context, moment time.Time) bool {
-	timer := time.NewTimer(time.Until(moment))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -38,7 +40,7 @@ func (r *run) settle(ctx context.Context) error {
 		if time.Now().After(deadline) {
 			return errors.Join(fmt.Errorf("after %s there still waits: %s", settleFor, waits), err)
 		}
-		if !until(ctx, time.Now().Add(100*time.Millisecond)) {
+		if idle.For(ctx, 100*time.Millisecond) != nil {
 			return ctx.Err()
 		}
 	}

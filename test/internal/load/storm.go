@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 // StormPlan is what a storm consists of.
@@ -105,10 +107,7 @@ func (s *Storm) dial(ctx context.Context, c *connection, patience time.Duration)
 		if ctx.Err() == nil {
 			s.noDial.Add(1)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(patience / 10): // what refuses at once would only be asked in circles
-		}
+		_ = idle.For(ctx, patience/10) // what refuses at once would only be asked in circles
 		return false
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {

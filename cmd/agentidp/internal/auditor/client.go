@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -39,18 +40,7 @@ func NewClient(base string, client *http.Client) (*Client, error) {
 	if err != nil || parsed.Scheme != "https" && parsed.Scheme != "http" || parsed.Host == "" || parsed.RawQuery != "" {
 		return nil, fmt.Errorf("%q is not the URL of a provider", base)
 	}
-	return &Client{base: strings.TrimRight(base, "/") + "/api/v1/audit", http: client, pause: pause}, nil
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return &Client{base: strings.TrimRight(base, "/") + "/api/v1/audit", http: client, pause: idle.For}, nil
 }
 
 // refusedError is an answer other than 200.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sentryagent/agentidp/migrations"
 	"github.com/sentryagent/agentidp/pkg/devservers"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit"
 )
@@ -161,10 +162,7 @@ func (s *servers) keep(ctx context.Context, name string, server child, open func
 				break
 			}
 			s.progress.note("%s does not start: %v", name, err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(restartPause):
-			}
+			_ = idle.For(ctx, restartPause)
 		}
 	}
 }

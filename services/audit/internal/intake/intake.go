@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -140,7 +141,7 @@ func (in *Intake) take(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			failures++
 			in.log.WarnContext(ctx, "audit stream cannot be read, will try again", slog.Any("error", err))
-			pause(ctx, delay(failures))
+			_ = idle.For(ctx, delay(failures))
 		}
 	}
 }
@@ -176,7 +177,7 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 		case failure != nil:
 			failures++
 			in.log.WarnContext(ctx, "audit events cannot be stored, will try again", slog.Any("error", failure))
-			pause(ctx, delay(failures))
+			_ = idle.For(ctx, delay(failures))
 		case begun:
 			failures = 0
 		}
@@ -217,7 +218,7 @@ func gather(ctx context.Context, consumer jetstream.Consumer) ([]parcel, error) 
 	}
 	room, wait := max(1, maxPull-len(first[0].Data())), gatherFor
 	if !crowded(first[0]) {
-		pause(ctx, gatherFor-restFor)
+		_ = idle.For(ctx, gatherFor-restFor)
 		wait = restFor
 	}
 	var others []parcel
@@ -252,16 +253,6 @@ func fill(waiting []parcel) (messages int) {
 		events += len(waiting[messages].payloads)
 	}
 	return messages
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // delay is how long to wait after so many failures (≥ 1): it doubles from

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -87,7 +88,7 @@ func (p *Publisher) Stored(first int64, events []trail.Delivery) {
 func (p *Publisher) Run(ctx context.Context) error {
 	defer p.release(ctx)
 	declared := false
-	for wait := look; ctx.Err() == nil; pause(ctx, wait) {
+	for wait := look; ctx.Err() == nil; _ = idle.For(ctx, wait) {
 		if !declared {
 			if p.Conn.DeclareOnward(ctx, p.MaxBytes) != nil {
 				return nil // only when ctx has ended
@@ -185,14 +186,4 @@ func (p *Publisher) page(ctx context.Context, first, end int64) ([]export.Row, e
 		rows, err = p.Log.Rows(ctx, nil, first, end, pageEvents)
 	}
 	return rows, err
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -133,10 +134,8 @@ func (r Retention) drop(ctx context.Context, at time.Time) (Dropped, error) {
 		if !passes(err) || try == dropTries {
 			return one, err
 		}
-		select {
-		case <-ctx.Done():
+		if idle.For(ctx, pause) != nil {
 			return one, err
-		case <-time.After(pause):
 		}
 		pause = min(2*pause, lastDropPause)
 	}

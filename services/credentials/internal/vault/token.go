@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -95,7 +96,7 @@ func (c *Client) Run(ctx context.Context) error {
 	if c.cfg.KubernetesRole != "" {
 		keep = c.loginAgain
 	}
-	for {
+	for ctx.Err() == nil {
 		lasts, err := keep(ctx)
 		pause := max(lasts/2, shortest)
 		if err != nil {
@@ -105,12 +106,9 @@ func (c *Client) Run(ctx context.Context) error {
 			pause = again
 		}
 		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
+		_ = idle.For(ctx, pause)
 	}
+	return nil
 }
 
 // loginAgain tells how long the new token lasts.

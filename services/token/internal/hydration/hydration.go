@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/revocation"
@@ -162,12 +163,8 @@ func (h *Hydrator) RetryAnnouncements(ctx context.Context) error {
 			return nil
 		case <-h.wake:
 		}
-		for !h.retry(ctx) {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(retryEvery):
-			}
+		for ctx.Err() == nil && !h.retry(ctx) {
+			_ = idle.For(ctx, retryEvery)
 		}
 	}
 }

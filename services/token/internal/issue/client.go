@@ -10,6 +10,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 )
 
@@ -110,7 +111,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 	began := time.Now()
 	agent, err := a.authenticate(ctx, credentials, origin)
 	if failed(err) {
-		pause(ctx, a.Floor-time.Since(began))
+		_ = idle.For(ctx, a.Floor-time.Since(began))
 	}
 	return agent, err
 }
@@ -119,18 +120,6 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 func failed(err error) bool {
 	var refusal *Refusal
 	return errors.As(err, &refusal) && (refusal.Kind == InvalidClient || refusal.Kind == TooManyRequests)
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 func (a *Authenticator) authenticate(ctx context.Context, credentials Credentials, origin auditevent.Origin) (Agent, error) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/idle"
 
 	"github.com/sentryagent/agentidp/pkg/jwk"
 )
@@ -110,18 +111,15 @@ func NewRing(cfg RingConfig) *Ring {
 // Run loads the keys, makes the first one if there is none, moves them on, and
 // follows what other replicas do, until ctx is done. It never gives up.
 func (r *Ring) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		pause := reloadEvery
 		if err := r.Pass(ctx); err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "signing keys could not be read or moved on", slog.Any("error", err))
 			pause = retryEvery
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(pause):
-		}
+		_ = idle.For(ctx, pause)
 	}
+	return nil
 }
 
 // Pass does once what Run does again and again.

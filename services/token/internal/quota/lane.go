@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -116,7 +117,7 @@ func (l *Lane) Enter(ctx context.Context, place string) (issue.Entry, error) {
 		l.crowdedUntil.Store(l.clock().Add(crowdLasts).UnixNano())
 	}
 	defer l.waiting.Add(-1)
-	return issue.Entry{Crowd: true, Limited: limited}, sleep(ctx, laneDelay)
+	return issue.Entry{Crowd: true, Limited: limited}, idle.For(ctx, laneDelay)
 }
 
 func (l *Lane) leave() {
@@ -133,7 +134,7 @@ func (l *Lane) Keep(ctx context.Context) {
 	}
 	l.waiting.Add(1)
 	defer l.waiting.Add(-1)
-	_ = sleep(ctx, laneRefusal) // who leaves is told nothing
+	_ = idle.For(ctx, laneRefusal) // who leaves is told nothing
 }
 
 // Crowded tells whether many attempts wait, or did not long ago.
@@ -188,7 +189,7 @@ func (q *queue) pass(ctx context.Context, place string) error {
 	}
 	defer func() { <-q.turn }()
 	// Who goes away before its turn has not had it: next is as it was.
-	if err := sleep(ctx, q.next.Sub(q.clock())); err != nil {
+	if err := idle.For(ctx, q.next.Sub(q.clock())); err != nil {
 		return err
 	}
 	now := q.clock()
@@ -216,19 +217,5 @@ func (q *queue) leave(place string) {
 	q.waiting--
 	if q.from[place]--; q.from[place] == 0 {
 		delete(q.from, place)
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/jwk"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/together"
@@ -142,12 +143,9 @@ func (a *Agents) Run(ctx context.Context) error {
 			return nil
 		case <-a.wake:
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(gatherFor):
+		if idle.For(ctx, gatherFor) == nil {
+			a.askAgain(ctx)
 		}
-		a.askAgain(ctx)
 	}
 }
 
