@@ -210,6 +210,12 @@ func TestStatementsAreTimedUnderTheirNames(t *testing.T) {
 	require.NoError(t, err)
 	_, err = db.Exec(ctx, "-- name: \nSELECT 1")
 	require.NoError(t, err)
+	batch := &pgx.Batch{}
+	batch.Queue("-- name: thing_none\nSELECT 1 WHERE false").Query(func(rows pgx.Rows) error { rows.Close(); return rows.Err() })
+	batch.Queue("-- name: thing_one\nSELECT 1").QueryRow(func(row pgx.Row) error { return row.Scan(new(int)) })
+	batch.Queue("-- name: thing_wrong\nSELECT 1 / (SELECT 0)")
+	batch.Queue("-- name: thing_never\nSELECT 1")
+	require.Error(t, db.SendBatch(ctx, batch).Close())
 
 	seen := map[string]uint64{}
 	families, err := tel.Metrics.Registry.Gather()
@@ -221,5 +227,5 @@ func TestStatementsAreTimedUnderTheirNames(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, map[string]uint64{"begin": 1, "commit": 1, "thing_insert": 2, "unnamed": 2}, seen)
+	require.Equal(t, map[string]uint64{"begin": 1, "commit": 1, "thing_insert": 2, "unnamed": 2, "thing_none": 1, "thing_one": 1, "thing_wrong": 1}, seen)
 }

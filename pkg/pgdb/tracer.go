@@ -16,10 +16,14 @@ const (
 )
 
 // queryTimer feeds the duration of every statement into agentidp_db_query_duration_seconds under
-// the name that the statement's first line gives it, so that the label never carries SQL.
+// the name that the statement's first line gives it, so that the label never carries SQL. One of a
+// batch is timed from when the answers to those before it were read.
 type queryTimer struct{ metrics *telemetry.Metrics }
 
-var _ pgx.QueryTracer = (*queryTimer)(nil)
+var (
+	_ pgx.QueryTracer = (*queryTimer)(nil)
+	_ pgx.BatchTracer = (*queryTimer)(nil)
+)
 
 type startedKey struct{}
 
@@ -43,6 +47,19 @@ func (q *queryTimer) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.Trace
 		q.metrics.DBQuery.WithLabelValues(s.operation).Observe(time.Since(s.at).Seconds())
 	}
 }
+
+// TraceBatchStart has nothing to note: pgx does.
+func (q *queryTimer) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+// TraceBatchQuery observes how long one statement of a batch took, whatever came out.
+func (q *queryTimer) TraceBatchQuery(_ context.Context, _ *pgx.Conn, data pgx.TraceBatchQueryData) {
+	q.metrics.DBQuery.WithLabelValues(operation(data.SQL)).Observe(time.Since(data.ReadStartTime).Seconds())
+}
+
+// TraceBatchEnd has nothing to add to what was observed of each statement.
+func (q *queryTimer) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
 
 func operation(sql string) string {
 	rest, ok := strings.CutPrefix(sql, namePrefix)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"regexp"
 	"testing"
 	"time"
 
@@ -150,6 +151,35 @@ func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
 		require.Equal(t, http.StatusOK, b.get(t, url, b.tokens.Sign(t, uuid.New(), "agents:admin")).status)
 	}
 }
+
+// An event that the replica has just stored is published onward from memory; only what another one stored is read again.
+func TestWhatIsPublishedOnwardIsNotReadAgain(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	onward := func() uint64 {
+		stream, err := b.conn.JS().Stream(t.Context(), natsx.OnwardStream)
+		if err != nil {
+			return 0 // the service declares it when it can
+		}
+		return stream.CachedInfo().State.LastSeq
+	}
+	reads := func() string { return readsOfLeaves.FindString(string(b.get(t, b.internal+"/metrics", "").body)) }
+	one := func() bool { // whether one more event came there without a read
+		before, published := reads(), onward()
+		event := auditevent.New(uuid.Must(uuid.NewV7()), time.Now(), "registry", auditevent.AgentCreated, nil, auditevent.Origin{}, nil)
+		message, err := event.Message()
+		require.NoError(t, err)
+		if _, err = b.conn.JS().Publish(t.Context(), message.Subject, message.Payload); err != nil {
+			return false
+		}
+		require.Eventually(t, func() bool { return onward() > published }, patience, 10*time.Millisecond)
+		return reads() == before
+	}
+	// The first may be read: a look between its commit and the word of it finds it in the database alone.
+	require.Eventually(t, one, patience, time.Millisecond)
+}
+
+var readsOfLeaves = regexp.MustCompile(`agentidp_db_query_duration_seconds_count\{[a-z]+="leaf_rows"\} \d+`)
 
 func TestTheInternalListenerHasTheMetricsAndThePublicOneHasNot(t *testing.T) {
 	t.Parallel()
