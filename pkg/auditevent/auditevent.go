@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
 // SchemaVersion of the events that New makes.
@@ -109,7 +110,7 @@ func New(id uuid.UUID, at time.Time, service string, action Action, agentID *uui
 	}
 	return Event{
 		SchemaVersion: SchemaVersion,
-		EventID:       id,
+		EventID:       idOf(id, at),
 		Timestamp:     at.UTC().Truncate(time.Microsecond),
 		AgentID:       agentID,
 		ActorID:       origin.ActorID,
@@ -121,6 +122,16 @@ func New(id uuid.UUID, at time.Time, service string, action Action, agentID *uui
 		RequestID:     origin.RequestID,
 		Metadata:      metadata,
 	}
+}
+
+// idOf is the id, with the event's time where it tells of another. The trail refuses an event whose id tells of another
+// day, and the clock of ids does not go back where the machine's was days ahead and was put right. Otherwise ids stay as
+// they are, for those of one process are in order.
+func idOf(id uuid.UUID, at time.Time) uuid.UUID {
+	if made, has := timeid.Of(id); has && made.Sub(at).Abs() > time.Minute {
+		return timeid.At(id, at)
+	}
+	return id
 }
 
 // Message is the event as the outbox takes it, on the subject audit.<service>.<action>. Its payload is in the canonical

@@ -14,10 +14,11 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/testkit"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
 var (
-	id    = uuid.MustParse("01890a5d-ac96-774b-bcce-b302099a8057")
+	id    = uuid.MustParse("019cb706-4413-774b-bcce-b302099a8057")
 	agent = uuid.MustParse("11111111-1111-4111-8111-111111111111")
 	actor = uuid.MustParse("22222222-2222-4222-8222-222222222222")
 	at    = time.Date(2026, 3, 4, 5, 6, 7, 123456789, time.FixedZone("CET", 3600))
@@ -36,7 +37,7 @@ func TestAnEventHasItsWireFormAndComesBackAsItWent(t *testing.T) {
 	require.Equal(t, "audit.registry.agent.created", msg.Subject)
 	require.JSONEq(t, `{
 		"schemaVersion": 1,
-		"eventId": "01890a5d-ac96-774b-bcce-b302099a8057",
+		"eventId": "019cb706-4413-774b-bcce-b302099a8057",
 		"timestamp": "2026-03-04T04:06:07.123456Z",
 		"agentId": "11111111-1111-4111-8111-111111111111",
 		"actorId": "22222222-2222-4222-8222-222222222222",
@@ -49,6 +50,18 @@ func TestAnEventHasItsWireFormAndComesBackAsItWent(t *testing.T) {
 		"metadata": {"email": "a@example.com"}
 	}`, string(msg.Payload))
 	require.Equal(t, event(), testkit.Event(t, msg.Payload))
+}
+
+// The clock of ids does not go back when the machine's does, and the trail refuses an id that tells of another day.
+func TestTheIDOfAnEventTellsOfItsTime(t *testing.T) {
+	t.Parallel()
+	ahead := timeid.At(id, at.AddDate(0, 0, 2))
+	e := auditevent.New(ahead, at, "token", auditevent.TokenIssued, &agent, auditevent.Origin{}, nil)
+	require.Equal(t, id, e.EventID)
+
+	meanwhile := timeid.At(id, at.Add(time.Second))
+	e = auditevent.New(meanwhile, at, "token", auditevent.TokenIssued, &agent, auditevent.Origin{}, nil)
+	require.Equal(t, meanwhile, e.EventID, "ids of one process stay in order")
 }
 
 func TestAnEventOfNobodyAboutNothingHasNullsAndAnEmptyObject(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
 // VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now.
@@ -196,12 +197,12 @@ func (v *Verifier) key(ctx context.Context, t *jwt.Token) (Key, error) {
 
 func (c claims) principal() Principal {
 	jti := uuid.MustParse(c.ID) // Validate has parsed it
-	sec, nsec := jti.Time().UnixTime()
+	issued, _ := timeid.Of(jti)
 	return Principal{
 		AgentID:   uuid.MustParse(c.Subject),
 		Scopes:    strings.Fields(c.Scope),
 		TokenID:   c.ID,
-		IssuedAt:  time.Unix(sec, nsec).UTC().Truncate(time.Millisecond),
+		IssuedAt:  issued,
 		ExpiresAt: c.ExpiresAt.UTC(),
 		Owner:     c.Owner,
 	}

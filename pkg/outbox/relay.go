@@ -14,6 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
 const (
@@ -154,12 +155,13 @@ func (r *Relay) count(ctx context.Context) {
 	}
 }
 
-// madeAt is the time in an id (RFC 9562 §5.7), zero for none and for one that has no time in it.
+// madeAt is the time in an id, zero for none and for one that has no time in it.
 func madeAt(id *uuid.UUID) time.Time {
-	if id == nil || id.Version() != 7 {
+	if id == nil {
 		return time.Time{}
 	}
-	return time.Unix(id.Time().UnixTime())
+	at, _ := timeid.Of(*id)
+	return at
 }
 
 func age(of, now time.Time) float64 {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 	"github.com/sentryagent/agentidp/services/audit/internal/merkle"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -79,7 +80,7 @@ SELECT leaf_index, timestamp, payload::text FROM audit.events WHERE event_id = $
 // LeafOf returns the leaf of an event, or trail.ErrNotFound. The time in the id
 // (RFC 9562 section 5.7) says in which days it is.
 func (l *Log) LeafOf(ctx context.Context, eventID uuid.UUID) (merkle.Leaf, error) {
-	if at, has := trail.IDTime(eventID); has {
+	if at, has := timeid.Of(eventID); has {
 		return l.leaf(ctx, sqlLeaf, eventID, at.Add(-trail.MaxIDDrift), at.Add(trail.MaxIDDrift))
 	}
 	return l.leaf(ctx, sqlLeafAnywhere, eventID)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -91,7 +92,7 @@ func (s *Sequencer) judge(work []trail.Delivery) {
 // drifts tells whether the id of an event leads to other days than its own. Events
 // under one id could then be stored in days that are never searched together.
 func drifts(e trail.Event) bool {
-	at, has := trail.IDTime(e.ID)
+	at, has := timeid.Of(e.ID)
 	return has && e.Timestamp.Sub(at).Abs() > trail.MaxIDDrift
 }
 

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/sentryagent/agentidp/pkg/auditlog"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -86,7 +87,7 @@ func searchesOf(entries []*entry) map[span][]uuid.UUID {
 			continue
 		}
 		where := span{to: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}
-		if at, has := trail.IDTime(e.Event.ID); has {
+		if at, has := timeid.Of(e.Event.ID); has {
 			first, last := trail.Day(at).Add(-trail.MaxIDDrift), trail.Day(at).Add(trail.MaxIDDrift)
 			where = span{from: first, to: last.AddDate(0, 0, 1)}
 		}

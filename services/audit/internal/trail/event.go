@@ -134,15 +134,6 @@ func (w *wire) check() error {
 	return nil
 }
 
-// IDTime is the time in an id of version 7 (RFC 9562 section 5.7), in UTC; other
-// ids have none.
-func IDTime(id uuid.UUID) (at time.Time, has bool) {
-	if id.Version() != 7 {
-		return time.Time{}, false
-	}
-	return time.Unix(id.Time().UnixTime()).UTC(), true
-}
-
 // describe keeps the words of a JSON error and drops the value it may quote.
 func describe(err error) error {
 	var wrongType *json.UnmarshalTypeError

@@ -61,7 +61,7 @@ func TestDecodeReadsWhatServicesPublish(t *testing.T) {
 
 	require.NoError(t, err)
 	require.Equal(t, trail.Event{
-		ID:        uuid.MustParse(eventID),
+		ID:        published.EventID,
 		Timestamp: time.Date(2026, 11, 22, 8, 14, 3, 120518000, time.UTC),
 		AgentID:   &agent,
 		ActorID:   &actor,

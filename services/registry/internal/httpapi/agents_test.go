@@ -385,7 +385,7 @@ func TestEveryActionLeavesOneAuditEvent(t *testing.T) {
 	b.call(t, operator, http.MethodDelete, path, "", "X-Request-ID", "the-last").requireStatus(http.StatusNoContent)
 	b.call(t, operator, http.MethodDelete, path, "").requireError(apperr.AgentAlreadyDecommissioned)
 
-	rows, err := b.db.Query(t.Context(), "SELECT payload FROM registry.outbox WHERE subject LIKE 'audit.%' ORDER BY event_id")
+	rows, err := b.db.Query(t.Context(), "SELECT payload FROM registry.outbox WHERE subject LIKE 'audit.%' ORDER BY position")
 	require.NoError(t, err)
 	defer rows.Close()
 	var actions []auditevent.Action

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
+	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
 // Charge is what became of a request at the budget of its client.
@@ -205,7 +206,7 @@ type grant struct {
 func (i *Issuer) make(ctx context.Context, granted grant) (Token, error) {
 	agent := granted.agent
 	at := issueTime(i.Events.Clock(), agent.TokensValidAfter)
-	id := tokenID(i.Events.NewID(), at).String()
+	id := timeid.At(i.Events.NewID(), at).String()
 	subject, scope := agent.ID.String(), strings.Join(granted.scopes, " ")
 	audience := granted.audience
 	metadata := map[string]any{"jti": id, "scope": scope, "expiresAt": at.Add(i.TTL).Truncate(time.Second)}

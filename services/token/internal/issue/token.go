@@ -3,14 +3,11 @@ package issue
 import (
 	"bytes"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/authn"
 )
@@ -61,15 +58,6 @@ func issueTime(now, validAfter time.Time) time.Time {
 		return earliest
 	}
 	return at
-}
-
-// tokenID puts the time of issue into a fresh UUIDv7 (RFC 9562 §5.7: the first 48
-// bits are milliseconds since the epoch).
-func tokenID(fresh uuid.UUID, at time.Time) uuid.UUID {
-	var octets [8]byte
-	binary.BigEndian.PutUint64(octets[:], uint64(at.UnixMilli())) // #nosec G115 -- after 1970
-	copy(fresh[:6], octets[2:])
-	return fresh
 }
 
 // claimsOf gives the claims of a token that was verified before, as write gave them. They are the answer of an
