@@ -167,11 +167,14 @@ func (l *lane) publish(ctx context.Context, rows []claimed) outcome {
 	return out
 }
 
+// inProcess is JetStream's answer to an id that it has and has not yet told its replicas of.
+const inProcess jetstream.ErrorCode = 10158
+
 // add sorts a failure: an answer about this message, or one (a stream without room) that every
-// message would get now, or no answer.
+// message would get now, or no answer yet.
 func (o *outcome) add(r *Relay, row claimed, err error) {
 	var answer *jetstream.APIError
-	aboutIt := errors.As(err, &answer) && answer.Code < http.StatusInternalServerError
+	aboutIt := errors.As(err, &answer) && answer.Code < http.StatusInternalServerError && answer.ErrorCode != inProcess
 	if aboutIt || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
 		r.log.Error("jetstream refuses a message; it waits and is tried again",
 			"event_id", row.ID, "subject", row.Subject, "error", err)
