@@ -193,8 +193,14 @@ func (c *Conn) Close() {
 	}
 }
 
+// PublishOnce sends a message to JetStream and answers where the acknowledgement will arrive. Where no stream takes it that is
+// told at once, and not after trying again, for which the caller has another way or a better time.
+func (c *Conn) PublishOnce(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+	return c.js.PublishMsgAsync(msg, append(opts, jetstream.WithRetryAttempts(0))...)
+}
+
 // Acknowledged waits until JetStream has told where it put a message. The error is JetStream's, or that of ctx, and then nobody
-// knows whether it has the message.
+// knows whether it has the message. What it has told is found also by who asks when ctx has ended.
 func Acknowledged(ctx context.Context, sent jetstream.PubAckFuture) (*jetstream.PubAck, error) {
 	select {
 	case at := <-sent.Ok():
@@ -202,6 +208,13 @@ func Acknowledged(ctx context.Context, sent jetstream.PubAckFuture) (*jetstream.
 	case err := <-sent.Err():
 		return nil, err
 	case <-ctx.Done():
+	}
+	select {
+	case at := <-sent.Ok():
+		return at, nil
+	case err := <-sent.Err():
+		return nil, err
+	default:
 		return nil, ctx.Err()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -73,6 +74,34 @@ func TestPublishingFailsAtOnceWhileTheServerIsAway(t *testing.T) {
 	_, err := conn.JS().Publish(ctx, "audit.test", nil)
 	require.Error(t, err, "a message that waits in memory is lost with the process")
 	require.Less(t, time.Since(start), time.Second)
+}
+
+func TestWhatNoStreamTakesIsToldAtOnceAndSentOnce(t *testing.T) {
+	t.Parallel()
+	ctx := setup(t)
+	conn := testkit.ConnectNATS(t, testkit.NATSServer(t).URL())
+	require.NoError(t, conn.Ready(ctx))
+	sent := conn.NC().Stats().OutMsgs
+	ack, err := conn.PublishOnce(&nats.Msg{Subject: "audit.token.token.issued"})
+	require.NoError(t, err)
+	_, err = natsx.Acknowledged(ctx, ack)
+	require.ErrorIs(t, err, jetstream.ErrNoStreamResponse)
+	require.Equal(t, sent+1, conn.NC().Stats().OutMsgs)
+}
+
+func TestAnAcknowledgementThatIsThereIsNeverTooLate(t *testing.T) {
+	t.Parallel()
+	ctx := setup(t)
+	conn := testkit.NATS(t)
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	for range 50 { // what is ready at once is chosen from by chance
+		ack, err := conn.PublishOnce(&nats.Msg{Subject: "audit.token.token.issued"})
+		require.NoError(t, err)
+		<-conn.JS().PublishAsyncComplete()
+		_, err = natsx.Acknowledged(ended, ack)
+		require.NoError(t, err)
+	}
 }
 
 func TestAuditKeepsAMessageUntilItIsAcknowledgedAndTakesAnIDOnce(t *testing.T) {

@@ -90,11 +90,15 @@ func (t *Trips[Q, A]) join(ctx context.Context, question Q) *passenger[Q, A] {
 func (p *passenger[Q, A]) wait() (A, error) {
 	select {
 	case <-p.done:
-		return p.answer, p.err
 	case <-p.ctx.Done():
-		var none A
-		return none, p.ctx.Err()
+		select {
+		case <-p.done: // who comes late for it finds it all the same
+		default:
+			var none A
+			return none, p.ctx.Err()
+		}
 	}
+	return p.answer, p.err
 }
 
 // next is called with a place under way: it begins a trip with those who wait, or leaves the place.

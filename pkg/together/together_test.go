@@ -109,6 +109,24 @@ func TestWhoBeginsWaitsOnlyForTheAnswer(t *testing.T) {
 	})
 }
 
+func TestWhoComesLateForAnAnswerFindsIt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFerry()
+		close(f.leave)
+		for range 50 { // what is ready at once is chosen from by chance
+			ctx, leave := context.WithCancel(t.Context())
+			wait := f.trips.Begin(ctx, "a")
+			<-f.arrived
+			synctest.Wait()
+			leave()
+			answer, err := wait()
+			require.NoError(t, err)
+			require.Equal(t, "a", answer)
+		}
+	})
+}
+
 func TestWhoBeganAndLeavesIsNotCarried(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -6,15 +6,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/sentryagent/agentidp/pkg/authn"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/guard"
-	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
@@ -43,7 +40,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	r := s.replica
 	box := outbox.New(postgres.Schema)
 	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
-	s.journal = journal.New(issue.Service, stream{r.NATS}, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
+	s.journal = journal.New(issue.Service, r.NATS, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
 	s.epochs = invalidation.New(r.NATS.Connected)
 
 	if err := s.wireKeys(cfg); err != nil {
@@ -164,14 +161,6 @@ func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*creden
 	}
 	s.uses = usage.New(client, r.Telemetry.Log)
 	return secrets, nil
-}
-
-// stream is JetStream as the journal uses it.
-type stream struct{ *natsx.Conn }
-
-// PublishMsgAsync sends without waiting.
-func (s stream) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
-	return s.JS().PublishMsgAsync(msg, opts...)
 }
 
 // signing is the key ring as the issuer uses it.

@@ -112,9 +112,8 @@ func (p *Publisher) publishEach(ctx context.Context, leaves []leaf) error {
 	return nil
 }
 
-// send does not send again by itself where nobody answers: the others of the page would be behind it then.
 func (p *Publisher) send(l leaf) (jetstream.PubAckFuture, error) {
-	ack, err := p.Conn.JS().PublishMsgAsync(l.message(), jetstream.WithRetryAttempts(0))
+	ack, err := p.Conn.PublishOnce(l.message())
 	if err != nil {
 		return nil, fmt.Errorf("publish leaf %d: %w", l.index, err)
 	}

@@ -44,8 +44,8 @@ const (
 type Stream interface {
 	// Connected says whether a server is reachable right now.
 	Connected() bool
-	// PublishMsgAsync sends, and answers where the acknowledgement will arrive.
-	PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error)
+	// PublishOnce sends, and answers where the acknowledgement will arrive.
+	PublishOnce(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error)
 }
 
 // Store is the outbox.
@@ -118,7 +118,7 @@ func (j *Journal) carry(ctx context.Context, events []outbox.Message) []error {
 	for rest := events; len(rest) > 0; {
 		n := fitting(rest)
 		msg, opts := j.message(rest[:n])
-		future, err := j.stream.PublishMsgAsync(msg, opts...)
+		future, err := j.stream.PublishOnce(msg, opts...)
 		messages = append(messages, sent{n, future, err})
 		rest = rest[n:]
 	}

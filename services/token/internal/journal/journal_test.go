@@ -50,7 +50,7 @@ type publication struct {
 
 func (b *broker) Connected() bool { return b.connected }
 
-func (b *broker) PublishMsgAsync(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
+func (b *broker) PublishOnce(msg *nats.Msg, opts ...jetstream.PublishOpt) (jetstream.PubAckFuture, error) {
 	if b.stuck != nil {
 		<-b.stuck
 	}
@@ -121,6 +121,20 @@ func run(t *testing.T, b *broker, s *store) *Journal {
 }
 
 func acknowledge(f future) { f.ok <- &jetstream.PubAck{} }
+
+// The signature may take longer than an acknowledgement is waited for.
+func TestAnAcknowledgementThatIsThereIsNeverTooLate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b, s := &broker{connected: true, answer: acknowledge}, &store{err: errors.New("postgres is away")}
+		j := run(t, b, s)
+		for range 50 { // what is ready at once is chosen from by chance
+			wait := j.Publish(t.Context(), event())
+			<-time.After(2 * ackWait)
+			require.NoError(t, wait())
+		}
+	})
+}
 
 func TestAnAcknowledgedEventIsDurable(t *testing.T) {
 	t.Parallel()
