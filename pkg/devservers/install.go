@@ -33,13 +33,28 @@ func Missing() []string {
 	return packages
 }
 
-// MissingForTests is Missing and the reverse proxy behind which the tests roll the services.
+// MissingForTests is Missing, the reverse proxy behind which the tests roll the services, and the C compiler that go needs for
+// the race detector.
 func MissingForTests() []string {
 	packages := Missing()
 	if _, err := FindHAProxy(); err != nil {
 		packages = append(packages, "haproxy")
 	}
+	if !hasCompiler() {
+		// Debian's gcc only recommends the headers, and what is recommended is not installed.
+		packages = append(packages, "gcc", "libc6-dev")
+	}
 	return packages
+}
+
+// hasCompiler tells whether there is the C compiler that go uses.
+func hasCompiler() bool {
+	program := "gcc"
+	if words := strings.Fields(os.Getenv("CC")); len(words) > 0 {
+		program = words[0] // options may follow
+	}
+	_, err := exec.LookPath(program)
+	return err == nil
 }
 
 // FindHAProxy is the path of the program; ErrNotFound when it is not installed.
@@ -77,7 +92,7 @@ func (i installer) install(ctx context.Context, packages []string) error {
 	names := strings.Join(packages, " ")
 	apt, err := exec.LookPath("apt-get")
 	if err != nil || !i.isDebian() {
-		return fmt.Errorf("these server programs are needed: %s; install them with the package manager of this system", names)
+		return fmt.Errorf("these programs are needed: %s; install them with the package manager of this system", names)
 	}
 	if i.euid != 0 {
 		return fmt.Errorf("these packages are needed: %s; install them with: sudo apt-get install %s", names, names)

@@ -88,7 +88,23 @@ func TestAProxyInThePathIsFound(t *testing.T) {
 	found, err := FindHAProxy()
 	require.NoError(t, err)
 	require.Equal(t, program, found)
-	require.Equal(t, Missing(), MissingForTests())
+	require.NotContains(t, MissingForTests(), "haproxy")
+}
+
+func TestACompilerForTheRaceDetectorIsMissed(t *testing.T) {
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	t.Setenv("CC", "")
+	wanted := []string{"gcc", "libc6-dev"}
+	require.Subset(t, MissingForTests(), wanted)
+	require.NotSubset(t, Missing(), wanted)
+
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "gcc"), []byte("#!/bin/sh\n"), 0o755))
+	require.NotContains(t, MissingForTests(), "gcc")
+	t.Setenv("CC", "clang -m64")
+	require.Subset(t, MissingForTests(), wanted)
+	require.NoError(t, os.WriteFile(filepath.Join(bin, "clang"), []byte("#!/bin/sh\n"), 0o755))
+	require.NotContains(t, MissingForTests(), "gcc")
 }
 
 func TestInstallOfNothingDoesNothing(t *testing.T) {

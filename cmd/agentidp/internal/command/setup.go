@@ -12,8 +12,8 @@ import (
 func setupCommand(console Console) *cobra.Command {
 	return &cobra.Command{
 		Use:   "setup",
-		Short: "Install the server programs that `agentidp dev` and the tests need",
-		Long: "Installs the Debian packages of Postgres, Redis and HAProxy that are missing, as root on Debian or Ubuntu;\n" +
+		Short: "Install the programs that `agentidp dev` and the tests need",
+		Long: "Installs the Debian packages of Postgres, Redis, HAProxy and a C compiler that are missing, as root on Debian or Ubuntu;\n" +
 			"elsewhere it says what to install. Servers that run already are not touched, and none is started.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -25,6 +25,7 @@ func TestTheWelcomeHasExactlyThreeCommands(t *testing.T) {
 	require.Len(t, commands, 3)
 	require.True(t, strings.HasPrefix(commands[0], "TOKEN=$(curl "))
 	require.True(t, strings.HasPrefix(commands[1], "curl "))
+	require.Contains(t, commands[1], `"allowedScopes":["agents:read"]`, "or it has all of the operator's but one")
 	require.True(t, strings.HasPrefix(commands[2], "curl "))
 	require.NotContains(t, text, "--noproxy")
 	require.Contains(t, text, "base URL       http://127.0.0.1:8080\n")

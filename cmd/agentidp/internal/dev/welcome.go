@@ -27,7 +27,7 @@ func welcome(baseURL string, op operator, dir *dataDir, seconds float64, viaProx
 		call, baseURL, op.clientID, op.secret.Reveal())
 	fmt.Fprintf(&text, `%s %s/api/v1/agents -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' `+
 		`-d '{"email":"screener-'$(date +%%s%%N)'@example.com","agentType":"screener","version":"1.0.0",`+
-		`"capabilities":["resume:read"],"owner":"talent-team","deploymentEnv":"development"}' -w '\n'`+"\n",
+		`"capabilities":["resume:read"],"allowedScopes":["agents:read"],"owner":"talent-team","deploymentEnv":"development"}' -w '\n'`+"\n",
 		call, baseURL)
 	fmt.Fprintf(&text, `%s %s/api/v1/audit -H "Authorization: Bearer $TOKEN" -w '\n'`+"\n", call, baseURL)
 	kept := "the data stays in " + dir.path
