@@ -3,6 +3,7 @@ package token_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"net/http"
 	"net/url"
 	"strings"
@@ -227,6 +228,26 @@ func TestFailuresAreLimitedAndNeverStopTheRightSecret(t *testing.T) {
 	w.issue(t, id, "")
 }
 
+func TestAnAuthorizationThatCannotBeReadIsAFailureAsAnyOther(t *testing.T) {
+	t.Parallel()
+	w := setup(t, map[string]string{"AUTH_FAILURES_PER_MINUTE": "2"})
+	id := w.peers.register()
+	for _, path := range []string{"/api/v1/token", "/api/v1/token/introspect"} {
+		before := len(w.eventsOf(t, auditevent.AuthFailed))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, strings.NewReader("grant_type=client_credentials&token=x"))
+		require.NoError(t, err)
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		request.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id.String()+":100%")))
+		got := w.send(t, request)
+		require.Equal(t, http.StatusUnauthorized, got.status, got.body)
+		require.Equal(t, "invalid_client", got.field(t, "error"))
+		failed := w.eventsOf(t, auditevent.AuthFailed)
+		require.Len(t, failed, before+1)
+		require.Equal(t, id, *failed[before].AgentID)
+	}
+	require.Equal(t, http.StatusTooManyRequests, w.ask(t, id, wrongSecret, "").status, "they were counted")
+}
+
 func TestTheRateLimitIsShownAndKept(t *testing.T) {
 	t.Parallel()
 	w := setup(t, map[string]string{"RATE_LIMIT_PER_MINUTE": "2"})
@@ -238,8 +259,27 @@ func TestTheRateLimitIsShownAndKept(t *testing.T) {
 	require.Equal(t, http.StatusTooManyRequests, limited.status)
 	require.Equal(t, "0", limited.header.Get("X-RateLimit-Remaining"))
 	require.NotEmpty(t, limited.header.Get("Retry-After"))
+	asked := w.peers.lookups.Load()
+	require.Equal(t, http.StatusTooManyRequests, w.ask(t, id, goodSecret, "audit:read").status)
+	require.Equal(t, asked, w.peers.lookups.Load(), "and nobody is asked for it")
 	untouched := w.ask(t, id, wrongSecret, "")
 	require.Equal(t, "2", untouched.header.Get("X-RateLimit-Remaining"), "a failed authentication shows an untouched window")
+}
+
+func TestAnAssertionPastTheRateLimitIsToldOfItsOwnWindow(t *testing.T) {
+	t.Parallel()
+	w := setup(t, map[string]string{"RATE_LIMIT_PER_MINUTE": "2"})
+	id, private := w.registerKey(t)
+	for range 2 {
+		require.Equal(t, http.StatusOK, w.askByAssertion(t, sign(t, id, private)).status)
+	}
+	token := w.askByAssertion(t, sign(t, id, private))
+	introspection := w.post(t, "/api/v1/token/introspect", "", asserting(sign(t, id, private), url.Values{"token": {"x"}}))
+	for _, limited := range []reply{token, introspection} {
+		require.Equal(t, http.StatusTooManyRequests, limited.status)
+		require.Equal(t, []string{"2", "0"}, []string{limited.header.Get("X-RateLimit-Limit"), limited.header.Get("X-RateLimit-Remaining")})
+		require.NotEmpty(t, limited.header.Get("Retry-After"))
+	}
 }
 
 func TestTheMonthlyQuotaIsExactUnderConcurrency(t *testing.T) {

@@ -89,6 +89,7 @@ func (a *api) admitClient(c *gin.Context, auth authentication, who caller) (call
 	who.origin = guard.Origin(c)
 	agent, err := a.Clients.Authenticate(ctx, credentials, who.origin)
 	if err != nil {
+		ratelimit.WriteHeaders(c.Writer.Header(), issue.WindowOf(err, a.Budget.Untouched()))
 		return who, err
 	}
 	window, err := a.Budget.Request(ctx, agent.ID)

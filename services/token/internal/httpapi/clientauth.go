@@ -65,12 +65,9 @@ func clientCredentials(auth authentication, body form) (issue.Credentials, error
 	case auth.scheme == "":
 		return postCredentials(body)
 	}
-	credentials, ok := basicCredentials(auth)
-	if !ok {
-		return issue.Credentials{}, issue.Refuse(issue.InvalidClient, "Client authentication failed.")
-	}
+	credentials := basicCredentials(auth)
 	// A client that repeats its id in the body does no harm; another id is another client.
-	if id := body.get("client_id"); id != "" && id != credentials.ClientID {
+	if id := body.get("client_id"); id != "" && credentials.ClientID != "" && id != credentials.ClientID {
 		return issue.Credentials{}, issue.RefuseField(issue.InvalidRequest, "client_id",
 			"The parameter client_id differs from the client in the Authorization header.")
 	}
@@ -105,26 +102,22 @@ func postCredentials(body form) (issue.Credentials, error) {
 }
 
 // basicCredentials reads HTTP Basic (RFC 7617). Id and secret are form-encoded
-// inside of it, which sets OAuth apart from other uses of Basic.
-func basicCredentials(auth authentication) (issue.Credentials, bool) {
-	if auth.scheme != "basic" {
-		return issue.Credentials{}, false
-	}
+// inside of it, which sets OAuth apart from other uses of Basic. What cannot be read
+// is empty, and no client's secret is: it fails as any attempt does, counted,
+// recorded and no faster.
+func basicCredentials(auth authentication) issue.Credentials {
 	raw, err := base64.StdEncoding.DecodeString(auth.value)
-	if err != nil {
-		return issue.Credentials{}, false
+	if err != nil || auth.scheme != "basic" {
+		return issue.Credentials{}
 	}
-	rawID, rawSecret, found := strings.Cut(string(raw), ":")
-	if !found {
-		return issue.Credentials{}, false
-	}
+	rawID, rawSecret, _ := strings.Cut(string(raw), ":")
 	id, err := formDecode(rawID)
 	if err != nil || id == "" {
-		return issue.Credentials{}, false
+		return issue.Credentials{}
 	}
 	secret, err := formDecode(rawSecret)
-	if err != nil || secret == "" {
-		return issue.Credentials{}, false
+	if err != nil {
+		return issue.Credentials{ClientID: id}
 	}
-	return issue.Credentials{ClientID: id, Secret: config.Secret(secret)}, true
+	return issue.Credentials{ClientID: id, Secret: config.Secret(secret)}
 }

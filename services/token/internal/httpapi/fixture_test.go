@@ -110,6 +110,9 @@ func setupIssuer(tb testing.TB, issuer string) *bundle {
 
 func (b *bundle) Issue(_ context.Context, request issue.Request) (issue.Token, ratelimit.Window, error) {
 	b.issued = append(b.issued, request)
+	if err := provesNothing(request.Credentials); err != nil {
+		return issue.Token{}, b.window, err
+	}
 	if b.issueErr != nil {
 		return issue.Token{}, b.window, b.issueErr
 	}
@@ -118,10 +121,21 @@ func (b *bundle) Issue(_ context.Context, request issue.Request) (issue.Token, r
 
 func (b *bundle) Refused(err error) { b.refused = append(b.refused, err) }
 
+// provesNothing refuses what no client's secret or assertion can be.
+func provesNothing(credentials issue.Credentials) error {
+	if credentials.Secret == "" && credentials.Assertion == "" {
+		return issue.Refuse(issue.InvalidClient, "No.")
+	}
+	return nil
+}
+
 type clients struct{ *bundle }
 
 func (c clients) Authenticate(_ context.Context, credentials issue.Credentials, _ auditevent.Origin) (issue.Agent, error) {
 	c.credentials = append(c.credentials, credentials)
+	if err := provesNothing(credentials); err != nil {
+		return issue.Agent{}, err
+	}
 	return issue.Agent{ID: agentID, Status: issue.StatusActive}, c.clientErr
 }
 
@@ -143,15 +157,19 @@ func (b budget) MonthlyLimit() int64                  { return 0 }
 
 func (b *bundle) Inquire(ctx context.Context, token string) (issue.Inquiry, error) {
 	b.asked = append(b.asked, token)
-	introspector := issue.NewIntrospector(issue.IntrospectorConfig{Verifier: verifier{b}})
+	introspector := issue.NewIntrospector(issue.IntrospectorConfig{
+		Verifier: verifier{b}, Events: issue.Events{Clock: func() time.Time { return start }},
+	})
 	return introspector.Inquire(ctx, token)
 }
 
-// verifier takes every token for that of b.asking.
+// verifier takes every token for one of b.asking that lasts.
 type verifier struct{ *bundle }
 
 func (v verifier) Verify(context.Context, string) (authn.Principal, error) {
-	return v.asking, v.askingErr
+	asking := v.asking
+	asking.ExpiresAt = start.Add(time.Hour)
+	return asking, v.askingErr
 }
 
 func (b *bundle) Introspect(

@@ -55,6 +55,8 @@ func TestIntrospection(t *testing.T) {
 	}{
 		"a live token":            {prepare: func(*world) {}, active: true, about: true},
 		"not one of ours":         {prepare: func(w *world) { w.verifyErr = errNotOurs }},
+		"in its last moment":      {prepare: func(w *world) { w.principal.ExpiresAt = start.Add(1) }, active: true, about: true},
+		"expired this moment":     {prepare: func(w *world) { w.principal.ExpiresAt = start }},
 		"revoked":                 {prepare: func(w *world) { w.revoked = true }, about: true},
 		"keys away":               {prepare: func(w *world) { w.verifyErr = errAway }, failing: true},
 		"revocations away":        {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},

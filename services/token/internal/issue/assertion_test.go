@@ -333,8 +333,9 @@ func TestAClientPastItsRateWritesNoAssertionsDown(t *testing.T) {
 	t.Parallel()
 	w := newSigningWorld()
 	w.looked = ratelimit.Window{Limit: 10, RetryAfter: time.Second}
-	_, _, err := w.issuer().Issue(t.Context(), w.sign(t, ownKey))
+	_, window, err := w.issuer().Issue(t.Context(), w.sign(t, ownKey))
 	require.Equal(t, time.Second, requireKind(t, err, issue.TooManyRequests).RetryAfter)
+	require.Equal(t, w.looked, window, "it is told of its own window")
 	require.Empty(t, w.signing.used)
 	require.Zero(t, w.failures, "it proved who it is")
 	require.Zero(t, w.spent)

@@ -50,12 +50,14 @@ type Introspection struct {
 type Inquiry struct {
 	token     string
 	principal authn.Principal
-	genuine   bool // it is a current token of ours, unless it was revoked
+	genuine   bool // it is a token of ours and has not expired; whether it was revoked is another question
 }
 
 // Inquire verifies a token. An error means that it is not known whether it is one of ours.
 func (i *Introspector) Inquire(ctx context.Context, token string) (Inquiry, error) {
 	principal, genuine, err := verified(ctx, i.Verifier, token)
+	// Who verifies a token allows for another machine's clock; here its issuer answers, by its own (RFC 7662 §4).
+	genuine = genuine && i.Events.Clock().Before(principal.ExpiresAt)
 	return Inquiry{token: token, principal: principal, genuine: genuine}, err
 }
 

@@ -116,13 +116,17 @@ func (i *Issuer) Refused(err error) { i.Outcomes.Count(outcome(err), 0) }
 func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.Window, error) {
 	agent, err := i.Authenticator.Authenticate(ctx, request.Credentials, request.Origin)
 	if err != nil {
-		return Token{}, i.Budget.Untouched(), err
+		return Token{}, WindowOf(err, i.Budget.Untouched()), err
 	}
 	origin := request.Origin
 	origin.ActorID = &agent.ID
 	scopes, audience, err := i.resolve(agent, request)
 	if err != nil {
-		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered.
+		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered. But nobody is asked
+		// for a client without limit.
+		if window, lookErr := i.Budget.Look(ctx, agent.ID); lookErr == nil && !window.Allowed {
+			return Token{}, window, rateLimited(window)
+		}
 		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
 			agent = current
 			scopes, audience, err = i.resolve(agent, request)
@@ -177,10 +181,6 @@ func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Orig
 		return window, err
 	}
 	return window, scopeErr
-}
-
-func rateLimited(window ratelimit.Window) error {
-	return tooMany("Too many requests from this client.", window.RetryAfter)
 }
 
 func (i *Issuer) overQuota(ctx context.Context, agent Agent, origin auditevent.Origin) error {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
 )
 
 // Kind says why a request is refused.
@@ -74,6 +75,8 @@ type Refusal struct { //nolint:errname // it is an answer of the protocol before
 	Field string
 	// RetryAfter is set for TooManyRequests and Unavailable.
 	RetryAfter time.Duration
+	// Window is the rate window of a client that proved who it is, where that is full.
+	Window *ratelimit.Window
 
 	cause error
 }
@@ -106,6 +109,23 @@ func errInvalidClient() *Refusal { return Refuse(InvalidClient, "Client authenti
 
 func tooMany(description string, retryAfter time.Duration) *Refusal {
 	return &Refusal{Kind: TooManyRequests, Description: description, RetryAfter: retryAfter}
+}
+
+// rateLimited refuses a client that proved who it is and may not ask again yet.
+func rateLimited(window ratelimit.Window) error {
+	refusal := tooMany("Too many requests from this client.", window.RetryAfter)
+	refusal.Window = &window
+	return refusal
+}
+
+// WindowOf is the rate window to tell of with an err that ended client authentication: untouched, unless the client has
+// proved who it is and that is what it was refused for.
+func WindowOf(err error, untouched ratelimit.Window) ratelimit.Window {
+	var refusal *Refusal
+	if errors.As(err, &refusal) && refusal.Window != nil {
+		return *refusal.Window
+	}
+	return untouched
 }
 
 // errTooManyFailures is one text for a client and for an address past its limit.
