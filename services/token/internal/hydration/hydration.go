@@ -34,11 +34,14 @@ const (
 	retryEvery = 200 * time.Millisecond
 	// announceWait bounds one attempt.
 	announceWait = 500 * time.Millisecond
-	// loadWait bounds one hydration.
+	// loadWait bounds what loads all that there is, and lookWait a look at what is new: a connection whose other end is gone
+	// without a word would be waited for until TCP gives it up, and no revocation be brought meanwhile.
 	loadWait = 5 * time.Minute
+	lookWait = 5 * time.Second
 	// purgeEvery is how often what has expired is deleted, an hour after it did.
 	purgeEvery = 10 * time.Minute
 	purgeAfter = time.Hour
+	purgeWait  = 30 * time.Second
 
 	pageSize = 1000
 )
@@ -241,7 +244,7 @@ func (h *Hydrator) Run(ctx context.Context) error {
 		}
 		failing = err != nil
 		if now.Sub(purged) >= purgeEvery {
-			if err := h.Store.Purge(ctx, now.Add(-purgeAfter)); err == nil {
+			if err := h.purge(ctx, now); err == nil {
 				purged = now
 			}
 		}
@@ -253,6 +256,12 @@ func (h *Hydrator) Run(ctx context.Context) error {
 	}
 }
 
+func (h *Hydrator) purge(ctx context.Context, now time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, purgeWait)
+	defer cancel()
+	return h.Store.Purge(ctx, now.Add(-purgeAfter))
+}
+
 // keepUp brings Redis into step, once. What a replica stored it announces itself; but it may have been killed before it
 // did, or be cut off from a Redis that the services still reach and believe, and then another replica has to do it. age is
 // how long ago keepUp last did its work.
@@ -261,21 +270,26 @@ func (h *Hydrator) keepUp(ctx context.Context, age time.Duration) error {
 	if err != nil {
 		return err
 	}
+	if hydrated && age <= recently {
+		return h.look(ctx, age)
+	}
 	ctx, cancel := context.WithTimeout(ctx, loadWait)
 	defer cancel()
-	switch {
-	case !hydrated:
+	if !hydrated {
 		return h.hydrate(ctx)
-	case age > recently:
-		_, err := h.loadRevocations(ctx)
-		return err
-	default:
-		lately, err := h.Store.RevokedWithin(ctx, age+slowest)
-		if err != nil {
-			return err
-		}
-		return h.bring(ctx, lately)
 	}
+	_, err = h.loadRevocations(ctx)
+	return err
+}
+
+func (h *Hydrator) look(ctx context.Context, age time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, lookWait)
+	defer cancel()
+	lately, err := h.Store.RevokedWithin(ctx, age+slowest)
+	if err != nil {
+		return err
+	}
+	return h.bring(ctx, lately)
 }
 
 // bring brings those of the lately revoked that are not there yet. Each is read for as long as slowest; after a thousand

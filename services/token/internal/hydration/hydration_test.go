@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,6 +41,19 @@ type world struct {
 	hydrates    int
 	cacheErr    error
 	failLoads   int // of so many the cache breaks off
+	unanswered  int // so many statements are sent where nobody answers any more
+}
+
+// answered tells whether a statement is.
+func (w *world) answered(ctx context.Context) error {
+	w.mu.Lock()
+	w.unanswered--
+	answered := w.unanswered < 0
+	w.mu.Unlock()
+	if !answered {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
@@ -52,7 +66,10 @@ func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID
 	return slices.Clone(w.revoked[from:min(from+limit, len(w.revoked))]), w.storeErr
 }
 
-func (w *world) RevokedWithin(_ context.Context, lately time.Duration) ([]revocation.Revoked, error) {
+func (w *world) RevokedWithin(ctx context.Context, lately time.Duration) ([]revocation.Revoked, error) {
+	if err := w.answered(ctx); err != nil {
+		return nil, err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.lately = lately
@@ -79,7 +96,10 @@ func (w *world) RecordCutoff(_ context.Context, cutoff revocation.Cutoff, _ time
 	return w.storeErr
 }
 
-func (w *world) Purge(_ context.Context, expired time.Time) error {
+func (w *world) Purge(ctx context.Context, expired time.Time) error {
+	if err := w.answered(ctx); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.purged = append(w.purged, expired)
@@ -252,6 +272,17 @@ func TestARevocationOfLateIsBroughtOnce(t *testing.T) {
 	require.ErrorIs(t, h.keepUp(t.Context(), 0), errAway)
 	require.NoError(t, h.keepUp(t.Context(), 0))
 	require.Equal(t, map[string]bool{"another": true}, w.cache)
+}
+
+func TestWhereNobodyAnswersAnyMoreIsNotWaitedForWithoutEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h, w := setup()
+		w.hydrated, w.unanswered, w.recent = true, 2, []revocation.Revoked{{TokenID: "lately"}}
+		start(t, h.Run)
+		<-time.After(purgeWait + lookWait + 2*checkEvery)
+		require.True(t, w.read(func(w *world) bool { return w.cache[w.recent[0].TokenID] })())
+	})
 }
 
 func TestARevocationIsAnnouncedUntilItArrives(t *testing.T) {

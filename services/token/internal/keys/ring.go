@@ -343,7 +343,8 @@ func (r *Ring) Signer() (*SigningKey, error) {
 	}
 }
 
-// Ready is nil once the keys were read, however long ago, and it can sign with one.
+// Ready is nil once keys were read that it could sign with, however long ago that was: a replica whose keys have become too
+// old to sign with goes on publishing them, and verifying.
 func (r *Ring) Ready() error {
 	current := r.view.Load()
 	switch {
