@@ -251,6 +251,48 @@ func TestATokenThatTheServerNoLongerTakesIsReplacedOnce(t *testing.T) {
 	require.Len(t, p.calls(), 4, "a server that takes no token is not asked for ever")
 }
 
+// revoked is what introspection and revocation answer to a bearer token that was revoked: both forms at once.
+func revoked() answer {
+	const text = "The bearer token is missing, malformed, expired, revoked or not valid here."
+	return answer{401, nil, `{"error":"invalid_token","error_description":"` + text + `","code":"UNAUTHORIZED","message":"` + text + `"}`}
+}
+
+func TestATokenIsReplacedWhereverTheServerRefusesIt(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(ctx context.Context, c *Client) error{
+		"introspection": func(ctx context.Context, c *Client) error { _, err := c.Introspect(ctx, "x"); return err },
+		"revocation":    func(ctx context.Context, c *Client) error { return c.Revoke(ctx, "x") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, revoked(), answer{200, nil, "{}"}, revoked())
+			client, clock := newClient(t, p, nil)
+			require.NoError(t, call(t.Context(), client))
+			calls := p.calls()
+			require.Len(t, calls, 2)
+			require.Equal(t, "Bearer t1", calls[0].Authorization)
+			require.Equal(t, "Bearer t2", calls[1].Authorization)
+
+			require.Equal(t, Code("invalid_token"), CodeOf(call(t.Context(), client)))
+			require.Len(t, p.calls(), 4, "a server that takes no token is not asked for ever")
+			require.Empty(t, clock.paused)
+		})
+	}
+}
+
+func TestASecretThatTheServerRefusesIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, revoked())
+	client, _ := newClient(t, p, nil)
+	_, err := client.Token(t.Context())
+	require.NoError(t, err)
+	p.tokens = []answer{{401, nil, `{"error":"invalid_client","error_description":"Client authentication failed."}`}}
+	_, err = client.Introspect(t.Context(), "x")
+	require.Equal(t, CodeInvalidClient, CodeOf(err))
+	require.Len(t, p.tokenCalls(), 2)
+	require.Len(t, p.calls(), 1)
+}
+
 func TestARefusedTokenIsNotReplacedTwice(t *testing.T) {
 	t.Parallel()
 	client, _ := newClient(t, newProvider(t), nil)
