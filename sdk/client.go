@@ -98,7 +98,7 @@ func New(cfg Config) (*Client, error) {
 }
 
 // HTTPClient returns an HTTP client that adds the agent's access token to every
-// request, for APIs that accept it. Requests for tokens live as long as ctx.
+// request, for APIs that accept it. Requests wait for a token as long as ctx lives.
 // Give it only requests to hosts that may see the token.
 func (c *Client) HTTPClient(ctx context.Context) *http.Client {
 	return &http.Client{

@@ -82,27 +82,33 @@ func TestTokensAreAskedForForEveryResource(t *testing.T) {
 func TestOneTokenServesUntilItIsNearlyOver(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, nil)
-	var callers sync.WaitGroup
-	for range 20 {
-		callers.Go(func() {
-			token, err := client.TokenSource(t.Context()).Token()
-			if err != nil || token.AccessToken != "t1" {
-				t.Errorf("got %v, %v", token, err)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		twenty := func(want string) {
+			var callers sync.WaitGroup
+			for range 20 {
+				callers.Go(func() {
+					token, err := client.TokenSource(t.Context()).Token()
+					if err != nil || token.AccessToken != want {
+						t.Errorf("got %v, %v", token, err)
+					}
+				})
 			}
-		})
-	}
-	callers.Wait()
-	require.Len(t, p.tokenCalls(), 1)
-
-	require.NoError(t, clock.Pause(t.Context(), 53*time.Minute))
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t1", token.AccessToken)
-	require.NoError(t, clock.Pause(t.Context(), 2*time.Minute))
-	token, err = client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t2", token.AccessToken)
+			callers.Wait()
+			synctest.Wait() // until a renewal is over
+		}
+		twenty("t1")
+		require.NoError(t, pause(t.Context(), 53*time.Minute))
+		twenty("t1")
+		require.Len(t, p.tokenCalls(), 1)
+		require.NoError(t, pause(t.Context(), 2*time.Minute))
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t1", token.AccessToken, "the next one is asked for meanwhile")
+		synctest.Wait()
+		twenty("t2")
+		require.Len(t, p.tokenCalls(), 2)
+	})
 }
 
 func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
@@ -119,43 +125,101 @@ func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
 func TestATokenThatLivesIsUsedWhileNoNewOneIsToBeHad(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
-	first, err := client.Token(t.Context())
-	require.NoError(t, err)
-	away := answer{503, nil, `{"error":"temporarily_unavailable","error_description":"No."}`}
-	p.tokens = []answer{away, away, away}
-	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
-	for range 5 {
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
+		first, err := client.Token(t.Context())
+		require.NoError(t, err)
+		away := answer{503, nil, `{"error":"temporarily_unavailable","error_description":"No."}`}
+		p.tokens = []answer{away, away, away}
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		for range 5 {
+			token, err := client.Token(t.Context())
+			require.NoError(t, err)
+			require.Same(t, first, token)
+			synctest.Wait() // until the renewal is over
+		}
+		require.Len(t, p.tokenCalls(), 2, "a renewal that failed is not tried again with every call")
+		require.NoError(t, pause(t.Context(), renewalPause))
 		token, err := client.Token(t.Context())
 		require.NoError(t, err)
 		require.Same(t, first, token)
-	}
-	require.Len(t, p.tokenCalls(), 2, "a renewal that failed is not tried again with every call")
-	require.NoError(t, clock.Pause(t.Context(), renewalPause))
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Same(t, first, token)
-	require.Len(t, p.tokenCalls(), 3)
+		synctest.Wait()
+		require.Len(t, p.tokenCalls(), 3)
 
-	require.NoError(t, clock.Pause(t.Context(), 5*time.Minute))
-	_, err = client.Token(t.Context())
-	require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err), "it has expired")
-	token, err = client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t2", token.AccessToken)
+		require.NoError(t, pause(t.Context(), 5*time.Minute))
+		_, err = client.Token(t.Context())
+		require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err), "it has expired")
+		token, err = client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t2", token.AccessToken)
+	})
 }
 
-func TestATokenThatIsBeingRenewedIsStillGivenToOthers(t *testing.T) {
+func TestNobodyWaitsForTheNextTokenWhileOneLives(t *testing.T) {
 	t.Parallel()
-	client, clock := newClient(t, newProvider(t), nil)
-	first, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
-	_, _, mine := client.token.at(clock.Now()) // somebody renews it
-	require.True(t, mine)
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Same(t, first, token)
+	p := newProvider(t, answer{200, nil, "{}"})
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := newTimedClient(t, p, nil)
+		_, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		transport.hangs.Store(true)
+		begin := time.Now()
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err = client.Agents.Get(ctx, agentID)
+			require.NoError(t, err)
+			cancel()
+			synctest.Wait() // until the renewal got over the end of this call
+		}
+		require.Zero(t, time.Since(begin))
+		require.Len(t, p.tokenCalls(), 2, "one renewal at a time")
+
+		transport.hangs.Store(false) // after the first attempt, which takes as long as the HTTP client lets it
+		require.NoError(t, pause(t.Context(), defaultTimeout+lastDelay))
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t3", token.AccessToken, "t2 was never delivered")
+		require.Len(t, p.tokenCalls(), 3)
+	})
+}
+
+func TestARenewalWaitsAsTheServerAsks(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		first, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		p.tokens = []answer{{503, map[string]string{"Retry-After": "2"}, `{"error":"temporarily_unavailable"}`}}
+		begin := time.Now()
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Same(t, first, token)
+		require.Zero(t, time.Since(begin), "nobody else waits")
+		require.NoError(t, pause(t.Context(), 2*time.Second))
+		synctest.Wait()
+		token, err = client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t2", token.AccessToken)
+	})
+}
+
+func TestARenewalThatHangsEnds(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := newTimedClient(t, p, func(cfg *Config) { cfg.HTTPClient.Timeout = 0 })
+		transport.hangs.Store(true)
+		begin := time.Now()
+		_, err := client.Token(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, renewalTimeout, time.Since(begin))
+		transport.hangs.Store(false)
+		_, err = client.Token(t.Context())
+		require.NoError(t, err)
+	})
 }
 
 func TestThoseWhoWaitForATokenShareItsFailure(t *testing.T) {
@@ -182,25 +246,35 @@ func TestThoseWhoWaitForATokenShareItsFailure(t *testing.T) {
 	require.Empty(t, p.tokenCalls())
 }
 
-func TestWhoStillWantsATokenDoesNotShareThatAnotherLeft(t *testing.T) {
+func TestTheShortestPatienceIsNotThatOfAll(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, nil)
-	_, under, mine := client.token.at(clock.Now()) // somebody fetches
-	require.True(t, mine)
-	errs := make(chan error, 20)
-	for range cap(errs) {
+	p.tokens = []answer{{503, map[string]string{"Retry-After": "1"}, `{"error":"temporarily_unavailable"}`}}
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		begin := time.Now()
+		hasty, left := make(chan error, 1), make(chan error, 20)
+		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+		defer cancel()
 		go func() {
-			_, err := client.Token(t.Context())
-			errs <- err
+			_, err := client.Token(ctx)
+			hasty <- err
 		}()
-	}
-	under.err, under.abandoned = context.Canceled, true
-	client.token.land(under, clock.Now())
-	for range cap(errs) {
-		require.NoError(t, <-errs)
-	}
-	require.Len(t, p.tokenCalls(), 1)
+		synctest.Wait() // until the first answer is there
+		for range cap(left) {
+			go func() {
+				_, err := client.Token(t.Context())
+				left <- err
+			}()
+		}
+		require.ErrorIs(t, <-hasty, context.DeadlineExceeded)
+		require.Equal(t, 600*time.Millisecond, time.Since(begin))
+		for range cap(left) {
+			require.NoError(t, <-left)
+		}
+		require.Equal(t, time.Second, time.Since(begin))
+	})
+	require.Len(t, p.tokenCalls(), 2)
 }
 
 func TestTokenErrorsAreTyped(t *testing.T) {
