@@ -640,3 +640,54 @@ func TestHTTPClientAddsTheToken(t *testing.T) {
 		require.Equal(t, "Bearer t1", call.Authorization)
 	}
 }
+
+func TestHTTPClientFollowsNoRedirectToAnotherHost(t *testing.T) {
+	t.Parallel()
+	other := newProvider(t, answer{200, nil, "{}"})
+	p := newProvider(t)
+	for name, target := range map[string]string{
+		"another port":   other.URL + "/resumes/7",
+		"another name":   strings.Replace(p.URL, "127.0.0.1", "localhost", 1) + "/resumes/7",
+		"another scheme": strings.Replace(p.URL, "http:", "https:", 1) + "/resumes/7",
+	} {
+		p.answers = []answer{{302, map[string]string{"Location": target}, ""}}
+		client, _ := newClient(t, p, nil)
+		before := len(p.calls())
+		response, err := client.HTTPClient(t.Context()).Get(p.URL + "/resumes/7")
+		require.NoError(t, err, name)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusFound, response.StatusCode, name)
+		require.Equal(t, target, response.Header.Get("Location"))
+		require.Len(t, p.calls(), before+1, name)
+	}
+	require.Empty(t, other.calls())
+}
+
+func TestHTTPClientFollowsRedirectsOfOneHostAsItsOwnerSays(t *testing.T) {
+	t.Parallel()
+	round := answer{302, map[string]string{"Location": "/resumes/7"}, ""}
+	get := func(p *provider, change func(cfg *Config)) error {
+		client, _ := newClient(t, p, change)
+		response, err := client.HTTPClient(t.Context()).Get(p.URL + "/resumes/7")
+		if response != nil {
+			require.NoError(t, response.Body.Close())
+		}
+		return err
+	}
+	p := newProvider(t, round, answer{200, nil, "{}"})
+	require.NoError(t, get(p, nil))
+	require.Len(t, p.calls(), 2)
+	require.Equal(t, "Bearer t1", p.calls()[1].Authorization)
+
+	p = newProvider(t, round)
+	require.ErrorContains(t, get(p, nil), "stopped after 10 redirects")
+	require.Len(t, p.calls(), 10)
+
+	own := errors.New("no further")
+	p = newProvider(t, round)
+	err := get(p, func(cfg *Config) {
+		cfg.HTTPClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return own }}
+	})
+	require.ErrorIs(t, err, own)
+	require.Len(t, p.calls(), 1)
+}

@@ -53,7 +53,8 @@ func (c *Client) renew(ctx context.Context, under *renewal) {
 }
 
 // TokenSource lends the agent's tokens to golang.org/x/oauth2. Who asks it for one
-// waits as long as ctx lives.
+// waits as long as ctx lives. A client that oauth2 makes of it gives the token to the
+// hosts of redirects as well; that of [Client.HTTPClient] does not.
 func (c *Client) TokenSource(ctx context.Context) oauth2.TokenSource {
 	return tokenSource{ctx: ctx, client: c}
 }
