@@ -509,6 +509,7 @@ func TestTheDelayHasABound(t *testing.T) {
 
 // broken is a transport that fails a number of times.
 type broken struct {
+	next     http.RoundTripper
 	failures int
 	err      error
 	calls    int
@@ -516,20 +517,20 @@ type broken struct {
 
 func (b *broken) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(r.URL.Path, "/token") {
-		return http.DefaultTransport.RoundTrip(r)
+		return b.next.RoundTrip(r)
 	}
 	if b.calls++; b.calls <= b.failures {
 		return nil, b.err
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	return b.next.RoundTrip(r)
 }
 
 func TestALostConnectionIsTriedAgainForWhatMayBeRepeated(t *testing.T) {
 	t.Parallel()
 	reset := errors.New("connection reset by peer")
 	p := newProvider(t, answer{200, nil, "{}"})
-	lost := &broken{failures: 2, err: reset}
-	client, _ := newClient(t, p, func(cfg *Config) { cfg.HTTPClient = &http.Client{Transport: lost} })
+	lost := &broken{next: p.Client().Transport, failures: 2, err: reset}
+	client, _ := newClient(t, p, func(cfg *Config) { cfg.HTTPClient.Transport = lost })
 
 	_, err := client.Agents.Get(t.Context(), agentID)
 	require.NoError(t, err)
@@ -628,7 +629,8 @@ func TestHTTPClientAddsTheToken(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, answer{200, nil, "{}"})
 	client, _ := newClient(t, p, nil)
-	for _, lent := range []*http.Client{client.HTTPClient(t.Context()), oauth2.NewClient(t.Context(), client.TokenSource(t.Context()))} {
+	ctx := context.WithValue(t.Context(), oauth2.HTTPClient, p.Client())
+	for _, lent := range []*http.Client{client.HTTPClient(ctx), oauth2.NewClient(ctx, client.TokenSource(ctx))} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL+"/resumes/7", http.NoBody)
 		require.NoError(t, err)
 		response, err := lent.Do(request)
@@ -686,7 +688,7 @@ func TestHTTPClientFollowsRedirectsOfOneHostAsItsOwnerSays(t *testing.T) {
 	own := errors.New("no further")
 	p = newProvider(t, round)
 	err := get(p, func(cfg *Config) {
-		cfg.HTTPClient = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return own }}
+		cfg.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return own }
 	})
 	require.ErrorIs(t, err, own)
 	require.Len(t, p.calls(), 1)

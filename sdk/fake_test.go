@@ -140,6 +140,8 @@ func (c *clockwork) Pause(ctx context.Context, d time.Duration) error {
 func newClient(t *testing.T, p *provider, change func(cfg *Config)) (*Client, *clockwork) {
 	t.Helper()
 	cfg := Config{BaseURL: p.URL, ClientID: agentID, ClientSecret: clientSecret}
+	// Any other server that closes breaks connections of http.DefaultTransport.
+	cfg.HTTPClient = &http.Client{Transport: p.Client().Transport, Timeout: defaultTimeout}
 	if change != nil {
 		change(&cfg)
 	}
@@ -173,7 +175,7 @@ func newTimedClient(t *testing.T, p *provider, change func(cfg *Config)) (*Clien
 	t.Helper()
 	transport := &direct{provider: p}
 	client, _ := newClient(t, p, func(cfg *Config) {
-		cfg.HTTPClient = &http.Client{Transport: transport, Timeout: defaultTimeout}
+		cfg.HTTPClient.Transport = transport
 		if change != nil {
 			change(cfg)
 		}
