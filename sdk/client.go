@@ -98,12 +98,34 @@ func New(cfg Config) (*Client, error) {
 }
 
 // HTTPClient returns an HTTP client that adds the agent's access token to every
-// request, for APIs that accept it. Requests for tokens live as long as ctx.
-// Give it only requests to hosts that may see the token.
+// request, for APIs that accept it. Requests wait for a token as long as ctx lives.
+// Give it only requests to hosts that may see the token. A redirect to another
+// scheme or host is not followed: the answer is the redirect itself. Others are, as
+// CheckRedirect of [Config.HTTPClient] says.
 func (c *Client) HTTPClient(ctx context.Context) *http.Client {
 	return &http.Client{
-		Timeout:   c.cfg.HTTPClient.Timeout,
-		Transport: &oauth2.Transport{Source: c.TokenSource(ctx), Base: c.cfg.HTTPClient.Transport},
+		Timeout:       c.cfg.HTTPClient.Timeout,
+		Transport:     &oauth2.Transport{Source: c.TokenSource(ctx), Base: c.cfg.HTTPClient.Transport},
+		CheckRedirect: c.checkRedirect,
+	}
+}
+
+// maxRedirects is how many net/http follows by itself.
+const maxRedirects = 10
+
+// checkRedirect keeps the token from hosts that the caller did not name: the
+// transport adds it to every request, those of redirects too.
+func (c *Client) checkRedirect(next *http.Request, via []*http.Request) error {
+	named := via[0].URL
+	switch own := c.cfg.HTTPClient.CheckRedirect; {
+	case next.URL.Scheme != named.Scheme || next.URL.Host != named.Host:
+		return http.ErrUseLastResponse
+	case own != nil:
+		return own(next, via)
+	case len(via) >= maxRedirects:
+		return fmt.Errorf("agentidp: stopped after %d redirects", maxRedirects)
+	default:
+		return nil
 	}
 }
 

@@ -82,27 +82,33 @@ func TestTokensAreAskedForForEveryResource(t *testing.T) {
 func TestOneTokenServesUntilItIsNearlyOver(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, nil)
-	var callers sync.WaitGroup
-	for range 20 {
-		callers.Go(func() {
-			token, err := client.TokenSource(t.Context()).Token()
-			if err != nil || token.AccessToken != "t1" {
-				t.Errorf("got %v, %v", token, err)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		twenty := func(want string) {
+			var callers sync.WaitGroup
+			for range 20 {
+				callers.Go(func() {
+					token, err := client.TokenSource(t.Context()).Token()
+					if err != nil || token.AccessToken != want {
+						t.Errorf("got %v, %v", token, err)
+					}
+				})
 			}
-		})
-	}
-	callers.Wait()
-	require.Len(t, p.tokenCalls(), 1)
-
-	require.NoError(t, clock.Pause(t.Context(), 53*time.Minute))
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t1", token.AccessToken)
-	require.NoError(t, clock.Pause(t.Context(), 2*time.Minute))
-	token, err = client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t2", token.AccessToken)
+			callers.Wait()
+			synctest.Wait() // until a renewal is over
+		}
+		twenty("t1")
+		require.NoError(t, pause(t.Context(), 53*time.Minute))
+		twenty("t1")
+		require.Len(t, p.tokenCalls(), 1)
+		require.NoError(t, pause(t.Context(), 2*time.Minute))
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t1", token.AccessToken, "the next one is asked for meanwhile")
+		synctest.Wait()
+		twenty("t2")
+		require.Len(t, p.tokenCalls(), 2)
+	})
 }
 
 func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
@@ -119,43 +125,101 @@ func TestWaitingForATokenEndsWithTheContext(t *testing.T) {
 func TestATokenThatLivesIsUsedWhileNoNewOneIsToBeHad(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
-	first, err := client.Token(t.Context())
-	require.NoError(t, err)
-	away := answer{503, nil, `{"error":"temporarily_unavailable","error_description":"No."}`}
-	p.tokens = []answer{away, away, away}
-	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
-	for range 5 {
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, func(cfg *Config) { cfg.MaxAttempts = 1 })
+		first, err := client.Token(t.Context())
+		require.NoError(t, err)
+		away := answer{503, nil, `{"error":"temporarily_unavailable","error_description":"No."}`}
+		p.tokens = []answer{away, away, away}
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		for range 5 {
+			token, err := client.Token(t.Context())
+			require.NoError(t, err)
+			require.Same(t, first, token)
+			synctest.Wait() // until the renewal is over
+		}
+		require.Len(t, p.tokenCalls(), 2, "a renewal that failed is not tried again with every call")
+		require.NoError(t, pause(t.Context(), renewalPause))
 		token, err := client.Token(t.Context())
 		require.NoError(t, err)
 		require.Same(t, first, token)
-	}
-	require.Len(t, p.tokenCalls(), 2, "a renewal that failed is not tried again with every call")
-	require.NoError(t, clock.Pause(t.Context(), renewalPause))
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Same(t, first, token)
-	require.Len(t, p.tokenCalls(), 3)
+		synctest.Wait()
+		require.Len(t, p.tokenCalls(), 3)
 
-	require.NoError(t, clock.Pause(t.Context(), 5*time.Minute))
-	_, err = client.Token(t.Context())
-	require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err), "it has expired")
-	token, err = client.Token(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, "t2", token.AccessToken)
+		require.NoError(t, pause(t.Context(), 5*time.Minute))
+		_, err = client.Token(t.Context())
+		require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err), "it has expired")
+		token, err = client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t2", token.AccessToken)
+	})
 }
 
-func TestATokenThatIsBeingRenewedIsStillGivenToOthers(t *testing.T) {
+func TestNobodyWaitsForTheNextTokenWhileOneLives(t *testing.T) {
 	t.Parallel()
-	client, clock := newClient(t, newProvider(t), nil)
-	first, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, clock.Pause(t.Context(), 55*time.Minute))
-	_, _, mine := client.token.at(clock.Now()) // somebody renews it
-	require.True(t, mine)
-	token, err := client.Token(t.Context())
-	require.NoError(t, err)
-	require.Same(t, first, token)
+	p := newProvider(t, answer{200, nil, "{}"})
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := newTimedClient(t, p, nil)
+		_, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		transport.hangs.Store(true)
+		begin := time.Now()
+		for range 20 {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err = client.Agents.Get(ctx, agentID)
+			require.NoError(t, err)
+			cancel()
+			synctest.Wait() // until the renewal got over the end of this call
+		}
+		require.Zero(t, time.Since(begin))
+		require.Len(t, p.tokenCalls(), 2, "one renewal at a time")
+
+		transport.hangs.Store(false) // after the first attempt, which takes as long as the HTTP client lets it
+		require.NoError(t, pause(t.Context(), defaultTimeout+lastDelay))
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t3", token.AccessToken, "t2 was never delivered")
+		require.Len(t, p.tokenCalls(), 3)
+	})
+}
+
+func TestARenewalWaitsAsTheServerAsks(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		first, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		p.tokens = []answer{{503, map[string]string{"Retry-After": "2"}, `{"error":"temporarily_unavailable"}`}}
+		begin := time.Now()
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Same(t, first, token)
+		require.Zero(t, time.Since(begin), "nobody else waits")
+		require.NoError(t, pause(t.Context(), 2*time.Second))
+		synctest.Wait()
+		token, err = client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t2", token.AccessToken)
+	})
+}
+
+func TestARenewalThatHangsEnds(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := newTimedClient(t, p, func(cfg *Config) { cfg.HTTPClient.Timeout = 0 })
+		transport.hangs.Store(true)
+		begin := time.Now()
+		_, err := client.Token(t.Context())
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, renewalTimeout, time.Since(begin))
+		transport.hangs.Store(false)
+		_, err = client.Token(t.Context())
+		require.NoError(t, err)
+	})
 }
 
 func TestThoseWhoWaitForATokenShareItsFailure(t *testing.T) {
@@ -182,25 +246,35 @@ func TestThoseWhoWaitForATokenShareItsFailure(t *testing.T) {
 	require.Empty(t, p.tokenCalls())
 }
 
-func TestWhoStillWantsATokenDoesNotShareThatAnotherLeft(t *testing.T) {
+func TestTheShortestPatienceIsNotThatOfAll(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
-	client, clock := newClient(t, p, nil)
-	_, under, mine := client.token.at(clock.Now()) // somebody fetches
-	require.True(t, mine)
-	errs := make(chan error, 20)
-	for range cap(errs) {
+	p.tokens = []answer{{503, map[string]string{"Retry-After": "1"}, `{"error":"temporarily_unavailable"}`}}
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		begin := time.Now()
+		hasty, left := make(chan error, 1), make(chan error, 20)
+		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
+		defer cancel()
 		go func() {
-			_, err := client.Token(t.Context())
-			errs <- err
+			_, err := client.Token(ctx)
+			hasty <- err
 		}()
-	}
-	under.err, under.abandoned = context.Canceled, true
-	client.token.land(under, clock.Now())
-	for range cap(errs) {
-		require.NoError(t, <-errs)
-	}
-	require.Len(t, p.tokenCalls(), 1)
+		synctest.Wait() // until the first answer is there
+		for range cap(left) {
+			go func() {
+				_, err := client.Token(t.Context())
+				left <- err
+			}()
+		}
+		require.ErrorIs(t, <-hasty, context.DeadlineExceeded)
+		require.Equal(t, 600*time.Millisecond, time.Since(begin))
+		for range cap(left) {
+			require.NoError(t, <-left)
+		}
+		require.Equal(t, time.Second, time.Since(begin))
+	})
+	require.Len(t, p.tokenCalls(), 2)
 }
 
 func TestTokenErrorsAreTyped(t *testing.T) {
@@ -249,6 +323,48 @@ func TestATokenThatTheServerNoLongerTakesIsReplacedOnce(t *testing.T) {
 	err := client.Agents.Decommission(t.Context(), agentID)
 	require.Equal(t, CodeUnauthorized, CodeOf(err))
 	require.Len(t, p.calls(), 4, "a server that takes no token is not asked for ever")
+}
+
+// revoked is what introspection and revocation answer to a bearer token that was revoked: both forms at once.
+func revoked() answer {
+	const text = "The bearer token is missing, malformed, expired, revoked or not valid here."
+	return answer{401, nil, `{"error":"invalid_token","error_description":"` + text + `","code":"UNAUTHORIZED","message":"` + text + `"}`}
+}
+
+func TestATokenIsReplacedWhereverTheServerRefusesIt(t *testing.T) {
+	t.Parallel()
+	for name, call := range map[string]func(ctx context.Context, c *Client) error{
+		"introspection": func(ctx context.Context, c *Client) error { _, err := c.Introspect(ctx, "x"); return err },
+		"revocation":    func(ctx context.Context, c *Client) error { return c.Revoke(ctx, "x") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProvider(t, revoked(), answer{200, nil, "{}"}, revoked())
+			client, clock := newClient(t, p, nil)
+			require.NoError(t, call(t.Context(), client))
+			calls := p.calls()
+			require.Len(t, calls, 2)
+			require.Equal(t, "Bearer t1", calls[0].Authorization)
+			require.Equal(t, "Bearer t2", calls[1].Authorization)
+
+			require.Equal(t, Code("invalid_token"), CodeOf(call(t.Context(), client)))
+			require.Len(t, p.calls(), 4, "a server that takes no token is not asked for ever")
+			require.Empty(t, clock.paused)
+		})
+	}
+}
+
+func TestASecretThatTheServerRefusesIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t, revoked())
+	client, _ := newClient(t, p, nil)
+	_, err := client.Token(t.Context())
+	require.NoError(t, err)
+	p.tokens = []answer{{401, nil, `{"error":"invalid_client","error_description":"Client authentication failed."}`}}
+	_, err = client.Introspect(t.Context(), "x")
+	require.Equal(t, CodeInvalidClient, CodeOf(err))
+	require.Len(t, p.tokenCalls(), 2)
+	require.Len(t, p.calls(), 1)
 }
 
 func TestARefusedTokenIsNotReplacedTwice(t *testing.T) {
@@ -393,6 +509,7 @@ func TestTheDelayHasABound(t *testing.T) {
 
 // broken is a transport that fails a number of times.
 type broken struct {
+	next     http.RoundTripper
 	failures int
 	err      error
 	calls    int
@@ -400,20 +517,20 @@ type broken struct {
 
 func (b *broken) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.HasSuffix(r.URL.Path, "/token") {
-		return http.DefaultTransport.RoundTrip(r)
+		return b.next.RoundTrip(r)
 	}
 	if b.calls++; b.calls <= b.failures {
 		return nil, b.err
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	return b.next.RoundTrip(r)
 }
 
 func TestALostConnectionIsTriedAgainForWhatMayBeRepeated(t *testing.T) {
 	t.Parallel()
 	reset := errors.New("connection reset by peer")
 	p := newProvider(t, answer{200, nil, "{}"})
-	lost := &broken{failures: 2, err: reset}
-	client, _ := newClient(t, p, func(cfg *Config) { cfg.HTTPClient = &http.Client{Transport: lost} })
+	lost := &broken{next: p.Client().Transport, failures: 2, err: reset}
+	client, _ := newClient(t, p, func(cfg *Config) { cfg.HTTPClient.Transport = lost })
 
 	_, err := client.Agents.Get(t.Context(), agentID)
 	require.NoError(t, err)
@@ -512,7 +629,8 @@ func TestHTTPClientAddsTheToken(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, answer{200, nil, "{}"})
 	client, _ := newClient(t, p, nil)
-	for _, lent := range []*http.Client{client.HTTPClient(t.Context()), oauth2.NewClient(t.Context(), client.TokenSource(t.Context()))} {
+	ctx := context.WithValue(t.Context(), oauth2.HTTPClient, p.Client())
+	for _, lent := range []*http.Client{client.HTTPClient(ctx), oauth2.NewClient(ctx, client.TokenSource(ctx))} {
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL+"/resumes/7", http.NoBody)
 		require.NoError(t, err)
 		response, err := lent.Do(request)
@@ -523,4 +641,55 @@ func TestHTTPClientAddsTheToken(t *testing.T) {
 	for _, call := range p.calls() {
 		require.Equal(t, "Bearer t1", call.Authorization)
 	}
+}
+
+func TestHTTPClientFollowsNoRedirectToAnotherHost(t *testing.T) {
+	t.Parallel()
+	other := newProvider(t, answer{200, nil, "{}"})
+	p := newProvider(t)
+	for name, target := range map[string]string{
+		"another port":   other.URL + "/resumes/7",
+		"another name":   strings.Replace(p.URL, "127.0.0.1", "localhost", 1) + "/resumes/7",
+		"another scheme": strings.Replace(p.URL, "http:", "https:", 1) + "/resumes/7",
+	} {
+		p.answers = []answer{{302, map[string]string{"Location": target}, ""}}
+		client, _ := newClient(t, p, nil)
+		before := len(p.calls())
+		response, err := client.HTTPClient(t.Context()).Get(p.URL + "/resumes/7")
+		require.NoError(t, err, name)
+		require.NoError(t, response.Body.Close())
+		require.Equal(t, http.StatusFound, response.StatusCode, name)
+		require.Equal(t, target, response.Header.Get("Location"))
+		require.Len(t, p.calls(), before+1, name)
+	}
+	require.Empty(t, other.calls())
+}
+
+func TestHTTPClientFollowsRedirectsOfOneHostAsItsOwnerSays(t *testing.T) {
+	t.Parallel()
+	round := answer{302, map[string]string{"Location": "/resumes/7"}, ""}
+	get := func(p *provider, change func(cfg *Config)) error {
+		client, _ := newClient(t, p, change)
+		response, err := client.HTTPClient(t.Context()).Get(p.URL + "/resumes/7")
+		if response != nil {
+			require.NoError(t, response.Body.Close())
+		}
+		return err
+	}
+	p := newProvider(t, round, answer{200, nil, "{}"})
+	require.NoError(t, get(p, nil))
+	require.Len(t, p.calls(), 2)
+	require.Equal(t, "Bearer t1", p.calls()[1].Authorization)
+
+	p = newProvider(t, round)
+	require.ErrorContains(t, get(p, nil), "stopped after 10 redirects")
+	require.Len(t, p.calls(), 10)
+
+	own := errors.New("no further")
+	p = newProvider(t, round)
+	err := get(p, func(cfg *Config) {
+		cfg.HTTPClient.CheckRedirect = func(*http.Request, []*http.Request) error { return own }
+	})
+	require.ErrorIs(t, err, own)
+	require.Len(t, p.calls(), 1)
 }

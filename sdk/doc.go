@@ -4,10 +4,11 @@
 //
 // A [Client] authenticates as one agent, with the OAuth 2.0 client credentials
 // grant (RFC 6749 section 4.4) and a secret. Public keys are registered here, but to
-// sign assertions with the private ones (RFC 7523) is left to the caller. The Client fetches a token when the first request needs
-// one, keeps it until shortly before it expires, and gets a new one when the
-// server no longer takes the old one. [Client.TokenSource] lends the same tokens
-// to golang.org/x/oauth2, for the agent's requests to other APIs.
+// sign assertions with the private ones (RFC 7523) is left to the caller. The Client
+// fetches a token when the first request needs one and the next one in the background,
+// shortly before the first expires, and gets a new one when the server no longer takes
+// the old one. [Client.TokenSource] lends the same tokens to golang.org/x/oauth2, for
+// the agent's requests to other APIs.
 //
 // Failures are typed: an [*Error] carries the code of the API, an [*OAuthError]
 // the code of RFC 6749 section 5.2; both are found with [errors.As]. Requests are

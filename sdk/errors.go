@@ -97,7 +97,8 @@ func (e *Error) Fields() []FieldError {
 	return fields
 }
 
-// OAuthError is an error of the token endpoint, in the form of RFC 6749 section 5.2.
+// OAuthError is an error of the token endpoint, of introspection and of revocation,
+// in the form of RFC 6749 section 5.2.
 type OAuthError struct {
 	// Status is the HTTP status.
 	Status int

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,6 +140,8 @@ func (c *clockwork) Pause(ctx context.Context, d time.Duration) error {
 func newClient(t *testing.T, p *provider, change func(cfg *Config)) (*Client, *clockwork) {
 	t.Helper()
 	cfg := Config{BaseURL: p.URL, ClientID: agentID, ClientSecret: clientSecret}
+	// Any other server that closes breaks connections of http.DefaultTransport.
+	cfg.HTTPClient = &http.Client{Transport: p.Client().Transport, Timeout: defaultTimeout}
 	if change != nil {
 		change(&cfg)
 	}
@@ -148,6 +151,37 @@ func newClient(t *testing.T, p *provider, change func(cfg *Config)) (*Client, *c
 	client.clock, client.pause = clock.Now, clock.Pause
 	client.jitter = func() float64 { return 1 }
 	return client, clock
+}
+
+// direct reaches a provider without a network, which synctest's time would not wait for. It has no answer to give to the
+// requests for a token while it hangs.
+type direct struct {
+	provider *provider
+	hangs    atomic.Bool
+}
+
+func (d *direct) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer := httptest.NewRecorder()
+	d.provider.ServeHTTP(answer, r)
+	if d.hangs.Load() && r.URL.Path == "/api/v1/token" {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	return answer.Result(), nil
+}
+
+// newTimedClient lives in the time of a synctest bubble.
+func newTimedClient(t *testing.T, p *provider, change func(cfg *Config)) (*Client, *direct) {
+	t.Helper()
+	transport := &direct{provider: p}
+	client, _ := newClient(t, p, func(cfg *Config) {
+		cfg.HTTPClient.Transport = transport
+		if change != nil {
+			change(cfg)
+		}
+	})
+	client.clock, client.pause = time.Now, pause
+	return client, transport
 }
 
 func failure(status int, code string) answer {

@@ -44,7 +44,7 @@ func (c *Client) do(ctx context.Context, r call) (http.Header, error) {
 		return nil, err
 	}
 	header, err := c.attempt(ctx, r, "Bearer "+token.AccessToken)
-	if !unauthorized(err) {
+	if statusOf(err) != http.StatusUnauthorized {
 		return header, err
 	}
 	c.token.drop(token)
@@ -53,11 +53,6 @@ func (c *Client) do(ctx context.Context, r call) (http.Header, error) {
 		return nil, fresh
 	}
 	return c.attempt(ctx, r, "Bearer "+token.AccessToken)
-}
-
-func unauthorized(err error) bool {
-	var refused *Error
-	return errors.As(err, &refused) && refused.Status == http.StatusUnauthorized
 }
 
 // attempt makes a call, again where that is allowed and may help.

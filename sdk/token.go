@@ -15,49 +15,46 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// renewalPause is how long a token that could not be renewed early is used before
-// that is tried again.
-const renewalPause = 10 * time.Second
+const (
+	// renewalPause is how long a token that could not be renewed early is used before
+	// that is tried again.
+	renewalPause = 10 * time.Second
+	// renewalTimeout bounds a request for a token, repetitions and pauses included:
+	// no caller's context does.
+	renewalTimeout = 5 * time.Minute
+)
 
-// Token returns an access token of the agent: the one at hand, or a new one if
-// that has used up nine tenths of its life. Any number of callers at once make
-// one request and share its failure; while it is under way, and where it fails,
-// a token at hand is used until it expires.
+// Token returns an access token of the agent: the one at hand until it expires.
+// From nine tenths of its life on, the next one is asked for meanwhile. Without one
+// at hand, any number of callers at once wait for one request and share its failure;
+// each waits as long as its ctx lives, the request goes on for up to 5 minutes.
 func (c *Client) Token(ctx context.Context) (*oauth2.Token, error) {
-	for {
-		token, under, mine := c.token.at(c.clock())
-		switch {
-		case mine:
-			fresh, err := c.renew(ctx, under)
-			if err != nil && token != nil && c.clock().Before(token.Expiry) {
-				return token, nil
-			}
-			return fresh, err
-		case token != nil:
-			return token, nil
-		}
-		select {
-		case <-under.done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
-		}
-		if !under.abandoned {
-			return under.token, under.err
-		}
+	token, under, mine := c.token.at(c.clock())
+	if mine {
+		go c.renew(context.WithoutCancel(ctx), under)
+	}
+	if token != nil {
+		return token, nil
+	}
+	select {
+	case <-under.done:
+		return under.token, under.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
 	}
 }
 
 // renew makes the request that others may wait for.
-func (c *Client) renew(ctx context.Context, under *renewal) (*oauth2.Token, error) {
-	under.err = errors.New("agentidp: the request for a token did not end")
-	defer func() { c.token.land(under, c.clock()) }()
+func (c *Client) renew(ctx context.Context, under *renewal) {
+	ctx, cancel := context.WithTimeout(ctx, renewalTimeout)
+	defer cancel()
 	under.token, under.err = c.fetchToken(ctx)
-	under.abandoned = under.err != nil && ctx.Err() != nil
-	return under.token, under.err
+	c.token.land(under, c.clock())
 }
 
-// TokenSource lends the agent's tokens to golang.org/x/oauth2. Requests for
-// tokens live as long as ctx.
+// TokenSource lends the agent's tokens to golang.org/x/oauth2. Who asks it for one
+// waits as long as ctx lives. A client that oauth2 makes of it gives the token to the
+// hosts of redirects as well; that of [Client.HTTPClient] does not.
 func (c *Client) TokenSource(ctx context.Context) oauth2.TokenSource {
 	return tokenSource{ctx: ctx, client: c}
 }
@@ -197,8 +194,6 @@ type renewal struct {
 	done  chan struct{}
 	token *oauth2.Token
 	err   error
-	// abandoned: whoever made the request left before its answer came.
-	abandoned bool
 }
 
 // tokenCache keeps the token at hand.
@@ -210,7 +205,7 @@ type tokenCache struct {
 }
 
 // at gives the token at hand, nil if there is none that lives, and the request for
-// the next one if it is time for that; mine tells that the caller has to make it.
+// the next one if it is time for that; mine tells that the caller has to start it.
 func (t *tokenCache) at(now time.Time) (token *oauth2.Token, under *renewal, mine bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -59,6 +59,12 @@ func Keys(ctx context.Context, args []string, out io.Writer, opts ...config.Opti
 	}))
 }
 
+// CheckKeys says what is wrong with args, as Keys does before it needs any settings.
+func CheckKeys(args []string) error {
+	_, err := parseKeys(args)
+	return err
+}
+
 // keysCommand is a command line about keys, understood.
 type keysCommand struct {
 	name      string

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	agentidp "github.com/sentryagent/agentidp/sdk"
 )
 
 // One agent's life, from registration to decommissioning, seen at every service and then read back from the trail.
@@ -181,4 +183,27 @@ func TestARevokedTokenIsRefusedEverywhereAndStaysRevokedAfterARestart(t *testing
 	again.requireDead(t, operator, agent, own)
 	require.Equal(t, http.StatusOK, again.call(t, http.MethodGet, "/api/v1/agents/"+agent, operator, nil).status,
 		"keys, agents and tokens outlive a restart")
+}
+
+func TestTheSDKReplacesATokenThatWasRevoked(t *testing.T) {
+	t.Parallel()
+	in := install(t, "RATE_LIMIT_PER_MINUTE=0")
+	client, err := agentidp.New(agentidp.Config{
+		BaseURL: in.url, ClientID: in.clientID, ClientSecret: agentidp.Secret(in.clientSecret), Scopes: []string{"tokens:read"},
+	})
+	require.NoError(t, err)
+	for name, call := range map[string]func(token string) error{
+		"introspection": func(token string) error { _, err := client.Introspect(t.Context(), token); return err },
+		"revocation":    func(token string) error { return client.Revoke(t.Context(), token) },
+	} {
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, client.Revoke(t.Context(), token.AccessToken))
+		eventually(t, func() bool {
+			require.NoError(t, call("x"), name)
+			fresh, err := client.Token(t.Context())
+			require.NoError(t, err)
+			return fresh.AccessToken != token.AccessToken
+		}, name+" must be refused, and then asked for with another token")
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -213,6 +214,27 @@ func TestVerifyRemembers(t *testing.T) {
 	now, err := os.ReadFile(filepath.Join(dir, "state"))
 	require.NoError(t, err)
 	require.Equal(t, kept, now)
+}
+
+func TestTheTokenGoesNowhereButToTheProvider(t *testing.T) {
+	t.Parallel()
+	var strayed atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { strayed.Add(1) }))
+	t.Cleanup(elsewhere.Close)
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v1/token", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"access_token":"t","token_type":"Bearer","expires_in":3600}`)
+	})
+	mux.Handle("/", http.RedirectHandler(elsewhere.URL, http.StatusFound))
+	provider := httptest.NewServer(mux)
+	t.Cleanup(provider.Close)
+	for _, env := range []map[string]string{
+		{"AGENTIDP_TOKEN": "t"}, {"AGENTIDP_CLIENT_ID": "id", "AGENTIDP_CLIENT_SECRET": "secret"},
+	} {
+		_, err := run(t, env, "audit", "export", "--url", provider.URL)
+		require.ErrorContains(t, err, "GET /audit/export: 302")
+	}
+	require.Zero(t, strayed.Load())
 }
 
 func TestVerifyReadsOneProof(t *testing.T) {

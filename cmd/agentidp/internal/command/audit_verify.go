@@ -292,10 +292,13 @@ func auditClient(ctx context.Context, console Console, base string, authenticate
 	if !authenticated {
 		return auditor.NewClient(base, plain)
 	}
+	// The token is for base alone, and no route of a provider redirects.
+	plain.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	env := func(key string) string { value, _ := console.Environ(key); return value }
 	if token := env("AGENTIDP_TOKEN"); token != "" {
 		source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: token})
-		return auditor.NewClient(base, &http.Client{Transport: &oauth2.Transport{Source: source, Base: transport}})
+		plain.Transport = &oauth2.Transport{Source: source, Base: transport}
+		return auditor.NewClient(base, plain)
 	}
 	if env("AGENTIDP_CLIENT_ID") == "" || env("AGENTIDP_CLIENT_SECRET") == "" {
 		return nil, errors.New("events need AGENTIDP_TOKEN, or AGENTIDP_CLIENT_ID and AGENTIDP_CLIENT_SECRET, in the environment")

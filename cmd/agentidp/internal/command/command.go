@@ -33,7 +33,21 @@ func New(console Console) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.AddCommand(devCommand(console), bootstrap.Command(console.Out, console.Environ), keysCommand(console), setupCommand(console), auditCommand(console),
 		versionCommand(console))
+	refuseUnknownTopics(root)
 	return root
+}
+
+// refuseUnknownTopics lets help of an unknown command fail; cobra's own prints that and succeeds.
+func refuseUnknownTopics(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"})
+	help.Args = func(_ *cobra.Command, topic []string) error {
+		found, rest, err := root.Find(topic)
+		if err == nil && found.HasSubCommands() {
+			err = found.ValidateArgs(rest)
+		}
+		return err
+	}
 }
 
 func versionCommand(console Console) *cobra.Command {

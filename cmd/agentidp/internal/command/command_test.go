@@ -76,6 +76,32 @@ func TestKeysNeedARunningDev(t *testing.T) {
 	}
 }
 
+func TestKeysSayWhatIsWrongWithTheCommandBeforeTheyLookForADev(t *testing.T) {
+	t.Parallel()
+	for want, args := range map[string][]string{
+		"keys: say what to do":             nil,
+		`keys: unknown command "nosuch"`:   {"nosuch"},
+		`keys list: does not take "--now"`: {"list", "--now"},
+		"keys retire: name one key":        {"retire"},
+	} {
+		_, err := run(t, nil, append([]string{"keys", "--data-dir", t.TempDir()}, args...)...)
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestHelpRefusesWhatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	_, err := run(t, nil, "help", "nosuch")
+	require.ErrorContains(t, err, `unknown command "nosuch" for "agentidp"`)
+	_, err = run(t, nil, "help", "audit", "nosuch")
+	require.ErrorContains(t, err, `unknown command "nosuch" for "agentidp audit"`)
+	for _, topic := range [][]string{nil, {"keys"}, {"keys", "list"}, {"audit"}, {"audit", "verify"}, {"help"}} {
+		out, err := run(t, nil, append([]string{"help"}, topic...)...)
+		require.NoError(t, err, topic)
+		require.Contains(t, out, "Usage:")
+	}
+}
+
 func TestBadCommandLinesAreRefused(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -25,10 +25,13 @@ func keysCommand(console Console) *cobra.Command {
 		Use:   "keys list|rotate|retire",
 		Short: "List, rotate and retire the signing keys of a running dev",
 		Long:  keysLong,
-		RunE: func(cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--data-dir") }) {
 				return errors.New("--data-dir: must stand before the command, as in agentidp keys --data-dir DIR list")
 			}
+			return token.CheckKeys(args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
 			settings, err := dev.KeySettings(dataDir)
 			if err != nil {
 				return err
