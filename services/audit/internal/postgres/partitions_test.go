@@ -79,7 +79,7 @@ func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
 	store := open(t, db)
-	tooOld, tooNew := at(t, now.AddDate(0, 0, -91)), at(t, now.Add(25*time.Hour))
+	tooOld, tooNew := at(t, now.AddDate(0, 0, -91)), at(t, now.Add(37*time.Hour)) // now is not always the database's
 	tooOld.Origin.Sequence, tooNew.Origin.Sequence = 1, 2
 	verdicts, err := store.Record(t.Context(), []trail.Delivery{tooOld, at(t, now), tooNew})
 	require.NoError(t, err)
@@ -90,6 +90,21 @@ func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
 	require.Contains(t, found[1].Reason, "in the future")
 	require.Equal(t, tooOld.Payload, found[0].Payload)
 	require.Equal(t, []string{partitionOf(now)}, partitions(t, db))
+}
+
+func TestAReplicaWhoseClockIsWrongRejectsNoGoodEvent(t *testing.T) {
+	t.Parallel()
+	for _, wrong := range []int{-2, 100} {
+		db := testkit.DB(t, "audit")
+		key := testkit.AuditLogKey(t)
+		cfg := sequencing(db, key)
+		cfg.Clock = func() time.Time { return now.AddDate(0, 0, wrong) }
+		batch := []trail.Delivery{at(t, now), at(t, now.AddDate(0, 0, -80)), at(t, now.AddDate(0, 0, -93))}
+		verdicts, err := postgres.NewSequencer(cfg).Record(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, []trail.Verdict{trail.Stored, trail.Stored, trail.Dead}, verdicts, "%d days", wrong)
+		requireLog(t, db, key, 2)
+	}
 }
 
 func TestAnIDIsTakenOnceWhicheverDayItsEventsHave(t *testing.T) {
