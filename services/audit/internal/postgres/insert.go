@@ -27,7 +27,7 @@ FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::uuid[], $5::uuid[],
 
 var (
 	_ insert = insertAtOnce
-	_ insert = insertEach
+	_ insert = insertApart
 )
 
 func insertAtOnce(_ context.Context, _ pgx.Tx, b *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
@@ -35,25 +35,34 @@ func insertAtOnce(_ context.Context, _ pgx.Tx, b *pgx.Batch, fresh []*entry, bas
 	return fresh, nil
 }
 
-func insertEach(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
+// insertApart writes in parts, half as large after each that is refused, until a row
+// is alone, and twice as large after each that is not: a few rows that are refused cost
+// a few statements for each, and not one for every other row.
+func insertApart(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
 	var stored []*entry
-	for i, e := range fresh {
+	for size := len(fresh); len(fresh) > 0; {
+		part := fresh[:min(size, len(fresh))]
 		err := pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
-			_, err := savepoint.Exec(ctx, sqlInsert, columns(fresh[i:i+1], base+int64(len(stored)))...)
+			_, err := savepoint.Exec(ctx, sqlInsert, columns(part, base+int64(len(stored)))...)
 			return err
 		})
 		switch reason, at := faultOfRow(err); {
 		case err == nil:
-			stored = append(stored, e)
-		case at:
-			e.Reject = reason
+			stored = append(stored, part...)
+			size = 2 * len(part)
 		case errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) || faultOfSchema(err):
 			return nil, err
+		case len(part) > 1:
+			size = len(part) / 2
+			continue
+		case at:
+			part[0].Reject = reason
 		default:
 			// Neither the row's fault nor that of all, a damaged page for one: this
 			// delivery comes again, and the others are not held up by it.
-			e.verdict = trail.Retry
+			part[0].verdict = trail.Retry
 		}
+		fresh = fresh[len(part):]
 	}
 	return stored, nil
 }

@@ -51,8 +51,8 @@ func NewSequencer(cfg Sequencing) *Sequencer {
 }
 
 // Record stores a batch in one transaction: first all events by one statement,
-// and where that is refused, once more row by row, so that the one at fault is
-// found and the others are stored.
+// and where that is refused, once more in parts, so that the row at fault is found
+// and the others are stored.
 func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
 	work := append([]trail.Delivery{}, batch...)
 	if err := s.judge(ctx, work); err != nil {
@@ -64,7 +64,7 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	verdicts, err := s.record(ctx, work, insertAtOnce)
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
-		verdicts, err = s.record(ctx, work, insertEach)
+		verdicts, err = s.record(ctx, work, insertApart)
 	}
 	if err != nil {
 		return nil, pgdb.Fault(err)
