@@ -276,6 +276,26 @@ func TestABatchDoesNotReadTheWholeDayToFindWhatIsKnown(t *testing.T) {
 	}
 }
 
+func TestADayThatTheDatabaseHasLostIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	yesterday := now.AddDate(0, 0, -1)
+	record(t, store, at(t, now), at(t, yesterday))
+	// As after a standby took over that had not heard of the day yet.
+	_, err := connect(t, database.OwnerURL).Exec(t.Context(), "DROP TABLE "+partitionOf(now))
+	require.NoError(t, err)
+	lost, other := at(t, now), at(t, yesterday)
+
+	verdicts, err := store.Record(t.Context(), []trail.Delivery{lost, other})
+
+	require.NoError(t, err)
+	require.Equal(t, []trail.Verdict{trail.Retry, trail.Stored}, verdicts)
+	record(t, store, lost)
+	require.Empty(t, letters(t, db))
+}
+
 // retention works as the owner and keeps so many days fewer than the 90 of which events are stored.
 func retention(t *testing.T, database testkit.Database, fewer int) postgres.Retention {
 	t.Helper()

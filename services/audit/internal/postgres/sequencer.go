@@ -64,7 +64,7 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	verdicts, err := s.record(ctx, work, insertAtOnce)
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
-		verdicts, err = s.record(ctx, work, insertApart)
+		verdicts, err = s.record(ctx, work, s.insertApart)
 	}
 	if err != nil {
 		return nil, pgdb.Fault(err)
