@@ -31,7 +31,8 @@ func TilePath(t tlog.Tile) string {
 	return "tile/" + strings.Replace(rest, "data/", "entries/", 1)
 }
 
-// ParseTilePath reads what TilePath writes, and nothing else: there is one path for each tile.
+// ParseTilePath reads what TilePath writes, and nothing else: there is one path for each tile. A tile whose hashes or
+// entries are counted beyond MaxSize is none.
 func ParseTilePath(path string) (tlog.Tile, error) {
 	rest, ok := strings.CutPrefix(path, "tile/")
 	if !ok || strings.HasPrefix(rest, "data/") {
@@ -41,7 +42,7 @@ func ParseTilePath(path string) (tlog.Tile, error) {
 		rest = "data/" + entries
 	}
 	t, err := tlog.ParseTilePath(fmt.Sprintf("tile/%d/%s", TileHeight, rest))
-	if err != nil || t.L > maxTileLevel || TilePath(t) != path {
+	if err != nil || t.L > maxTileLevel || t.N >= MaxSize/TileWidth || TilePath(t) != path {
 		return tlog.Tile{}, errTilePath
 	}
 	return t, nil

@@ -23,6 +23,8 @@ func TestTilesHaveTheirPaths(t *testing.T) {
 		"tile/1/x001/x234/067":        tile(1, 1234067, 256),
 		"tile/entries/x123/456.p/100": tile(auditlog.EntriesLevel, 123456, 100),
 		"tile/entries/000":            tile(auditlog.EntriesLevel, 0, 256),
+
+		"tile/entries/x004/x503/x599/x627/x370/495": tile(auditlog.EntriesLevel, auditlog.MaxSize/256-1, 256),
 	} {
 		got, err := auditlog.ParseTilePath(path)
 		require.NoError(t, err, path)
@@ -33,6 +35,7 @@ func TestTilesHaveTheirPaths(t *testing.T) {
 		"", "tile", "tile/", "tile/0", "tile/0/0", "tile/0/0000", "tile/8/0/000", "tile/data/000", "tile/8/000", "tile/-1/000",
 		"tile/00/000", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01", "tile/0/x000/001", "tile/0/001/001", "tile/0/000/",
 		"tile/entries", "tile/Entries/000", "/tile/0/000", "tile/0/x999/x999/x999/x999/x999/x999/x999/999",
+		"tile/entries/x004/x503/x599/x627/x370/496", "tile/entries/x072/x057/x594/x037/x927/936", "tile/0/x072/x057/x594/x037/x927/936",
 	} {
 		_, err := auditlog.ParseTilePath(path)
 		require.Error(t, err, path)

@@ -3,7 +3,6 @@ package auditor
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -96,22 +95,20 @@ func (c *Client) Checkpoint(ctx context.Context) ([]byte, error) {
 
 // Consistency asks for the proof that the tree of from leaves is the beginning of that of to leaves.
 func (c *Client) Consistency(ctx context.Context, from, to int64) (auditlog.Consistency, error) {
-	var proof auditlog.Consistency
 	raw, err := c.read(ctx, "/consistency", url.Values{"from": {strconv.FormatInt(from, 10)}, "to": {strconv.FormatInt(to, 10)}})
 	if err != nil {
-		return proof, err
+		return auditlog.Consistency{}, err
 	}
-	return proof, json.Unmarshal(raw, &proof)
+	return parseConsistency(raw)
 }
 
 // Proof asks for the proof that an event is in the log.
 func (c *Client) Proof(ctx context.Context, eventID string) (auditlog.Proof, error) {
-	var proof auditlog.Proof
 	raw, err := c.read(ctx, "/"+url.PathEscape(eventID)+"/proof", nil)
 	if err != nil {
-		return proof, err
+		return auditlog.Proof{}, err
 	}
-	return proof, json.Unmarshal(raw, &proof)
+	return ParseProof(raw)
 }
 
 // Export reads an export line by line, newline left out, from leaf cursor on. Where the connection breaks it

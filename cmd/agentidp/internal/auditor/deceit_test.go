@@ -2,6 +2,7 @@ package auditor_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -215,6 +216,47 @@ func TestALineThatReadsDifferentlyElsewhereIsNone(t *testing.T) {
 	}
 	spaced := strings.NewReplacer(`{"leafIndex":`, " { \"leafIndex\" :\t", `,"event":`, ` , "event" : `, "}\n", "} \r\n").Replace(whole)
 	require.True(t, check(t, a, []byte(spaced)).Proven())
+}
+
+func TestAProofThatReadsDifferentlyElsewhereIsNone(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 5)
+	raw, err := json.Marshal(a.proof(2))
+	require.NoError(t, err)
+	whole := string(raw)
+	got, err := auditor.ParseProof([]byte(" " + strings.Replace(whole, `,"leaf":`, " ,\n\"leaf\" : ", 1) + "\n"))
+	require.NoError(t, err)
+	require.Equal(t, a.proof(2), got)
+
+	for name, change := range map[string][2]string{
+		"another leaf, and the true one in another case": {`"leaf":`, `"leaf":"{\"eventId\":\"shown\"}","Leaf":`},
+		"another case alone":                             {`"leaf":`, `"Leaf":`},
+		"a leaf twice":                                   {`"leaf":`, `"leaf":"{}","leaf":`},
+		"an escape in a name":                            {`"leaf":`, `"\u006ceaf":`},
+		"a member that nobody knows":                     {`{`, `{"event":{},`},
+		"a number that is left out":                      {`"leafIndex":2,`, ``},
+		"a number that is null":                          {`"leafIndex":2,`, `"leafIndex":null,`},
+		"two values":                                     {`{`, `{}{`},
+	} {
+		changed := strings.Replace(whole, change[0], change[1], 1)
+		require.NotEqual(t, whole, changed, name)
+		_, err := auditor.ParseProof([]byte(changed))
+		require.Error(t, err, name)
+		_, err = a.replies(changed).Proof(t.Context(), a.eventID(2))
+		require.Error(t, err, name)
+	}
+	_, err = a.replies(`{"from":2,"to":5,"hashes":[],"Hashes":[]}`).Consistency(t.Context(), 2, 5)
+	require.Error(t, err)
+}
+
+// replies serves one and the same text, whatever is asked for.
+func (a *audit) replies(text string) *auditor.Client {
+	a.t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(text)) }))
+	a.t.Cleanup(server.Close)
+	client, err := auditor.NewClient(server.URL, server.Client())
+	require.NoError(a.t, err)
+	return client
 }
 
 func TestAnEventIsNamedByTheMemberThatSaysSo(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 )
 
-// The lines of an export are read strictly: a line that another program could understand in another way, as it
+// The lines of an export and proofs are read strictly: what another program could understand in another way, as it
 // takes the last of two members of one name or minds the case of a name, must not be checked in one way and
 // shown in the other.
 
@@ -70,17 +70,35 @@ func parse(raw []byte) (*line, error) {
 }
 
 func parseDay(raw []byte) (day auditlog.DroppedDay, err error) {
-	names := [...]string{"day", "events", "firstLeaf", "lastLeaf"}
-	var values [len(names)][]byte
-	if form, err := members(raw, names[:], values[:], true); err != nil || form != 1<<len(names)-1 {
-		return day, errAmbiguous
+	names := []string{"day", "events", "firstLeaf", "lastLeaf"}
+	err = parseAll(raw, names, &day.Day, &day.Events, &day.FirstLeaf, &day.LastLeaf)
+	return day, err
+}
+
+// ParseProof reads the answer of GET /audit/{eventId}/proof.
+func ParseProof(raw []byte) (p auditlog.Proof, err error) {
+	names := []string{"leafIndex", "treeSize", "hashes", "checkpoint", "leaf", "leafHash"}
+	err = parseAll(raw, names, &p.LeafIndex, &p.TreeSize, &p.Hashes, &p.Checkpoint, &p.Leaf, &p.LeafHash)
+	return p, err
+}
+
+func parseConsistency(raw []byte) (c auditlog.Consistency, err error) {
+	err = parseAll(raw, []string{"from", "to", "hashes"}, &c.From, &c.To, &c.Hashes)
+	return c, err
+}
+
+// parseAll reads an object that has to have each of the names and no other; the member of names[i] goes into into[i].
+func parseAll(raw []byte, names []string, into ...any) error {
+	values := make([][]byte, len(names))
+	if form, err := members(raw, names, values, true); err != nil || form != 1<<len(names)-1 {
+		return errAmbiguous
 	}
-	for i, into := range [...]any{&day.Day, &day.Events, &day.FirstLeaf, &day.LastLeaf} {
-		if string(values[i]) == "null" || json.Unmarshal(values[i], into) != nil {
-			return day, errAmbiguous
+	for i, value := range values {
+		if string(value) == "null" || json.Unmarshal(value, into[i]) != nil {
+			return errAmbiguous
 		}
 	}
-	return day, nil
+	return nil
 }
 
 // members finds the members of a JSON object that have one of the names, exactly as they are written: values[i] is

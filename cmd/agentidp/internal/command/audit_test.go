@@ -251,6 +251,9 @@ func TestVerifyReadsOneProof(t *testing.T) {
 	require.Equal(t, exitTampered, exitCodeOf(t, err))
 	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, "nonsense"))
 	require.ErrorContains(t, err, "not a proof")
+	forged := strings.Replace(string(proof), `"leaf":`, `"leaf":"{}","Leaf":`, 1)
+	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, forged))
+	require.ErrorContains(t, err, "not a proof", "other programs show the first of the two")
 
 	state := write(t, newSmallLog(t, secret, 5).checkpoint(t))
 	kept, err := os.ReadFile(state)

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -248,8 +247,8 @@ func readTrail(ctx context.Context, console Console, given verifyFlags, trail *a
 		if err != nil {
 			return err
 		}
-		var proof auditlog.Proof
-		if err := json.Unmarshal(content, &proof); err != nil {
+		proof, err := auditor.ParseProof(content)
+		if err != nil {
 			return fmt.Errorf("%s is not a proof: %w", given.proof, err)
 		}
 		trail.Proof(proof, given.event)

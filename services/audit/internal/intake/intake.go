@@ -32,8 +32,9 @@ const (
 	maxBatch = 500
 	// maxPull bounds in bytes what is pulled, and so a batch: 500 messages of the size that
 	// NATS takes would be more than a replica has memory for, and more than Postgres takes
-	// within recordFor. Only a message that is larger by itself comes all the same, alone.
-	maxPull = 8 << 20
+	// within recordFor. What a slow link does not bring within beginFor was mostly pulled in
+	// vain. Only a message that is larger by itself comes all the same, alone.
+	maxPull = 2 << 20
 	// gatherFor is how long a first message waits for company, of which others are pulled
 	// in the last restFor only: most come at once then, and wake nobody one by one.
 	gatherFor = 50 * time.Millisecond
@@ -44,7 +45,8 @@ const (
 	// ackWait is when JetStream gives the messages of a killed replica to
 	// another. A batch takes milliseconds; recordFor, since the first was asked for, ends
 	// one that hangs before its messages come again. What was pulled can be several batches:
-	// after beginFor only the first of them is begun.
+	// after beginFor only the first of them is begun, and has the rest of recordFor from then
+	// on: if its messages come again meanwhile, they are duplicates.
 	ackWait   = 10 * time.Second
 	recordFor = 8 * time.Second
 	beginFor  = recordFor / 2
@@ -194,7 +196,7 @@ func (in *Intake) pump(ctx context.Context, consumer jetstream.Consumer) error {
 func (in *Intake) work(ctx context.Context, waiting []parcel, asked time.Time) (begun bool, err error) {
 	for err == nil && len(waiting) > 0 && ctx.Err() == nil && (!begun || in.clock().Sub(asked) < beginFor) {
 		messages := fill(waiting)
-		err = in.record(ctx, waiting[:messages], recordFor-in.clock().Sub(asked))
+		err = in.record(ctx, waiting[:messages], recordFor-min(in.clock().Sub(asked), beginFor))
 		waiting, begun = waiting[messages:], true
 	}
 	for _, message := range waiting {

@@ -315,7 +315,7 @@ func TestAPileOfBigPoisonIsTakenInBoundedBatches(t *testing.T) {
 	b.requireStored(t, ids)
 	b.requireDrained(t)
 	require.Equal(t, pile, b.count(t, "dead_letters"))
-	require.LessOrEqual(t, recorder.heaviest.Load(), int64(8<<20))
+	require.LessOrEqual(t, recorder.heaviest.Load(), int64(2<<20))
 	require.Greater(t, recorder.heaviest.Load(), int64(len(poison)), "and not one by one")
 }
 

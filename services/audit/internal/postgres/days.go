@@ -34,6 +34,12 @@ func (d *days) add(at time.Time) {
 	d.made[at] = true
 }
 
+func (d *days) forget() {
+	d.mutex.Lock()
+	defer d.mutex.Unlock()
+	d.made = nil
+}
+
 const sqlEnsure = `-- name: partition_ensure
 SELECT audit.ensure_partition($1::date)`
 

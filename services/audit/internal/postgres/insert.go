@@ -25,35 +25,44 @@ SELECT event_id, at, leaf_index, agent_id, actor_id, action, outcome, service, p
 FROM unnest($1::uuid[], $2::timestamptz[], $3::bigint[], $4::uuid[], $5::uuid[], $6::text[], $7::text[], $8::text[], $9::text[])
   AS e(event_id, at, leaf_index, agent_id, actor_id, action, outcome, service, payload)`
 
-var (
-	_ insert = insertAtOnce
-	_ insert = insertEach
-)
+var _ insert = insertAtOnce
 
 func insertAtOnce(_ context.Context, _ pgx.Tx, b *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
 	b.Queue(sqlInsert, columns(fresh, base)...)
 	return fresh, nil
 }
 
-func insertEach(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
+// insertApart writes in parts, half as large after each that is refused, until a row
+// is alone, and twice as large after each that is not: a few rows that are refused cost
+// a few statements for each, and not one for every other row.
+func (s *Sequencer) insertApart(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fresh []*entry, base int64) ([]*entry, error) {
 	var stored []*entry
-	for i, e := range fresh {
+	for size := len(fresh); len(fresh) > 0; {
+		part := fresh[:min(size, len(fresh))]
 		err := pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
-			_, err := savepoint.Exec(ctx, sqlInsert, columns(fresh[i:i+1], base+int64(len(stored)))...)
+			_, err := savepoint.Exec(ctx, sqlInsert, columns(part, base+int64(len(stored)))...)
 			return err
 		})
+		if faultOfDay(err) {
+			s.days.forget()
+		}
 		switch reason, at := faultOfRow(err); {
 		case err == nil:
-			stored = append(stored, e)
-		case at:
-			e.Reject = reason
+			stored = append(stored, part...)
+			size = 2 * len(part)
 		case errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) || faultOfSchema(err):
 			return nil, err
+		case len(part) > 1:
+			size = len(part) / 2
+			continue
+		case at:
+			part[0].Reject = reason
 		default:
-			// Neither the row's fault nor that of all, a damaged page for one: this
-			// delivery comes again, and the others are not held up by it.
-			e.verdict = trail.Retry
+			// Neither the row's fault nor that of all, a damaged page or a day that is
+			// gone: this delivery comes again, and the others are not held up by it.
+			part[0].verdict = trail.Retry
 		}
+		fresh = fresh[len(part):]
 	}
 	return stored, nil
 }
@@ -104,7 +113,7 @@ func queueDead(b *pgx.Batch, entries []*entry) {
 // row would be refused for ever.
 func faultOfRow(err error) (reason string, at bool) {
 	var pg *pgconn.PgError
-	if !errors.As(err, &pg) || len(pg.Code) < 2 {
+	if !errors.As(err, &pg) || len(pg.Code) < 2 || faultOfDay(err) {
 		return "", false
 	}
 	switch pg.Code[:2] {
@@ -112,6 +121,14 @@ func faultOfRow(err error) (reason string, at bool) {
 		return fmt.Sprintf("refused by the database: %s (SQLSTATE %s)", pg.Message, pg.Code), true
 	}
 	return "", false
+}
+
+// faultOfDay tells whether the day of an event has no partition, though it had one:
+// another server took over that lacks it, or retention removed it meanwhile. It is the
+// one violated check without a name.
+func faultOfDay(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == "23514" && pg.ConstraintName == ""
 }
 
 // faultOfSchema tells whether a table or a right is missing, which strikes every

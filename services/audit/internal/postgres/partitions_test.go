@@ -79,7 +79,7 @@ func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "audit")
 	store := open(t, db)
-	tooOld, tooNew := at(t, now.AddDate(0, 0, -91)), at(t, now.Add(25*time.Hour))
+	tooOld, tooNew := at(t, now.AddDate(0, 0, -91)), at(t, now.Add(37*time.Hour)) // now is not always the database's
 	tooOld.Origin.Sequence, tooNew.Origin.Sequence = 1, 2
 	verdicts, err := store.Record(t.Context(), []trail.Delivery{tooOld, at(t, now), tooNew})
 	require.NoError(t, err)
@@ -90,6 +90,21 @@ func TestEventsOutsideOfTheDaysThatAreKeptAreDeadLetters(t *testing.T) {
 	require.Contains(t, found[1].Reason, "in the future")
 	require.Equal(t, tooOld.Payload, found[0].Payload)
 	require.Equal(t, []string{partitionOf(now)}, partitions(t, db))
+}
+
+func TestAReplicaWhoseClockIsWrongRejectsNoGoodEvent(t *testing.T) {
+	t.Parallel()
+	for _, wrong := range []int{-2, 100} {
+		db := testkit.DB(t, "audit")
+		key := testkit.AuditLogKey(t)
+		cfg := sequencing(db, key)
+		cfg.Clock = func() time.Time { return now.AddDate(0, 0, wrong) }
+		batch := []trail.Delivery{at(t, now), at(t, now.AddDate(0, 0, -80)), at(t, now.AddDate(0, 0, -93))}
+		verdicts, err := postgres.NewSequencer(cfg).Record(t.Context(), batch)
+		require.NoError(t, err)
+		require.Equal(t, []trail.Verdict{trail.Stored, trail.Stored, trail.Dead}, verdicts, "%d days", wrong)
+		requireLog(t, db, key, 2)
+	}
 }
 
 func TestAnIDIsTakenOnceWhicheverDayItsEventsHave(t *testing.T) {
@@ -261,12 +276,53 @@ func TestABatchDoesNotReadTheWholeDayToFindWhatIsKnown(t *testing.T) {
 	}
 }
 
-// retention works as the owner and takes it that so many days have passed.
-func retention(t *testing.T, database testkit.Database, later int) postgres.Retention {
+func TestADayThatTheDatabaseHasLostIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	store := open(t, db)
+	yesterday := now.AddDate(0, 0, -1)
+	record(t, store, at(t, now), at(t, yesterday))
+	// As after a standby took over that had not heard of the day yet.
+	_, err := connect(t, database.OwnerURL).Exec(t.Context(), "DROP TABLE "+partitionOf(now))
+	require.NoError(t, err)
+	lost, other := at(t, now), at(t, yesterday)
+
+	verdicts, err := store.Record(t.Context(), []trail.Delivery{lost, other})
+
+	require.NoError(t, err)
+	require.Equal(t, []trail.Verdict{trail.Retry, trail.Stored}, verdicts)
+	record(t, store, lost)
+	require.Empty(t, letters(t, db))
+}
+
+// retention works as the owner and keeps so many days fewer than the 90 of which events are stored.
+func retention(t *testing.T, database testkit.Database, fewer int) postgres.Retention {
 	t.Helper()
 	return postgres.Retention{
-		DB: testkit.Open(t, database.OwnerURL), Window: trail.NewWindow(90), Clock: func() time.Time { return now.AddDate(0, 0, later) },
+		DB: testkit.Open(t, database.OwnerURL), Window: trail.NewWindow(90 - fewer), Clock: func() time.Time { return now },
 	}
+}
+
+func TestADayIsDroppedOnlyIfTheDatabaseAgreesThatItIsPast(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db := testkit.Open(t, database.AppURL)
+	record(t, open(t, db), at(t, now), at(t, now.AddDate(0, 0, -80)))
+	past := trail.Day(now).AddDate(0, 0, -92)
+	_, err := db.Exec(t.Context(), "SELECT audit.ensure_partition($1::date)", past)
+	require.NoError(t, err)
+	r := retention(t, database, 0)
+
+	r.Clock = func() time.Time { return now.AddDate(0, 0, -100) }
+	dropped, err := r.Drop(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, dropped)
+	r.Clock = func() time.Time { return now.AddDate(0, 0, 100) }
+	dropped, err = r.Drop(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []postgres.Dropped{{Day: past}}, dropped)
+	require.Equal(t, 2, count(t, db))
 }
 
 func TestRetentionDropsWholeDaysAndTheLogKeepsProving(t *testing.T) {
@@ -330,11 +386,11 @@ func TestProcessesThatRetainAtOnceDropADayOnce(t *testing.T) {
 	db := testkit.Open(t, database.AppURL)
 	store := open(t, db)
 	for i := range 5 {
-		record(t, store, at(t, now.AddDate(0, 0, -i)))
+		record(t, store, at(t, now.AddDate(0, 0, -80-i)))
 	}
 	var processes sync.WaitGroup
 	for range 4 {
-		r := retention(t, database, 200)
+		r := retention(t, database, 60)
 		processes.Go(func() {
 			_, err := r.Drop(t.Context())
 			assert.NoError(t, err)
@@ -459,7 +515,7 @@ func TestTheDaysAreFoundHoweverPostgresLooksForThem(t *testing.T) {
 	for _, plan := range []string{"enable_nestloop", "enable_hashjoin", "enable_mergejoin"} {
 		_, err := conn.Exec(t.Context(), "RESET ALL; SET "+plan+" = off")
 		require.NoError(t, err)
-		rows, err := conn.Query(t.Context(), postgres.DaysSQL, "9999-01-01")
+		rows, err := conn.Query(t.Context(), postgres.DaysSQL, "9999-01-01", -1)
 		require.NoError(t, err)
 		days, err := pgx.CollectRows(rows, pgx.RowTo[time.Time])
 		require.NoError(t, err, "without %s", plan)

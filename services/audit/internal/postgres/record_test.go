@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -11,7 +12,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -169,6 +172,52 @@ func TestOneRowThatPostgresRefusesDoesNotBlockTheOthers(t *testing.T) {
 			require.Equal(t, payload, found[0].Payload, "the message as received")
 		})
 	}
+}
+
+func TestAFewRowsThatPostgresRefusesCostAFewStatements(t *testing.T) {
+	t.Parallel()
+	for name, bad := range map[string][]int{
+		"the first": {0}, "the last": {499}, "one in the middle": {250}, "the most costly one": {245}, "two side by side": {99, 100}, "two apart": {17, 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			tel := telemetry.Discard("audit")
+			db, err := pgdb.Open(t.Context(), pgdb.Config{URL: config.Secret(testkit.Postgres(t, "audit").AppURL), MaxConns: 2}, tel)
+			require.NoError(t, err)
+			t.Cleanup(db.Close)
+			store := open(t, db)
+			batch, want := events(t, 0, 500), slices.Repeat([]trail.Verdict{trail.Stored}, 500)
+			for _, i := range bad {
+				batch[i].Event.Payload, want[i] = []byte("{"), trail.Dead
+			}
+
+			verdicts, err := store.Record(t.Context(), batch)
+
+			require.NoError(t, err)
+			require.Equal(t, want, verdicts)
+			requireLog(t, db, store.key, int64(len(batch)-len(bad)))
+			require.LessOrEqual(t, inserts(t, tel), uint64(4*9*len(bad)), "500 is less than 2 to the 9th")
+		})
+	}
+}
+
+// inserts is how often events were written.
+func inserts(t *testing.T, tel *telemetry.Telemetry) uint64 {
+	t.Helper()
+	families, err := tel.Metrics.Registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() != "agentidp_db_query_duration_seconds" {
+			continue
+		}
+		for _, m := range family.GetMetric() {
+			if m.GetLabel()[0].GetValue() == "event_insert" {
+				return m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	require.Fail(t, "nothing was written")
+	return 0
 }
 
 func TestARefusalThatIsNotTheRowsFaultIsTriedAgain(t *testing.T) {

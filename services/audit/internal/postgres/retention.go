@@ -55,16 +55,17 @@ const (
   FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'audit.events'::regclass
 ) partitions WHERE day < $1::date`
 
+	// The database's clock has to agree, as what is removed does not come back.
 	sqlPartitions = `-- name: partitions_list
-` + sqlDaysBefore + ` ORDER BY day`
+` + sqlDaysBefore + ` AND day < (now() AT TIME ZONE 'UTC')::date - $2::int ORDER BY day`
 )
 
-// Drop removes every day before the window, the oldest first, and returns those it
-// removed, also when it failed half-way. If another process is about it, it leaves
-// it to that.
+// Drop removes every day before the window, by its own clock and by the database's,
+// the oldest first, and returns those it removed, also when it failed half-way. If
+// another process is about it, it leaves it to that.
 func (r Retention) Drop(ctx context.Context) ([]Dropped, error) {
 	oldest := r.Window.Oldest(r.Clock()).Format(time.DateOnly)
-	rows, err := r.DB.Query(ctx, sqlPartitions, oldest)
+	rows, err := r.DB.Query(ctx, sqlPartitions, oldest, r.Window.Days())
 	if err != nil {
 		return nil, pgdb.Fault(err)
 	}

@@ -52,18 +52,20 @@ func NewSequencer(cfg Sequencing) *Sequencer {
 }
 
 // Record stores a batch in one transaction: first all events by one statement,
-// and where that is refused, once more row by row, so that the one at fault is
-// found and the others are stored.
+// and where that is refused, once more in parts, so that the row at fault is found
+// and the others are stored.
 func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail.Verdict, error) {
 	work := append([]trail.Delivery{}, batch...)
-	s.judge(work)
+	if err := s.judge(ctx, work); err != nil {
+		return nil, pgdb.Fault(err)
+	}
 	if err := s.prepareDays(ctx, work); err != nil {
 		return nil, pgdb.Fault(err)
 	}
 	verdicts, err := s.record(ctx, work, insertAtOnce)
 	var refused *pgconn.PgError
 	if errors.As(err, &refused) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
-		verdicts, err = s.record(ctx, work, insertEach)
+		verdicts, err = s.record(ctx, work, s.insertApart)
 	}
 	if err != nil {
 		return nil, pgdb.Fault(err)
@@ -71,22 +73,41 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	return verdicts, nil
 }
 
+const sqlNow = `-- name: database_now
+SELECT now()`
+
 // judge rejects what lies outside of the days that are kept, or of those in which
-// its id would be looked for.
-func (s *Sequencer) judge(work []trail.Delivery) {
-	now := s.Clock()
-	oldest, newest := s.Window.Oldest(now), now.Add(maxAhead)
+// its id would be looked for. What is rejected does not come again, so the database's
+// clock has to agree: one that is wrong would do that to every event.
+func (s *Sequencer) judge(ctx context.Context, work []trail.Delivery) error {
+	own := s.Clock()
+	var other time.Time // zero until the database was asked
 	for i := range work {
-		switch d := &work[i]; {
-		case d.Reject != "":
-		case d.Event.Timestamp.Before(oldest):
-			d.Reject = fmt.Sprintf("its day lies before the retention window of %d days", s.Window.Days())
-		case d.Event.Timestamp.After(newest):
-			d.Reject = "timestamp lies more than a day in the future"
-		case drifts(d.Event):
-			d.Reject = "the time in eventId lies more than a day from timestamp"
+		d := &work[i]
+		if d.Reject != "" || s.outside(d.Event, own) == "" {
+			continue
 		}
+		if other.IsZero() {
+			if err := s.DB.QueryRow(ctx, sqlNow).Scan(&other); err != nil {
+				return err
+			}
+		}
+		d.Reject = s.outside(d.Event, other)
 	}
+	return nil
+}
+
+// outside is why an event cannot be taken at a moment, empty if it can.
+func (s *Sequencer) outside(e trail.Event, now time.Time) string {
+	switch {
+	case e.Timestamp.Before(s.Window.Oldest(now)):
+		return fmt.Sprintf("its day lies before the retention window of %d days", s.Window.Days())
+	case e.Timestamp.After(now.Add(maxAhead)):
+		return "timestamp lies more than a day in the future"
+	case drifts(e):
+		return "the time in eventId lies more than a day from timestamp"
+	}
+	return ""
 }
 
 // drifts tells whether the id of an event leads to other days than its own. Events
