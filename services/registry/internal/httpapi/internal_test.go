@@ -84,6 +84,24 @@ func TestAnOperatorDoesNotTakeAnAddressOver(t *testing.T) {
 		requireError(apperr.AgentAlreadyExists)
 }
 
+func TestALostOperatorIsReplacedOnDemand(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const another = `{"email":"second@example.com","owner":"platform","newOperator":true}`
+	first := b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"first@example.com","owner":"platform"}`).requireStatus(http.StatusCreated).id()
+	require.Equal(t, first, b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusOK).id())
+
+	b.call(t, operator, http.MethodPatch, agentsPath+"/"+first, `{"status":"suspended"}`).requireStatus(http.StatusOK)
+	b.callInternal(t, http.MethodPost, bootstrapPath, strings.Replace(another, "second", "First", 1)).requireError(apperr.AgentAlreadyExists)
+	require.Equal(t, "suspended", b.call(t, operator, http.MethodGet, agentsPath+"/"+first, "").json()["status"])
+	second := b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusCreated).id()
+	require.NotEqual(t, first, second)
+	require.Equal(t, "decommissioned", b.call(t, operator, http.MethodGet, agentsPath+"/"+first, "").json()["status"])
+	require.Equal(t, 1, b.count(t, "SELECT count(*) FROM registry.outbox WHERE subject = 'audit.registry.agent.decommissioned'"))
+	require.Equal(t, 1, b.count(t, "SELECT living FROM registry.fleet"))
+	require.Equal(t, second, b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusOK).id(), "once")
+}
+
 func TestABootstrapThatIsNone(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
