@@ -20,12 +20,6 @@ import (
 // member is one JSON Web Key as it came, by the exact names of its parameters: struct tags would take "D" for "d".
 type member map[string]json.RawMessage
 
-// privateParameters are those of RFC 7518 §6.2.2, §6.3.2 and §6.4 and RFC 8037 §2 that hold or derive from a secret. They are
-// looked for whatever the kty says.
-func privateParameters() []string {
-	return []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-}
-
 const coordinateBytes = 32 // of P-256
 
 // key reads the key and lists what is wrong with it by parameter, "" for the key as a whole. Text in it that is not the name
@@ -36,7 +30,7 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("", "must be an object")
 		return Key{}, faults.All()
 	}
-	m.checkPrivate(&faults)
+	checkPrivate(m, &faults)
 	key := Key{ID: m.id(&faults)}
 	m.checkUse(&faults)
 	switch m.text("kty") {
@@ -54,14 +48,6 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("alg", "must be "+strings.Join(known, " or ")+" for a key of this kind")
 	}
 	return key, faults.All()
-}
-
-func (m member) checkPrivate(faults *apperr.Fields) {
-	for _, name := range privateParameters() {
-		if m.has(name) {
-			faults.Add(name, "is private key material: register the public key only")
-		}
-	}
 }
 
 func (m member) has(name string) bool {

@@ -124,6 +124,17 @@ func TestPrivateKeyMaterialIsRefusedAndNowhereKept(t *testing.T) {
 		got.requireError(apperr.ValidationError)
 		require.NotContains(t, got.Body.String(), edPrivate)
 	}
+	const pem = "-----BEGIN PRIVATE KEY-----" + edPrivate
+	for body, field := range map[string]string{
+		strings.Replace(keySet(), `"kid":"1"`, `"kid":"`+pem+`"`, 1):                          "jwks.keys[0]",
+		strings.Replace(keySet(), `"crv"`, `"a":{"`+edPrivate+`":{"D":null}},"crv"`, 1):       "jwks.keys[0].d",
+		strings.Replace(keySet(), `{"keys"`, `{"private_pem":"`+pem+`","keys"`, 1):            "jwks",
+		strings.Replace(keySet(), `{"keys"`, `{"`+edPrivate+`":[{"DP":"`+pem+`"}],"keys"`, 1): "jwks.dp jwks",
+	} {
+		got := b.call(t, operator, http.MethodPut, keys, body)
+		got.requireFields(strings.Fields(field)...)
+		require.NotContains(t, got.Body.String(), edPrivate)
+	}
 	oct := b.call(t, operator, http.MethodPut, keys, `{"jwks":{"keys":[{"kty":"oct","k":"`+edPrivate+`"}]}}`)
 	oct.requireFields("jwks.keys[0].k", "jwks.keys[0].kty")
 	require.NotContains(t, oct.Body.String(), edPrivate)
