@@ -1,6 +1,7 @@
 package jwk_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -182,6 +183,12 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 		"another curve":                       {"ec", fields{"crv": "P-384"}, []string{"crv"}},
 		"secp256k1":                           {"ec", fields{"crv": "secp256k1"}, []string{"crv"}},
 		"an Ed25519 key that is short":        {"ed", fields{"x": encode(make([]byte, 31))}, []string{"x"}},
+		"an Ed25519 key that is no point":     {"ed", fields{"x": point(2)}, []string{"x"}},
+		"the neutral element":                 {"ed", fields{"x": point(1)}, []string{"x"}},
+		"a point of order 2":                  {"ed", fields{"x": encode(append([]byte{0xec}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))}, []string{"x"}},
+		"a point of order 4":                  {"ed", fields{"x": point(0)}, []string{"x"}},
+		"a point of order 8":                  {"ed", fields{"x": "xxdqcD1N2E-6PAt2DRBnDyogU_osOczGTsf9d5KsA3o"}, []string{"x"}},
+		"a point that is spelled in two ways": {"ed", fields{"x": encode(append([]byte{0xf0}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))}, []string{"x"}},
 		"an X25519 key":                       {"ed", fields{"crv": "X25519"}, []string{"crv"}},
 		"a symmetric key":                     {"ed", fields{"kty": "oct", "k": "c2VjcmV0"}, []string{"k", "kty"}},
 		"a kty in lower case":                 {"rsa", fields{"kty": "rsa"}, []string{"kty"}},
@@ -224,6 +231,13 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 			require.Equal(t, []jwk.Key{{Public: public("rsa")}}, lenient, "a fetched set goes on without it")
 		})
 	}
+}
+
+// point is the spelling of the point of Ed25519 with this y, if there is one.
+func point(y byte) string {
+	spelled := make([]byte, ed25519.PublicKeySize)
+	spelled[0] = y
+	return base64.RawURLEncoding.EncodeToString(spelled)
 }
 
 // pemText is one that was put on a single line, as a script may do it.
@@ -330,6 +344,7 @@ func TestMarshalSetRefusesWhatNobodyCouldUse(t *testing.T) {
 		"a curve of another size":      {Public: public("p384")},
 		"an algorithm of another kind": {Algorithm: jwk.ES256, Public: public("rsa")},
 		"a private key":                {Public: signers()["rsa"]},
+		"a point of small order":       {Public: ed25519.PublicKey(make([]byte, ed25519.PublicKeySize))},
 		"no key":                       {},
 	} {
 		_, err := jwk.MarshalSet([]jwk.Key{key})

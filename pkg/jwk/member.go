@@ -1,6 +1,7 @@
 package jwk
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"unicode"
+
+	"filippo.io/edwards25519"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 )
@@ -176,5 +179,22 @@ func (m member) ed25519(faults *apperr.Fields) crypto.PublicKey {
 		faults.Add("x", fmt.Sprintf("must be %d bytes", ed25519.PublicKeySize))
 		return nil
 	}
+	if fault := ed25519Fault(x); fault != "" {
+		faults.Add("x", fault)
+		return nil
+	}
 	return ed25519.PublicKey(x)
+}
+
+// ed25519Fault says what is wrong with 32 bytes as an Ed25519 key, or "". A point of small order verifies signatures that
+// anybody can make, of any message; of the points that RFC 8032 §5.1.3 decodes in two spellings, one is the right one.
+func ed25519Fault(x []byte) string {
+	point, err := new(edwards25519.Point).SetBytes(x)
+	switch {
+	case err != nil, !bytes.Equal(point.Bytes(), x):
+		return "must be a point on Ed25519 (RFC 8032 §5.1.3)"
+	case new(edwards25519.Point).MultByCofactor(point).Equal(edwards25519.NewIdentityPoint()) == 1:
+		return "must not be a point of small order"
+	}
+	return ""
 }

@@ -201,6 +201,9 @@ func (k Key) wire() (wireKey, error) {
 		w.KeyType, w.Curve = "EC", "P-256"
 		w.X, w.Y = encode(point[1:1+coordinateBytes]), encode(point[1+coordinateBytes:])
 	case ed25519.PublicKey:
+		if ed25519Fault(public) != "" {
+			return wireKey{}, errUnusableKey
+		}
 		w.KeyType, w.Curve, w.X = "OKP", "Ed25519", encode(public)
 	}
 	return w, nil
