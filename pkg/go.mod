@@ -3,6 +3,7 @@ module github.com/sentryagent/agentidp/pkg
 go 1.26.0
 
 require (
+	filippo.io/edwards25519 v1.2.0
 	github.com/MicahParks/jwkset v0.11.3
 	github.com/alicebob/miniredis/v2 v2.40.0
 	github.com/fsnotify/fsnotify v1.10.1

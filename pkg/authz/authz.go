@@ -26,8 +26,9 @@ type Resource struct {
 	RegisteredBy string
 	// Exists is false when the resource was looked for and there is none: it protects nothing then.
 	Exists *bool
-	// AllowedScopes are the scopes that a registration or change wants to give, or those that keys give to who holds them; nil
-	// if the request gives none.
+	// MayRequest are the system scopes that the agent may request as it is now; nil where that was not looked up.
+	MayRequest []string
+	// AllowedScopes are the scopes that a registration or change wants to give; nil if the request gives none.
 	AllowedScopes []string
 }
 

@@ -79,6 +79,10 @@ func TestDecide(t *testing.T) {
 		"every field of a resource reaches the policy: exists": {
 			change(authz.Resource{AgentID: other, Exists: &no}), authz.Decision{Allow: true},
 		},
+		"every field of a resource reaches the policy: mayRequest": {
+			change(authz.Resource{AgentID: other, Owner: "team-a", MayRequest: []string{authz.ScopeAgentsAdmin}}),
+			authz.Decision{Reason: "only the agent itself or a holder of agents:admin may change an agent that may request agents:admin"},
+		},
 		"every field of a resource reaches the policy: allowedScopes": {
 			change(authz.Resource{AgentID: me, AllowedScopes: []string{authz.ScopeAuditRead, authz.ScopeAgentsAdmin}}),
 			authz.Decision{Reason: "allowedScopes goes beyond the caller's scopes: agents:admin audit:read"},

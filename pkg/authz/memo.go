@@ -65,8 +65,12 @@ func (in Input) memoKey() string {
 		default:
 			key = append(key, '-')
 		}
-		if r.AllowedScopes != nil {
-			key = appendList(key, r.AllowedScopes)
+		for _, scopes := range [][]string{r.MayRequest, r.AllowedScopes} {
+			if scopes == nil {
+				key = append(key, '?')
+			} else {
+				key = appendList(key, scopes)
+			}
 		}
 	}
 	return string(key)

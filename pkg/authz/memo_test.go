@@ -47,6 +47,8 @@ func TestInputsThatDifferHaveDifferentKeys(t *testing.T) {
 		{Resource: &Resource{}}, {Resource: &Resource{Exists: &yes}}, {Resource: &Resource{Exists: &no}},
 		{Resource: &Resource{AgentID: "a"}}, {Resource: &Resource{Owner: "a"}}, {Resource: &Resource{RegisteredBy: "a"}},
 		{Resource: &Resource{AllowedScopes: []string{}}}, {Resource: &Resource{AllowedScopes: []string{"a"}}},
+		{Resource: &Resource{MayRequest: []string{}}}, {Resource: &Resource{MayRequest: []string{"a"}}},
+		{Resource: &Resource{MayRequest: []string{}, AllowedScopes: []string{}}},
 		{Scopes: []string{"a"}, Resource: &Resource{}},
 	} {
 		key := in.memoKey()

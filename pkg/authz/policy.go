@@ -156,7 +156,7 @@ func (in Input) document() map[string]any {
 		"authentication": in.Authentication,
 	}
 	if r := in.Resource; r != nil {
-		resource := make(map[string]any, 5)
+		resource := make(map[string]any, 6)
 		for name, value := range map[string]string{"agentId": r.AgentID, "owner": r.Owner, "registeredBy": r.RegisteredBy} {
 			if value != "" {
 				resource[name] = value
@@ -165,8 +165,10 @@ func (in Input) document() map[string]any {
 		if r.Exists != nil {
 			resource["exists"] = *r.Exists
 		}
-		if r.AllowedScopes != nil {
-			resource["allowedScopes"] = list(r.AllowedScopes)
+		for name, scopes := range map[string][]string{"mayRequest": r.MayRequest, "allowedScopes": r.AllowedScopes} {
+			if scopes != nil {
+				resource[name] = list(scopes)
+			}
 		}
 		doc["resource"] = resource
 	}

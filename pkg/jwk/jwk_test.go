@@ -1,6 +1,7 @@
 package jwk_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -182,6 +183,12 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 		"another curve":                       {"ec", fields{"crv": "P-384"}, []string{"crv"}},
 		"secp256k1":                           {"ec", fields{"crv": "secp256k1"}, []string{"crv"}},
 		"an Ed25519 key that is short":        {"ed", fields{"x": encode(make([]byte, 31))}, []string{"x"}},
+		"an Ed25519 key that is no point":     {"ed", fields{"x": point(2)}, []string{"x"}},
+		"the neutral element":                 {"ed", fields{"x": point(1)}, []string{"x"}},
+		"a point of order 2":                  {"ed", fields{"x": encode(append([]byte{0xec}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))}, []string{"x"}},
+		"a point of order 4":                  {"ed", fields{"x": point(0)}, []string{"x"}},
+		"a point of order 8":                  {"ed", fields{"x": "xxdqcD1N2E-6PAt2DRBnDyogU_osOczGTsf9d5KsA3o"}, []string{"x"}},
+		"a point that is spelled in two ways": {"ed", fields{"x": encode(append([]byte{0xf0}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))}, []string{"x"}},
 		"an X25519 key":                       {"ed", fields{"crv": "X25519"}, []string{"crv"}},
 		"a symmetric key":                     {"ed", fields{"kty": "oct", "k": "c2VjcmV0"}, []string{"k", "kty"}},
 		"a kty in lower case":                 {"rsa", fields{"kty": "rsa"}, []string{"kty"}},
@@ -192,6 +199,14 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 		"a private key with another mistake":  {"ed", fields{"d": "c2VjcmV0", "use": "enc"}, []string{"d", "use"}},
 		"a private key of an unknown curve":   {"ec", fields{"d": "c2VjcmV0", "crv": "P-521"}, []string{"d", "crv"}},
 		"a private key of an unknown kind":    {"ec", fields{"d": "c2VjcmV0", "kty": "AKP"}, []string{"d", "kty"}},
+		"a private parameter in upper case":   {"ed", fields{"D": "c2VjcmV0"}, []string{"d"}},
+		"all of them, however written":        {"rsa", fields{"D": "", "P": "", "Q": "", "dP": "", "DQ": "", "Qi": "", "OTH": 1, "K": ""}, []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}},
+		"a private key in a wrapper":          {"ec", fields{"private": fields{"c2VjcmV0": []any{7, fields{"d": "c2VjcmV0"}}}}, []string{"d"}},
+		"one private parameter in two places": {"ec", fields{"d": "c2VjcmV0", "more": fields{"D": "c2VjcmV0"}}, []string{"d"}},
+		"a private key in PEM":                {"ec", fields{"pem": pemText}, []string{"keys[1]"}},
+		"a private key in PEM, nested":        {"ec", fields{"more": fields{"a": []string{"b", pemText}}}, []string{"keys[1]"}},
+		"a private key in PEM as a name":      {"ec", fields{"more": fields{pemText: 1}}, []string{"keys[1]"}},
+		"a private key in PEM as kid":         {"ec", fields{"kid": "-----BEGIN PRIVATE KEY-----c2VjcmV0"}, []string{"keys[1]"}},
 		"everything that could hold a secret": {"ec", fields{"kid": "", "d": "c2VjcmV0", "use": "c2VjcmV0", "alg": "c2VjcmV0"}, []string{"d", "kid", "use", "alg"}},
 	}
 	for name, tt := range tests {
@@ -218,6 +233,16 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 	}
 }
 
+// point is the spelling of the point of Ed25519 with this y, if there is one.
+func point(y byte) string {
+	spelled := make([]byte, ed25519.PublicKeySize)
+	spelled[0] = y
+	return base64.RawURLEncoding.EncodeToString(spelled)
+}
+
+// pemText is one that was put on a single line, as a script may do it.
+const pemText = `-----BEGIN EC PRIVATE KEY-----\nc2VjcmV0\n-----END EC PRIVATE KEY-----\n`
+
 // bits is the largest odd number of that many bits.
 func bits(n uint) []byte {
 	number := new(big.Int).Lsh(big.NewInt(1), n)
@@ -228,7 +253,8 @@ func TestAKeyMayHaveWhatNobodyHereKnows(t *testing.T) {
 	t.Parallel()
 	key := keyOf(t, "rsa")
 	maps.Copy(key, fields{
-		"kid": "k", "use": "sig", "key_ops": []string{"verify"}, "alg": "RS256", "x5t": "a thumbprint", "D": "no parameter of a JWK",
+		"kid": "k", "use": "sig", "key_ops": []string{"verify"}, "alg": "RS256", "x5t": "a thumbprint", "x5c": []string{"AA=="},
+		"iat": 7, "E": "no parameter of a JWK", "note": fields{"e": "", "n": "", "keys": []any{nil}, "PRIVATE": "a key"},
 	})
 	keys, err := jwk.ParseClientSet(setOf(t, key))
 	require.NoError(t, err)
@@ -256,6 +282,9 @@ func TestASetThatOnlyAFetchedOneMayBe(t *testing.T) {
 		`{"keys":[` + key + `],"d":"c2VjcmV0"}`: "JWK set: d is private key material: register the public key only",
 		`{"keys":[],"k":"c2VjcmV0"}`: "JWK set: k is private key material: register the public key only; " +
 			"keys must have 1 to 16 items",
+		`{"keys":[` + key + `],"private":[{"D":"c2VjcmV0"}]}`:                 "JWK set: d is private key material: register the public key only",
+		`{"keys":[` + key + `],"Keys":[{"d":"c2VjcmV0"}]}`:                    "JWK set: d is private key material: register the public key only",
+		`{"keys":[` + key + `],"private_pem":"-----BEGIN PRIVATE KEY"}`:       "JWK set: has the text of a private key in it: register the public key only",
 		`{"keys":[{"kty":"OKP","d":"c2VjcmV0"}],"keys":[` + key + `]}`:        repeated,
 		`{"keys":[{"kid":"c2VjcmV0",` + key[1:len(key)-1] + `,"kid":"1"}]}`:   repeated,
 		`{"keys":[{` + key[1:len(key)-1] + `,"x5t":[{"a":1,"\u0061":[2]}]}]}`: repeated,
@@ -315,6 +344,7 @@ func TestMarshalSetRefusesWhatNobodyCouldUse(t *testing.T) {
 		"a curve of another size":      {Public: public("p384")},
 		"an algorithm of another kind": {Algorithm: jwk.ES256, Public: public("rsa")},
 		"a private key":                {Public: signers()["rsa"]},
+		"a point of small order":       {Public: ed25519.PublicKey(make([]byte, ed25519.PublicKeySize))},
 		"no key":                       {},
 	} {
 		_, err := jwk.MarshalSet([]jwk.Key{key})

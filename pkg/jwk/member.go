@@ -1,6 +1,7 @@
 package jwk
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -14,17 +15,13 @@ import (
 	"strings"
 	"unicode"
 
+	"filippo.io/edwards25519"
+
 	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
 // member is one JSON Web Key as it came, by the exact names of its parameters: struct tags would take "D" for "d".
 type member map[string]json.RawMessage
-
-// privateParameters are those of RFC 7518 §6.2.2, §6.3.2 and §6.4 and RFC 8037 §2 that hold or derive from a secret. They are
-// looked for whatever the kty says.
-func privateParameters() []string {
-	return []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-}
 
 const coordinateBytes = 32 // of P-256
 
@@ -36,7 +33,7 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("", "must be an object")
 		return Key{}, faults.All()
 	}
-	m.checkPrivate(&faults)
+	checkPrivate(m, &faults)
 	key := Key{ID: m.id(&faults)}
 	m.checkUse(&faults)
 	switch m.text("kty") {
@@ -54,14 +51,6 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("alg", "must be "+strings.Join(known, " or ")+" for a key of this kind")
 	}
 	return key, faults.All()
-}
-
-func (m member) checkPrivate(faults *apperr.Fields) {
-	for _, name := range privateParameters() {
-		if m.has(name) {
-			faults.Add(name, "is private key material: register the public key only")
-		}
-	}
 }
 
 func (m member) has(name string) bool {
@@ -190,5 +179,22 @@ func (m member) ed25519(faults *apperr.Fields) crypto.PublicKey {
 		faults.Add("x", fmt.Sprintf("must be %d bytes", ed25519.PublicKeySize))
 		return nil
 	}
+	if fault := ed25519Fault(x); fault != "" {
+		faults.Add("x", fault)
+		return nil
+	}
 	return ed25519.PublicKey(x)
+}
+
+// ed25519Fault says what is wrong with 32 bytes as an Ed25519 key, or "". A point of small order verifies signatures that
+// anybody can make, of any message; of the points that RFC 8032 §5.1.3 decodes in two spellings, one is the right one.
+func ed25519Fault(x []byte) string {
+	point, err := new(edwards25519.Point).SetBytes(x)
+	switch {
+	case err != nil, !bytes.Equal(point.Bytes(), x):
+		return "must be a point on Ed25519 (RFC 8032 §5.1.3)"
+	case new(edwards25519.Point).MultByCofactor(point).Equal(edwards25519.NewIdentityPoint()) == 1:
+		return "must not be a point of small order"
+	}
+	return ""
 }

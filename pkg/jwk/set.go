@@ -31,8 +31,8 @@ func (f SetErrors) Error() string {
 // ParseClientSet reads a set that a client wants to register. It is strict, because who registers a key should learn at once
 // that it cannot work: 1 to 16 keys, each a public signing key of a known kind, with use absent or sig, key_ops absent or with
 // verify, alg absent or one of the key's kind, kids distinct where there are any. Parameters that nobody here knows are
-// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k), in a key or beside the keys, and names that are repeated
-// are refused. The error is SetErrors.
+// ignored (RFC 7517 §4); private ones (d, p, q, dp, dq, qi, oth, k), wherever they stand and in whatever case, private keys as
+// text (PEM), and names that are repeated are refused. The error is SetErrors.
 func ParseClientSet(raw []byte) ([]Key, error) {
 	if len(raw) > MaxSetBytes {
 		return nil, SetErrors{{Reason: fmt.Sprintf("must be at most %d bytes", MaxSetBytes)}}
@@ -70,12 +70,13 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 	return keys, nil
 }
 
-// privateBeside finds private parameters of the set itself, as of a key that was pasted around its set.
+// privateBeside finds what is private beside the keys, as of a key that was pasted around its set.
 func privateBeside(raw []byte) SetErrors {
-	var set member
+	var set map[string]json.RawMessage
 	_ = json.Unmarshal(raw, &set) // it is well-formed: membersOf read it
+	delete(set, "keys")
 	var faults apperr.Fields
-	set.checkPrivate(&faults)
+	checkPrivate(set, &faults)
 	return faults.All()
 }
 
@@ -200,6 +201,9 @@ func (k Key) wire() (wireKey, error) {
 		w.KeyType, w.Curve = "EC", "P-256"
 		w.X, w.Y = encode(point[1:1+coordinateBytes]), encode(point[1+coordinateBytes:])
 	case ed25519.PublicKey:
+		if ed25519Fault(public) != "" {
+			return wireKey{}, errUnusableKey
+		}
 		w.KeyType, w.Curve, w.X = "OKP", "Ed25519", encode(public)
 	}
 	return w, nil

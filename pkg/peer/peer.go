@@ -34,10 +34,11 @@ import (
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
+// MaxResponse bounds what is read of a response, in bytes. What a peer may be asked for at once must fit in.
+const MaxResponse = 16 << 20
+
 const (
 	defaultTimeout = 3 * time.Second
-	// maxResponse bounds what is read of a response, in bytes.
-	maxResponse = 4 << 20
 	// maxErrorBody bounds what is read of an error response, in bytes.
 	maxErrorBody = 64 << 10
 	// After tripAfter failures in a row calls fail at once, for openFor: long
@@ -112,8 +113,12 @@ type response struct {
 	body   []byte
 }
 
-// errPeerFailed counts as a failure of the peer although it answered.
-var errPeerFailed = errors.New("the peer answered 5xx")
+var (
+	// errPeerFailed counts as a failure of the peer although it answered.
+	errPeerFailed = errors.New("the peer answered 5xx")
+	// errTooLarge does not, although its answer cannot be used: the peer is well, and would answer the same again.
+	errTooLarge = errors.New("the response is too large")
+)
 
 // New makes a Client. The peer need not be up, and the URL is not tried.
 func New(cfg Config) *Client {
@@ -132,6 +137,9 @@ func New(cfg Config) *Client {
 		Timeout:     openFor,
 		ReadyToTrip: func(n gobreaker.Counts) bool { return n.ConsecutiveFailures >= tripAfter },
 		IsExcluded:  callerLeft,
+		IsSuccessful: func(err error) bool {
+			return err == nil || errors.Is(err, errTooLarge)
+		},
 		OnStateChange: func(name string, from, to gobreaker.State) {
 			c.decided.made()
 			cfg.Telemetry.Log.Warn("circuit breaker changed",
@@ -221,7 +229,7 @@ func (c *Client) call(ctx context.Context, call call, in, out any) (int, error) 
 	var err error
 	for range attempts {
 		res, err = c.once(ctx, call)
-		if err == nil || ctx.Err() != nil || errors.Is(err, gobreaker.ErrOpenState) {
+		if err == nil || ctx.Err() != nil || errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, errTooLarge) {
 			break
 		}
 	}
@@ -313,7 +321,7 @@ func (c *Client) exchange(ctx context.Context, call call) (*response, error) {
 		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	limit := int64(maxResponse)
+	limit := int64(MaxResponse)
 	if res.StatusCode >= http.StatusBadRequest {
 		limit = maxErrorBody
 	}
@@ -322,7 +330,10 @@ func (c *Client) exchange(ctx context.Context, call call) (*response, error) {
 		return nil, err
 	}
 	if int64(len(content)) > limit {
-		return nil, fmt.Errorf("the response is larger than %d bytes", limit)
+		if res.StatusCode < http.StatusInternalServerError {
+			return nil, fmt.Errorf("%w: more than %d bytes", errTooLarge, limit)
+		}
+		content = nil // that it failed is all that matters
 	}
 	return &response{status: res.StatusCode, header: res.Header, body: content}, nil
 }

@@ -222,17 +222,48 @@ func TestAPeerThatDoesNotAnswerIsUnavailableInTime(t *testing.T) {
 
 func TestAResponseIsBounded(t *testing.T) {
 	t.Parallel()
-	for _, status := range []int{http.StatusOK, http.StatusConflict} {
-		url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, `"`+strings.Repeat("x", 5<<20)+`"`)
-		})
-		var out string
-		err := client(url).Do(t.Context(), http.MethodPost, "/", nil, &out)
-		require.Equal(t, apperr.ServiceUnavailable, code(err))
-		require.ErrorContains(t, err, "larger than")
-		require.Empty(t, out)
+	for _, status := range []int{http.StatusOK, http.StatusConflict, http.StatusInternalServerError} {
+		for size, fits := range map[int]bool{peer.MaxResponse: status == http.StatusOK, peer.MaxResponse + 1: false} {
+			url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, `"`+strings.Repeat("x", size-2)+`"`)
+			})
+			var out string
+			err := client(url, timeout(time.Minute)).Do(t.Context(), http.MethodPost, "/", nil, &out)
+			if fits {
+				require.NoError(t, err)
+				require.Len(t, out, size-2)
+				continue
+			}
+			require.Equal(t, apperr.ServiceUnavailable, code(err))
+			require.Equal(t, status < http.StatusInternalServerError, strings.Contains(err.Error(), "too large"))
+			require.Empty(t, out)
+		}
 	}
+}
+
+func TestAPeerWhoseAnswerIsTooLargeIsNoneThatFails(t *testing.T) {
+	t.Parallel()
+	var seen atomic.Int32
+	var status atomic.Int32
+	url := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		seen.Add(1)
+		w.WriteHeader(int(status.Load()))
+		_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))
+	})
+	c := client(url)
+	const calls = 20
+	status.Store(http.StatusConflict)
+	for range calls {
+		require.Equal(t, apperr.ServiceUnavailable, code(c.Do(t.Context(), http.MethodGet, "/", nil, nil)))
+	}
+	require.Equal(t, int32(calls), seen.Load(), "each call asks once: nobody is kept from it, and it is not asked the same again")
+
+	status.Store(http.StatusInternalServerError)
+	for range calls {
+		require.Equal(t, apperr.ServiceUnavailable, code(c.Do(t.Context(), http.MethodGet, "/", nil, nil)))
+	}
+	require.Equal(t, int32(calls+5), seen.Load(), "a failure is one, however much it says")
 }
 
 func TestAPeerThatKeepsFailingIsLeftAloneForAWhile(t *testing.T) {

@@ -92,9 +92,11 @@ type BootstrapRequest struct {
 	Email         string `json:"email"`
 	Owner         string `json:"owner"`
 	DeploymentEnv string `json:"deploymentEnv,omitempty"`
+	// NewOperator asks for a new one where the one there is is not active; one that is suspended is decommissioned first.
+	NewOperator bool `json:"newOperator,omitempty"`
 }
 
-// BootstrapResponse is the operator. Created is false when one existed already, whatever its email and owner; the status
+// BootstrapResponse is the operator. Created is false when one existed already, whatever its email, owner and status; the status
 // is 201 or 200 accordingly.
 type BootstrapResponse struct {
 	Agent

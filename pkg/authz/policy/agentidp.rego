@@ -12,8 +12,8 @@
 #   owner               its owner
 #   registeredBy        id of the agent that registered it
 #   exists              false if there is no such agent: nothing is protected then, and the answer is 404
-#   allowedScopes       the scopes that a registration or change wants to give to the agent; where keys of an agent are set,
-#                       those that it may request, as they are for whoever holds the keys then
+#   mayRequest          the system scopes that the agent may request as it is now
+#   allowedScopes       the scopes that a registration or change wants to give to the agent
 package agentidp.authz
 
 system_scopes := {"agents:read", "agents:write", "tokens:read", "audit:read", "agents:admin"}
@@ -183,10 +183,11 @@ denials contains "the agent is neither the caller, nor registered by it, nor of 
 	not same_owner
 }
 
-# The keys of an agent are as good as its secret, and only a holder of agents:admin gives agents:admin away.
-denials contains "only the agent itself or a holder of agents:admin may set the keys of an agent that may request agents:admin" if {
-	action == "change keys"
-	"agents:admin" in object.get(resource, "allowedScopes", [])
+# An agent says itself who its owner is, so that is no claim on an operator: not on its scopes, its life, nor its keys, which
+# are as good as its secret.
+denials contains "only the agent itself or a holder of agents:admin may change an agent that may request agents:admin" if {
+	action in {"change", "change keys"}
+	"agents:admin" in object.get(resource, "mayRequest", [])
 	not admin
 	not own_agent
 }

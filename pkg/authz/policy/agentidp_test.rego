@@ -195,22 +195,35 @@ test_an_agent_that_does_not_exist_is_not_protected if {
 	}
 }
 
-# --- Setting keys ------------------------------------------------------------------------------------------------------
+# --- Changing operators ------------------------------------------------------------------------------------------------
 
-setting_keys(scopes, resource) := about(bearer("PUT", keys_path, scopes), resource)
+an_operator := {"agentId": other, "owner": "team-a", "registeredBy": me, "mayRequest": ["agents:read", "agents:admin"]}
 
-test_keys_of_an_agent_with_more_scopes_can_be_set if {
-	resource := {"agentId": other, "owner": "team-a", "allowedScopes": ["agents:read", "audit:read"]}
-	authz.allow with input as setting_keys(["agents:write"], resource)
+test_a_writer_changes_agents_that_may_request_more_than_it_has if {
+	resource := object.union(an_operator, {"mayRequest": ["agents:read", "audit:read"]})
+	every c in changes { authz.allow with input as about(writer(c), resource) }
 }
 
-test_keys_of_an_operator_are_set_by_itself_or_another_operator_only if {
-	resource := {"agentId": other, "owner": "team-a", "registeredBy": me, "allowedScopes": ["agents:read", "agents:admin"]}
-	not authz.allow with input as setting_keys(every_scope_but(""), resource)
-	contains(authz.reason, "agents:admin") with input as setting_keys(every_scope_but(""), resource)
-	authz.scope == "" with input as setting_keys(every_scope_but(""), resource)
-	authz.allow with input as setting_keys(["agents:admin"], resource)
-	authz.allow with input as setting_keys(["agents:write"], object.union(resource, {"agentId": me}))
+test_operators_are_changed_by_themselves_or_another_operator_only if {
+	every c in changes {
+		every_other_scope := bearer(c[0], c[1], every_scope_but(""))
+		not authz.allow with input as about(every_other_scope, an_operator)
+		contains(authz.reason, "agents:admin") with input as about(every_other_scope, an_operator)
+		authz.scope == "" with input as about(every_other_scope, an_operator)
+		authz.allow with input as about(bearer(c[0], c[1], ["agents:admin"]), an_operator)
+		authz.allow with input as about(writer(c), object.union(an_operator, {"agentId": me}))
+	}
+}
+
+test_an_operator_is_no_operator_before_it_is_one if {
+	resource := object.union(an_operator, {"mayRequest": []})
+	authz.allow with input as about(bearer("PATCH", agent_path, ["agents:write"]), object.union(resource, {"allowedScopes": ["agents:write"]}))
+	authz.allow with input as about(bearer("PUT", keys_path, ["agents:write"]), object.union(resource, {"allowedScopes": ["agents:admin"]}))
+}
+
+test_operators_are_read_by_every_reader if {
+	authz.allow with input as about(bearer("GET", agent_path, ["agents:read"]), an_operator)
+	authz.allow with input as about(bearer("GET", keys_path, ["agents:read"]), an_operator)
 }
 
 # --- Giving scopes -----------------------------------------------------------------------------------------------------

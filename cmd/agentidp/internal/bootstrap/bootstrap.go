@@ -45,13 +45,15 @@ var (
 	_ Credentials = (*credentialsapi.Client)(nil)
 )
 
-// Request says what operator is wanted. It counts only where there is none yet.
+// Request says what operator is wanted. Address, owner and environment count only where one is made.
 type Request struct {
 	Email         string
 	Owner         string
 	DeploymentEnv string // empty leaves the choice to the registry
 	// NewSecret issues a further credential even if the operator has one, for a secret that was lost.
 	NewSecret bool
+	// NewOperator makes another operator if the one there is was suspended or decommissioned.
+	NewOperator bool
 }
 
 // Result is the operator and, if one was issued, its new credential.
@@ -82,6 +84,10 @@ func (c Clients) Run(ctx context.Context, req Request) (Result, error) {
 	}
 	result := Result{Agent: agent, AgentCreated: created}
 	issued, err := c.credential(ctx, agent.AgentID, !req.NewSecret)
+	if errors.Is(err, apperr.New(apperr.AgentNotActive, "")) {
+		err = fmt.Errorf("the operator %s (%s) is %s, and --new-operator makes another one (whose address --email gives): %w",
+			agent.AgentID, agent.Email, agent.Status, err)
+	}
 	if err != nil {
 		return result, err
 	}
@@ -96,10 +102,13 @@ func (c Clients) Agent(ctx context.Context, req Request) (agent registryapi.Agen
 	err = whileUnavailable(ctx, func() error {
 		var failed error
 		agent, created, failed = c.Registry.Bootstrap(ctx, registryapi.BootstrapRequest{
-			Email: req.Email, Owner: req.Owner, DeploymentEnv: req.DeploymentEnv,
+			Email: req.Email, Owner: req.Owner, DeploymentEnv: req.DeploymentEnv, NewOperator: req.NewOperator,
 		})
 		return failed
 	})
+	if errors.Is(err, apperr.New(apperr.AgentAlreadyExists, "")) {
+		err = fmt.Errorf("%s is taken, and an address is never free again, so choose another with --email: %w", req.Email, err)
+	}
 	if err != nil {
 		return registryapi.Agent{}, false, fmt.Errorf("create the operator at the registry: %w", err)
 	}

@@ -60,6 +60,10 @@ func (s *services) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "POST /internal/v1/bootstrap":
 		s.bootstrap(w, r, fail)
 	case "POST /internal/v1/operator-credential":
+		if s.operator.Status != registryapi.StatusActive {
+			fail(apperr.New(apperr.AgentNotActive, "not active"))
+			return
+		}
 		s.credential(w, r)
 	case "POST /internal/v1/operator-credential/revoke":
 		var req credentialsapi.OperatorRevocation
@@ -96,7 +100,11 @@ func (s *services) bootstrap(w http.ResponseWriter, r *http.Request, fail func(*
 		fail(apperr.Validation(apperr.FieldError{Field: "email", Reason: "must be an address"}))
 		return
 	}
-	created := s.operator == nil
+	created := s.operator == nil || req.NewOperator && s.operator.Status != registryapi.StatusActive
+	if created && s.operator != nil && s.operator.Email == req.Email {
+		fail(apperr.New(apperr.AgentAlreadyExists, "taken"))
+		return
+	}
 	if created {
 		s.operator = &registryapi.Agent{AgentID: uuid.New(), Email: req.Email, Owner: req.Owner, Status: registryapi.StatusActive}
 		w.WriteHeader(http.StatusCreated)
@@ -192,7 +200,7 @@ func TestASecondRunChangesNothing(t *testing.T) {
 
 func TestARunThatFoundNoCredentialIssuesOne(t *testing.T) {
 	t.Parallel()
-	fake := &services{operator: &registryapi.Agent{AgentID: uuid.New(), Email: "a@example.com"}}
+	fake := &services{operator: &registryapi.Agent{AgentID: uuid.New(), Email: "a@example.com", Status: registryapi.StatusActive}}
 
 	result, err := setup(t, fake, token).Run(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"})
 
@@ -214,6 +222,40 @@ func TestALostSecretIsReplacedOnDemand(t *testing.T) {
 	require.True(t, again.Issued())
 	require.NotEqual(t, first.ClientSecret, again.ClientSecret)
 	require.Equal(t, first.Agent.AgentID, again.Agent.AgentID)
+}
+
+func TestALostOperatorIsReplacedOnDemand(t *testing.T) {
+	t.Parallel()
+	for _, status := range []string{registryapi.StatusSuspended, registryapi.StatusDecommissioned} {
+		t.Run(status, func(t *testing.T) {
+			t.Parallel()
+			fake := &services{operator: &registryapi.Agent{AgentID: uuid.New(), Email: "a@example.com", Status: status}}
+			env := map[string]string{"INTERNAL_API_TOKEN": token}
+			server := httptest.NewServer(fake)
+			t.Cleanup(server.Close)
+			env["REGISTRY_INTERNAL_URL"], env["CREDENTIALS_INTERNAL_URL"] = server.URL, server.URL
+			run := func(args ...string) (string, error) {
+				var out bytes.Buffer
+				cmd := Command(&out, func(key string) (string, bool) { value, set := env[key]; return value, set })
+				cmd.SetArgs(args)
+				err := cmd.ExecuteContext(within(t, 10*time.Second))
+				return out.String(), err
+			}
+			for _, args := range [][]string{nil, {"--new-secret"}} {
+				_, err := run(args...)
+				require.ErrorContains(t, err, "is "+status+", and --new-operator makes another")
+			}
+			_, err := run("--new-operator", "--email", "a@example.com")
+			require.ErrorContains(t, err, "choose another with --email")
+			require.Empty(t, fake.secrets)
+
+			out, err := run("--new-operator", "--email", "b@example.com")
+			require.NoError(t, err)
+			require.Contains(t, out, "The operator was created: b@example.com")
+			require.Len(t, fake.secrets, 1)
+			require.Contains(t, out, fake.secrets[0])
+		})
+	}
 }
 
 func TestServicesThatComeUpLaterAreWaitedFor(t *testing.T) {

@@ -17,6 +17,10 @@ const long = `Creates the first operator of a deployment, an agent with every sy
 its credential, through the internal APIs of the registry and credentials services.
 The secret is printed once. A second run changes nothing and says so.
 
+An operator that was suspended or decommissioned stays what it is: who did that may
+have meant it. With --new-operator another one takes its place, and one that is only
+suspended is decommissioned first. It needs an address of its own (--email).
+
 With --env-file or --kubernetes-secret the credential is kept there instead, and not
 printed. A run that finds one there does nothing at all; one that finds none issues a
 new credential, also to an operator that has others. AGENTIDP_URL, the address that
@@ -50,9 +54,10 @@ func Command(out io.Writer, environ func(string) (string, bool)) *cobra.Command 
 		},
 	}
 	set := cmd.Flags()
-	set.StringVar(&given.request.Email, "email", DefaultEmail, "email of the operator, if there is none yet")
-	set.StringVar(&given.request.Owner, "owner", DefaultOwner, "owner of the operator, if there is none yet")
+	set.StringVar(&given.request.Email, "email", DefaultEmail, "email of the operator, if one is made")
+	set.StringVar(&given.request.Owner, "owner", DefaultOwner, "owner of the operator, if one is made")
 	set.BoolVar(&given.request.NewSecret, "new-secret", false, "issue a further credential, for a secret that was lost")
+	set.BoolVar(&given.request.NewOperator, "new-operator", false, "make another operator, if the one there is was suspended or decommissioned")
 	set.BoolVar(&given.json, "json", false, "print one JSON object")
 	set.StringVar(&given.envFile, "env-file", "", "keep the credential in this file, unless it exists")
 	set.StringVar(&given.secret, "kubernetes-secret", "", "keep the credential in the Secret of this name in the pod's namespace, unless it exists")

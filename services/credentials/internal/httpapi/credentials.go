@@ -93,7 +93,7 @@ func (a *API) list(c *gin.Context) error {
 	}
 	filter := secret.Filter{Status: (*secret.Status)(status), Limit: page.Limit, Offset: page.Offset()}
 	if page.After != nil {
-		filter.After = &secret.Position{CreatedAt: page.After.Time, ID: page.After.ID}
+		filter.After, filter.Total = &secret.Position{CreatedAt: page.After.Time, ID: page.After.ID}, page.Total
 	}
 	listing, err := a.credentials.List(c.Request.Context(), agentID, filter)
 	if err != nil {

@@ -186,7 +186,7 @@ func TestListPassesFilterAndPositionOn(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	next := secret.Position{CreatedAt: created, ID: credentialID}
-	f.domain.listing.Next = &next
+	f.domain.listing.Next, f.domain.listing.Total = &next, 170
 	active := secret.Active
 
 	res := f.call(t, http.MethodGet, credentialsPath+"?status=active&page=3&limit=50", "")
@@ -194,7 +194,7 @@ func TestListPassesFilterAndPositionOn(t *testing.T) {
 	cursor := res.json(t)["nextCursor"].(string)
 
 	res = f.call(t, http.MethodGet, credentialsPath+"?limit=50&cursor="+url.QueryEscape(cursor), "")
-	require.Equal(t, secret.Filter{Limit: 50, After: &next}, f.domain.calls[1].filter)
+	require.Equal(t, secret.Filter{Limit: 50, After: &next, Total: 170}, f.domain.calls[1].filter)
 	require.InDelta(t, 4, res.json(t)["page"], 0)
 	require.Equal(t, []any{}, res.json(t)["data"])
 }

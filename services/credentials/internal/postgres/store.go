@@ -91,13 +91,12 @@ func (s *Store) List(ctx context.Context, agentID uuid.UUID, f secret.Filter) (s
 		text := string(*f.Status)
 		status = &text
 	}
-	var l secret.Listing
-	if err := s.db.QueryRow(ctx, sqlCount, agentID, status).Scan(&l.Total); err != nil {
-		return secret.Listing{}, pgdb.Fault(err)
-	}
+	l := secret.Listing{Total: f.Total}
 	sql, args := sqlPage, []any{agentID, status, f.Limit + 1, f.Offset}
 	if f.After != nil {
 		sql, args = sqlPageAfter, []any{agentID, status, f.Limit + 1, f.After.CreatedAt, f.After.ID}
+	} else if err := s.db.QueryRow(ctx, sqlCount, agentID, status).Scan(&l.Total); err != nil {
+		return secret.Listing{}, pgdb.Fault(err)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {

@@ -12,8 +12,10 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/credentials/internal/postgres"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
@@ -274,7 +276,8 @@ func TestPagesShowEveryCredentialOnceNewestFirst(t *testing.T) {
 			l, err := f.List(t.Context(), agent, filter)
 			require.NoError(t, err)
 			byCursor = append(byCursor, ids(l.Credentials)...)
-			filter.After = l.Next
+			require.EqualValues(t, 7, l.Total)
+			filter.After, filter.Total = l.Next, l.Total
 		}
 		require.Equal(t, ids(all.Credentials), byPage, "limit %d", limit)
 		require.Equal(t, ids(all.Credentials), byCursor, "limit %d", limit)
@@ -283,6 +286,39 @@ func TestPagesShowEveryCredentialOnceNewestFirst(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, beyond.Credentials)
 	require.EqualValues(t, 7, beyond.Total)
+}
+
+func TestAWalkBehindACursorCountsOnce(t *testing.T) {
+	t.Parallel()
+	tel := telemetry.Discard("credentials")
+	db, err := pgdb.Open(t.Context(), pgdb.Config{URL: config.Secret(testkit.Postgres(t, "credentials").AppURL), MaxConns: 2}, tel)
+	require.NoError(t, err)
+	t.Cleanup(db.Close)
+	f := &fixture{Store: postgres.NewStore(db, outbox.New("credentials")), db: db}
+	agent := uuid.New()
+	for range 5 {
+		f.insert(t, record(agent, start))
+	}
+	filter := secret.Filter{Limit: 2}
+	for more := true; more; more = filter.After != nil {
+		l, err := f.List(t.Context(), agent, filter)
+		require.NoError(t, err)
+		require.EqualValues(t, 5, l.Total)
+		filter.After, filter.Total = l.Next, l.Total
+	}
+	run := map[string]uint64{}
+	families, err := tel.Metrics.Registry.Gather()
+	require.NoError(t, err)
+	for _, family := range families {
+		if family.GetName() == "agentidp_db_query_duration_seconds" {
+			for _, m := range family.GetMetric() {
+				run[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	require.EqualValues(t, 1, run["credential_page"])
+	require.EqualValues(t, 2, run["credential_page_after"])
+	require.EqualValues(t, 1, run["credential_count"])
 }
 
 func ids(credentials []secret.Credential) []uuid.UUID {
@@ -303,7 +339,7 @@ func TestTheListCanBeFilteredByStatus(t *testing.T) {
 	require.NoError(t, f.Change(t.Context(), agent, dead.ID, revoke))
 	for status, want := range map[secret.Status]uuid.UUID{secret.Active: live.ID, secret.Revoked: dead.ID} {
 		for _, after := range []*secret.Position{nil, {CreatedAt: start.Add(time.Hour)}} {
-			l, err := f.List(t.Context(), agent, secret.Filter{Limit: 10, Status: &status, After: after})
+			l, err := f.List(t.Context(), agent, secret.Filter{Limit: 10, Status: &status, After: after, Total: 1})
 			require.NoError(t, err)
 			require.Equal(t, []uuid.UUID{want}, ids(l.Credentials))
 			require.EqualValues(t, 1, l.Total)

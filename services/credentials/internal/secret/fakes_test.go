@@ -147,6 +147,9 @@ func (s *fakeStore) List(_ context.Context, agentID uuid.UUID, f secret.Filter) 
 			l.Total++
 		}
 	}
+	if f.After != nil {
+		l.Total = f.Total
+	}
 	return l, s.failing
 }
 

@@ -147,7 +147,7 @@ func (s *Service) issue(ctx context.Context, wanted Credential, origin auditeven
 // this service nor the registry knows the agent.
 func (s *Service) List(ctx context.Context, agentID uuid.UUID, filter Filter) (Listing, error) {
 	listing, err := s.store.List(ctx, agentID, filter)
-	if err != nil || listing.Total > 0 {
+	if err != nil || len(listing.Credentials) > 0 {
 		return listing, err
 	}
 	standing, err := s.store.Standing(ctx, agentID, s.now())

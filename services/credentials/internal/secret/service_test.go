@@ -236,8 +236,10 @@ func TestListAsksTheRegistryOnlyAboutAgentsNeverHeardOf(t *testing.T) {
 	require.Empty(t, listing.Credentials)
 	require.Equal(t, 1, f.registry.asked)
 
-	_, err = f.List(t.Context(), uuid.New(), filter)
-	requireCode(t, apperr.AgentNotFound, err)
+	for _, filter := range []secret.Filter{filter, {Limit: 20, After: &secret.Position{}, Total: 7}} {
+		_, err = f.List(t.Context(), uuid.New(), filter)
+		requireCode(t, apperr.AgentNotFound, err)
+	}
 
 	issued := f.create(t)
 	f.registry.down = true

@@ -69,6 +69,8 @@ type Filter struct {
 	Limit  int
 	Offset int64
 	After  *Position
+	// Total is, with After, the number of credentials that passed the filter when the walk began.
+	Total int64
 }
 
 // Position of a credential in a list.
@@ -77,8 +79,10 @@ type Position struct {
 	ID        uuid.UUID
 }
 
-// Listing is one page. Next is where the page after it goes on, nil when this
-// is the last.
+// Listing is one page. Total counts all credentials that pass the filter; a walk
+// behind a position repeats what was counted when it began, because counting takes
+// the longer the more there are. Next is where the page after it goes on, nil when
+// this is the last.
 type Listing struct {
 	Credentials []Credential
 	Total       int64

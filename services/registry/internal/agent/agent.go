@@ -65,7 +65,7 @@ type Agent struct {
 // Resource describes the agent to the policy.
 func (a Agent) Resource() authz.Resource {
 	exists := true
-	resource := authz.Resource{AgentID: a.ID.String(), Owner: a.Owner, Exists: &exists}
+	resource := authz.Resource{AgentID: a.ID.String(), Owner: a.Owner, Exists: &exists, MayRequest: a.AllowedScopes}
 	if a.RegisteredBy != nil {
 		resource.RegisteredBy = a.RegisteredBy.String()
 	}

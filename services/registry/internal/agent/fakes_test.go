@@ -19,7 +19,7 @@ type fakeStore struct {
 	entries   []agent.Entry
 	messages  []outbox.Message
 	err       error
-	operator  *agent.Agent
+	operator  *uuid.UUID
 	replay    *agent.Agent
 	forgotten time.Time
 }
@@ -44,11 +44,12 @@ func (s *fakeStore) Bootstrap(_ context.Context, entry agent.Entry) (agent.Agent
 	if s.err != nil {
 		return agent.Agent{}, s.err
 	}
-	if s.operator == nil {
-		s.operator = &entry.Agent
+	if s.operator == nil || entry.Another && s.agents[*s.operator].Status == agent.Decommissioned {
+		s.operator = &entry.Agent.ID
+		s.agents[entry.Agent.ID] = entry.Agent
 		s.messages = append(s.messages, entry.Messages...)
 	}
-	return *s.operator, nil
+	return s.agents[*s.operator], nil
 }
 
 func (s *fakeStore) Agent(_ context.Context, id uuid.UUID) (agent.Agent, error) {
@@ -63,8 +64,14 @@ func (s *fakeStore) CutOff(context.Context, time.Time, uuid.UUID, int) ([]agent.
 	return nil, s.err
 }
 
-func (s *fakeStore) List(context.Context, agent.Filter, agent.Page) (agent.Listing, error) {
-	return agent.Listing{Total: int64(len(s.agents))}, nil
+func (s *fakeStore) List(_ context.Context, filter agent.Filter, _ agent.Page) (agent.Listing, error) {
+	total := int64(0)
+	for _, one := range s.agents {
+		if filter.Email == nil || one.Email == *filter.Email {
+			total++
+		}
+	}
+	return agent.Listing{Total: total}, s.err
 }
 
 func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Agent) (agent.Revision, error)) (agent.Agent, error) {

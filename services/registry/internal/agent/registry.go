@@ -132,13 +132,54 @@ func (r *Registry) Register(ctx context.Context, reg Registration) (Agent, error
 // Operator asks for the bootstrap operator.
 type Operator struct {
 	Email, Owner, DeploymentEnv string
-	Origin                      auditevent.Origin
+	// Another asks for a new one where the one there is is not active.
+	Another bool
+	Origin  auditevent.Origin
 }
 
 // Bootstrap creates the operator that no token registered, with every system scope, and reports whether it did;
-// the operator that exists already is answered as it is. The operator counts as any agent does, but the limit
-// does not refuse it. Error: AGENT_ALREADY_EXISTS where another agent has the address.
+// the operator that exists already is answered as it is. With Another, one that was decommissioned gets a successor, and one
+// that is suspended is decommissioned first: whoever asks for another has given it up, and two would be one too many to watch.
+// The operator counts as any agent does, but the limit does not refuse it. Error: AGENT_ALREADY_EXISTS where another agent,
+// or an operator of before, has the address.
 func (r *Registry) Bootstrap(ctx context.Context, o Operator) (Agent, bool, error) {
+	result, created, err := r.bootstrap(ctx, o)
+	if err != nil || !o.Another || result.Status != Suspended {
+		return result, created, err
+	}
+	if err := r.endSuspended(ctx, result, o); err != nil {
+		return Agent{}, false, err
+	}
+	return r.bootstrap(ctx, o)
+}
+
+// errReactivated: somebody has made the operator active again, so that it stays.
+var errReactivated = errors.New("the operator is active again")
+
+// endSuspended decommissions the operator, unless its successor could not be made or it is not suspended any more.
+func (r *Registry) endSuspended(ctx context.Context, operator Agent, o Operator) error {
+	taken, err := r.store.List(ctx, Filter{Email: &o.Email}, Page{Limit: 1})
+	if err != nil {
+		return err
+	}
+	if taken.Total > 0 {
+		r.registered(OutcomeAlreadyExists)
+		return ErrAlreadyExists
+	}
+	stillSuspended := func(current Agent) error {
+		if current.Status == Active {
+			return errReactivated
+		}
+		return nil
+	}
+	err = r.Decommission(ctx, operator.ID, Demand{Permit: stillSuspended, Origin: o.Origin})
+	if errors.Is(err, errReactivated) || errors.Is(err, ErrDecommissioned) {
+		return nil
+	}
+	return err
+}
+
+func (r *Registry) bootstrap(ctx context.Context, o Operator) (Agent, bool, error) {
 	now := r.now()
 	fresh := Agent{
 		ID:               r.newID(),
@@ -159,7 +200,7 @@ func (r *Registry) Bootstrap(ctx context.Context, o Operator) (Agent, bool, erro
 	if err != nil {
 		return Agent{}, false, err
 	}
-	result, err := r.store.Bootstrap(ctx, Entry{Agent: fresh, Messages: messages})
+	result, err := r.store.Bootstrap(ctx, Entry{Agent: fresh, Messages: messages, Another: o.Another})
 	if err != nil {
 		r.registered(outcomeOf(fresh, result, err))
 		return Agent{}, false, err

@@ -454,6 +454,65 @@ func TestTheOperatorIsCreatedOnce(t *testing.T) {
 	require.ErrorIs(t, err, agent.ErrAlreadyExists)
 }
 
+func TestAnotherOperatorTakesThePlaceOfOneThatIsNotActive(t *testing.T) {
+	t.Parallel()
+	for _, status := range []agent.Status{agent.Active, agent.Suspended, agent.Decommissioned} {
+		t.Run(string(status), func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			wanted := agent.Operator{Email: "first@example.com", Owner: "platform", DeploymentEnv: "production"}
+			first, _, err := b.registry.Bootstrap(t.Context(), wanted)
+			require.NoError(t, err)
+			first.Status = status
+			b.store.agents[first.ID] = first
+
+			wanted.Email = "second@example.com"
+			same, created, err := b.registry.Bootstrap(t.Context(), wanted)
+			require.NoError(t, err)
+			require.False(t, created, "only on demand")
+			require.Equal(t, first, same)
+
+			wanted.Another = true
+			second, created, err := b.registry.Bootstrap(t.Context(), wanted)
+			require.NoError(t, err)
+			require.Equal(t, status != agent.Active, created)
+			want := []auditevent.Action{auditevent.AgentCreated}
+			switch status {
+			case agent.Active:
+				require.Equal(t, first, second)
+			case agent.Suspended:
+				want = append(want, auditevent.AgentDecommissioned)
+				require.Equal(t, agent.Decommissioned, b.store.agents[first.ID].Status)
+				fallthrough
+			default:
+				want = append(want, auditevent.AgentCreated)
+				require.Equal(t, "second@example.com", second.Email)
+				require.Equal(t, agent.Active, second.Status)
+			}
+			var actions []auditevent.Action
+			for _, event := range auditEvents(t, b.store.messages) {
+				actions = append(actions, event.Action)
+			}
+			require.Equal(t, want, actions)
+		})
+	}
+}
+
+func TestASuspendedOperatorStaysWhereItsSuccessorCannotBeMade(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	wanted := agent.Operator{Email: "first@example.com", Owner: "platform", DeploymentEnv: "production"}
+	first, _, err := b.registry.Bootstrap(t.Context(), wanted)
+	require.NoError(t, err)
+	first.Status = agent.Suspended
+	b.store.agents[first.ID] = first
+	wanted.Another = true
+	_, _, err = b.registry.Bootstrap(t.Context(), wanted)
+	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	require.Equal(t, first, b.store.agents[first.ID])
+	require.Equal(t, []string{agent.OutcomeSuccess, agent.OutcomeAlreadyExists}, b.outcomes)
+}
+
 func TestExpiredKeysAreThoseOfNow(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

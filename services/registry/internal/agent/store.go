@@ -38,7 +38,8 @@ func LimitExceeded(limit int64) error {
 type Store interface {
 	// Register stores the agent, or returns the agent of the first request under the same idempotency key.
 	Register(ctx context.Context, entry Entry) (Agent, error)
-	// Bootstrap stores the agent without regard to the limit, or returns the one that nobody registered.
+	// Bootstrap stores the agent without regard to the limit, or returns the one that nobody registered: the one that is not
+	// decommissioned, of which there is one at most, else the newest. With Another, only the former is returned.
 	Bootstrap(ctx context.Context, entry Entry) (Agent, error)
 	// Agent returns ErrNotFound for an unknown id.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
@@ -65,6 +66,8 @@ type Entry struct {
 	Limit int64
 	// Key is nil where the caller gave none.
 	Key *IdempotencyKey
+	// Another is for Bootstrap: an operator that was decommissioned does not stand in the way.
+	Another bool
 }
 
 // Revision is an agent after a change, with the messages that tell of it.

@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"net/http"
+	"slices"
 
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
@@ -177,14 +178,14 @@ func (a *API) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource
 }
 
 // demand is what must hold when the agent changes: the If-Match of the request, and that the policy still allows it.
-// Of what the policy has been told about the agent only the owner can have changed since.
+// Of what the policy has been told about the agent only the owner and the scopes that it may request can have changed since.
 func (a *API) demand(c *gin.Context, asked authz.Resource) agent.Demand {
 	return agent.Demand{
 		Permit: func(current agent.Agent) error {
-			if current.Owner == asked.Owner {
+			resource := current.Resource()
+			if resource.Owner == asked.Owner && slices.Equal(resource.MayRequest, asked.MayRequest) {
 				return nil
 			}
-			resource := current.Resource()
 			resource.AllowedScopes = asked.AllowedScopes
 			return a.guard.Authorize(c, &resource)
 		},

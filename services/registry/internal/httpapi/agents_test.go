@@ -427,6 +427,64 @@ func TestPolicyIsAskedAgainWhenTheOwnerChangesUnderARequest(t *testing.T) {
 	}
 }
 
+func TestOperatorsAreNotForTheirColleaguesToChange(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	path := b.register(t, operator, fields{"owner": "platform", "allowedScopes": []string{"agents:admin"}}).Header().Get("Location")
+	own := agentsPath + "/" + b.register(t, operator, fields{"owner": "elsewhere"}).id()
+	colleague := caller{id: uuid.MustParse(strings.TrimPrefix(own, agentsPath+"/")), owner: "elsewhere", scopes: "agents:read agents:write tokens:read audit:read"}
+	b.call(t, colleague, http.MethodPatch, own, `{"owner":"platform"}`).requireStatus(http.StatusOK)
+	colleague.owner = "platform"
+
+	itself := caller{id: uuid.MustParse(strings.TrimPrefix(path, agentsPath+"/")), owner: "platform", scopes: "agents:write"}
+	requests := []struct{ method, path, body string }{
+		{http.MethodPatch, path, `{"allowedScopes":[]}`},
+		{http.MethodPatch, path, `{"status":"suspended"}`},
+		{http.MethodPatch, path, `{"version":"2.0.0"}`},
+		{http.MethodPut, path + "/keys", keysURI},
+		{http.MethodDelete, path + "/keys", ""},
+		{http.MethodDelete, path, ""},
+	}
+	for _, r := range requests {
+		details := b.call(t, colleague, r.method, r.path, r.body).requireError(apperr.Forbidden)
+		require.Contains(t, details["reason"], "agents:admin", "%s %s", r.method, r.body)
+	}
+	require.Equal(t, `"1"`, b.call(t, colleague, http.MethodGet, path, "").requireStatus(http.StatusOK).Header().Get("ETag"))
+	for _, c := range []caller{itself, operator} {
+		for _, r := range requests[2:5] {
+			b.call(t, c, r.method, r.path, r.body)
+		}
+	}
+	require.Equal(t, `"7"`, b.call(t, operator, http.MethodGet, path, "").Header().Get("ETag"))
+}
+
+func TestPolicyIsAskedAgainWhenTheAgentBecomesAnOperatorUnderARequest(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	path := b.register(t, operator, fields{"owner": "platform"}).Header().Get("Location")
+	colleague := as("platform", "agents:write")
+	const rounds = 8
+	for _, r := range []struct{ method, path, body string }{
+		{http.MethodPut, path + "/keys", keysURI},
+		{http.MethodPatch, path, `{"version":"6.6.6"}`},
+	} {
+		for range rounds {
+			b.call(t, operator, http.MethodPatch, path, `{"allowedScopes":[]}`).requireStatus(http.StatusOK)
+			var group sync.WaitGroup
+			var promoted, changed answer
+			group.Go(func() { promoted = b.call(t, operator, http.MethodPatch, path, `{"allowedScopes":["agents:admin"]}`) })
+			group.Go(func() { changed = b.call(t, colleague, r.method, r.path, r.body) })
+			group.Wait()
+			promoted.requireStatus(http.StatusOK)
+			if changed.Code == http.StatusOK {
+				require.Less(t, changed.revision(), promoted.revision(), "changed only while it was allowed")
+			} else {
+				changed.requireError(apperr.Forbidden)
+			}
+		}
+	}
+}
+
 func TestNoTokenIsAcceptedUncheckedWhenRedisHasForgotten(t *testing.T) {
 	t.Parallel()
 	b := setupWith(t, options{tokenService: apperr.Unavailable(nil)})

@@ -87,6 +87,7 @@ type bootstrapRequest struct {
 	Email         *string `json:"email"`
 	Owner         *string `json:"owner"`
 	DeploymentEnv *string `json:"deploymentEnv"`
+	NewOperator   bool    `json:"newOperator"`
 }
 
 var _ httpx.Checker = (*bootstrapRequest)(nil)
@@ -108,7 +109,7 @@ func (a *API) bootstrap(c *gin.Context) error {
 		env = *req.DeploymentEnv
 	}
 	operator, created, err := a.registry.Bootstrap(c.Request.Context(), agent.Operator{
-		Email: *req.Email, Owner: *req.Owner, DeploymentEnv: env, Origin: guard.Origin(c),
+		Email: *req.Email, Owner: *req.Owner, DeploymentEnv: env, Another: req.NewOperator, Origin: guard.Origin(c),
 	})
 	if err != nil {
 		return err

@@ -3,7 +3,9 @@ package httpapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -18,9 +20,11 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/jwk"
 	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
 const bootstrapPath = "/internal/v1/bootstrap"
@@ -82,6 +86,24 @@ func TestAnOperatorDoesNotTakeAnAddressOver(t *testing.T) {
 	b.register(t, operator, fields{"email": "taken@example.com"})
 	b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"Taken@example.com","owner":"platform"}`).
 		requireError(apperr.AgentAlreadyExists)
+}
+
+func TestALostOperatorIsReplacedOnDemand(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	const another = `{"email":"second@example.com","owner":"platform","newOperator":true}`
+	first := b.callInternal(t, http.MethodPost, bootstrapPath, `{"email":"first@example.com","owner":"platform"}`).requireStatus(http.StatusCreated).id()
+	require.Equal(t, first, b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusOK).id())
+
+	b.call(t, operator, http.MethodPatch, agentsPath+"/"+first, `{"status":"suspended"}`).requireStatus(http.StatusOK)
+	b.callInternal(t, http.MethodPost, bootstrapPath, strings.Replace(another, "second", "First", 1)).requireError(apperr.AgentAlreadyExists)
+	require.Equal(t, "suspended", b.call(t, operator, http.MethodGet, agentsPath+"/"+first, "").json()["status"])
+	second := b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusCreated).id()
+	require.NotEqual(t, first, second)
+	require.Equal(t, "decommissioned", b.call(t, operator, http.MethodGet, agentsPath+"/"+first, "").json()["status"])
+	require.Equal(t, 1, b.count(t, "SELECT count(*) FROM registry.outbox WHERE subject = 'audit.registry.agent.decommissioned'"))
+	require.Equal(t, 1, b.count(t, "SELECT living FROM registry.fleet"))
+	require.Equal(t, second, b.callInternal(t, http.MethodPost, bootstrapPath, another).requireStatus(http.StatusOK).id(), "once")
 }
 
 func TestABootstrapThatIsNone(t *testing.T) {
@@ -188,6 +210,50 @@ func lookup(ids ...uuid.UUID) string {
 		texts[i] = id.String()
 	}
 	return "/internal/v1/agents?ids=" + strings.Join(texts, ",")
+}
+
+// heaviest is a registration and a set of keys that answer with as many bytes as any can: with texts of what JSON escapes.
+func heaviest() (registered, keys string) {
+	fill := func(prefix, with string, length int) string { return prefix + strings.Repeat(with, length-len(prefix)) }
+	distinct := func(n int, text func(i int) string) []string {
+		texts := make([]string, n)
+		for i := range texts {
+			texts[i] = text(i)
+		}
+		return texts
+	}
+	modulus := make([]byte, jwk.MaxRSABits/8)
+	modulus[0], modulus[len(modulus)-1] = 0x80, 1
+	set := make([]fields, jwk.MaxSetKeys)
+	for i := range set {
+		set[i] = fields{
+			"kty": "RSA", "use": "sig", "alg": jwk.RS256, "kid": fill(fmt.Sprintf("%02d", i), "<", jwk.MaxKeyID),
+			"n": base64.RawURLEncoding.EncodeToString(modulus), "e": "f____w",
+		}
+	}
+	domain := "." + strings.Join(slices.Repeat([]string{strings.Repeat("a", 60)}, 3), ".")
+	return registration(fields{
+		"email":        strings.Repeat("&", 64) + "@" + strings.Repeat("a", agent.MaxEmail-65-len(domain)) + domain,
+		"agentType":    slices.MaxFunc(agent.Types(), func(a, b string) int { return len(a) - len(b) }),
+		"version":      fill("1.0.0-", "a", agent.MaxVersion),
+		"owner":        fill("", "<", agent.MaxOwner),
+		"capabilities": distinct(agent.MaxCapabilities, func(i int) string { return fill(fmt.Sprintf("a%d:", i), "a", agent.MaxCapability) }),
+		"allowedResources": distinct(agent.MaxResources, func(i int) string {
+			return fill(fmt.Sprintf("a%d:", i), "&", agent.MaxResource)
+		}),
+		"allowedScopes": authz.SystemScopes(),
+	}), encode(fields{"jwks": fields{"keys": set}})
+}
+
+func TestAllThatAreAskedForAtOnceFitInAnAnswer(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	registered, keys := heaviest()
+	id := b.call(t, operator, http.MethodPost, agentsPath, registered).requireStatus(http.StatusCreated).id()
+	b.call(t, operator, http.MethodPut, agentsPath+"/"+id+"/keys", keys).requireStatus(http.StatusOK)
+	weight := b.callInternal(t, http.MethodGet, lookup(uuid.MustParse(id)), "").requireStatus(http.StatusOK).Body.Len()
+	require.Greater(t, weight, jwk.MaxSetKeys*(jwk.MaxRSABits/6+6*(jwk.MaxKeyID-2))+6*agent.MaxResources*(agent.MaxResource-4), "it is no light one")
+	require.Less(t, 2*registryapi.MaxAgents*weight, peer.MaxResponse, "with as much room again, for what an agent may have one day")
 }
 
 func TestOtherServicesReadWhoseTokensAreRefused(t *testing.T) {

@@ -40,10 +40,6 @@ func (a *API) setKeys(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if found != nil {
-		// Who holds a key of the agent is the agent: the policy is told what that gives.
-		resource.AllowedScopes = found.AllowedScopes
-	}
 	if err := a.guard.Authorize(c, &resource); err != nil {
 		return err
 	}
@@ -54,13 +50,7 @@ func (a *API) setKeys(c *gin.Context) error {
 	if found == nil {
 		return agent.ErrNotFound
 	}
-	demand := a.demand(c, resource)
-	demand.Permit = func(current agent.Agent) error {
-		now := current.Resource()
-		now.AllowedScopes = current.AllowedScopes
-		return a.guard.Authorize(c, &now)
-	}
-	changed, err := a.registry.SetKeys(c.Request.Context(), id, req.keys, demand)
+	changed, err := a.registry.SetKeys(c.Request.Context(), id, req.keys, a.demand(c, resource))
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ func (s *Store) Register(ctx context.Context, entry agent.Entry) (agent.Agent, e
 
 // Bootstrap stores the operator, or finds the one there is: also one that another replica stores at this moment.
 func (s *Store) Bootstrap(ctx context.Context, entry agent.Entry) (agent.Agent, error) {
-	existing, err := operator(ctx, s.db)
+	existing, err := operator(ctx, s.db, entry.Another)
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return existing, pgdb.Fault(err)
 	}
@@ -106,7 +106,7 @@ func (s *Store) Bootstrap(ctx context.Context, entry agent.Entry) (agent.Agent, 
 	}
 	// Two bootstraps at once violate either constraint, or both.
 	if violated := pgdb.Constraint(err); violated == oneOperator || violated == emailUnique {
-		if existing, operatorErr := operator(ctx, s.db); !errors.Is(operatorErr, pgx.ErrNoRows) {
+		if existing, operatorErr := operator(ctx, s.db, entry.Another); !errors.Is(operatorErr, pgx.ErrNoRows) {
 			return existing, pgdb.Fault(operatorErr)
 		}
 	}
@@ -234,10 +234,13 @@ func (s *Store) CutOff(ctx context.Context, since time.Time, after uuid.UUID, li
 }
 
 const sqlOperator = `-- name: agent_operator
-SELECT ` + columns + ` FROM registry.agents WHERE registered_by IS NULL`
+SELECT ` + columns + ` FROM registry.agents
+WHERE registered_by IS NULL AND ($1 OR status <> 'decommissioned')
+ORDER BY status = 'decommissioned', created_at DESC LIMIT 1`
 
-func operator(ctx context.Context, db pgdb.Querier) (agent.Agent, error) {
-	return scanOne(db.Query(ctx, sqlOperator))
+// operator reads the operator that lives or, unless only such a one is wanted, the last that there was.
+func operator(ctx context.Context, db pgdb.Querier, onlyLiving bool) (agent.Agent, error) {
+	return scanOne(db.Query(ctx, sqlOperator, !onlyLiving))
 }
 
 // fault gives an error of a transaction its meaning.

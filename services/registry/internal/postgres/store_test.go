@@ -346,6 +346,52 @@ func TestAnOperatorDoesNotTakeOverAnAddress(t *testing.T) {
 	require.ErrorIs(t, err, agent.ErrAlreadyExists)
 }
 
+func TestAnOperatorHasOneSuccessorHoweverManyBootstrapsRun(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	operator := func(email string, another bool) agent.Entry {
+		fresh := newAgent(t0)
+		fresh.RegisteredBy, fresh.Email = nil, email
+		entry := entryOf(fresh)
+		entry.Another = another
+		return entry
+	}
+	first, err := b.store.Bootstrap(t.Context(), operator("first@example.com", true))
+	require.NoError(t, err)
+	same, err := b.store.Bootstrap(t.Context(), operator("second@example.com", true))
+	require.NoError(t, err)
+	require.Equal(t, first, same, "it lives")
+	ended, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+		current.Status, current.Revision = agent.Decommissioned, current.Revision+1
+		return agent.Revision{Agent: current}, nil
+	})
+	require.NoError(t, err)
+	same, err = b.store.Bootstrap(t.Context(), operator("second@example.com", false))
+	require.NoError(t, err)
+	require.Equal(t, ended, same, "nobody asked for another")
+	_, err = b.store.Bootstrap(t.Context(), operator("First@example.com", true))
+	require.ErrorIs(t, err, agent.ErrAlreadyExists, "its address stays taken")
+
+	results := make([]agent.Agent, 16)
+	var group sync.WaitGroup
+	for i := range results {
+		group.Go(func() {
+			stored, err := b.store.Bootstrap(t.Context(), operator(fmt.Sprintf("operator-%d@example.com", i/2), true))
+			assert.NoError(t, err)
+			results[i] = stored
+		})
+	}
+	group.Wait()
+	for _, result := range results {
+		require.Equal(t, results[0].ID, result.ID)
+	}
+	require.NotEqual(t, first.ID, results[0].ID)
+	require.Equal(t, 1, b.living(t))
+	same, err = b.store.Bootstrap(t.Context(), operator("third@example.com", false))
+	require.NoError(t, err)
+	require.Equal(t, results[0].ID, same.ID, "the living one is the operator")
+}
+
 func TestReadiness(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

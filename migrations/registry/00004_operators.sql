@@ -1,0 +1,19 @@
+-- An operator that was decommissioned may have a successor: one agent at most has no registrar and is not decommissioned.
+--
+-- The index keeps its name, by which the release before knows that another replica was faster. That release cannot tell the
+-- operator from its predecessors, and fails at a bootstrap where there are any; it does not fail at anything else.
+
+-- +goose NO TRANSACTION
+
+-- +goose Up
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS agents_one_living_operator ON registry.agents ((registered_by IS NULL))
+    WHERE registered_by IS NULL AND status <> 'decommissioned';
+DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_operator;
+ALTER INDEX registry.agents_one_living_operator RENAME TO agents_one_operator;
+
+-- +goose Down
+-- It fails where an operator has predecessors: they are in the trail, and do not go.
+CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS agents_one_operator_ever ON registry.agents ((registered_by IS NULL))
+    WHERE registered_by IS NULL;
+DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_operator;
+ALTER INDEX registry.agents_one_operator_ever RENAME TO agents_one_operator;
