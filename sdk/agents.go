@@ -165,7 +165,8 @@ func (a *Agents) List(ctx context.Context, filter AgentFilter, options ListOptio
 
 // Update changes an agent and returns it as it is then. It needs agents:write, and
 // the agent to be the caller, registered by it or of the same owner; or
-// agents:admin.
+// agents:admin. One that may request agents:admin is changed by itself or with
+// agents:admin only.
 func (a *Agents) Update(ctx context.Context, agentID string, update AgentUpdate) (Agent, error) {
 	path, err := path("/agents/{}", agentID)
 	if err != nil {

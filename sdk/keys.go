@@ -33,8 +33,7 @@ func (a *Agents) Keys(ctx context.Context, agentID string) (AgentKeys, error) {
 }
 
 // SetKeys registers keys for an agent, in place of all that it had, and returns
-// what the provider keeps. It needs what Update needs; for an agent that may
-// request agents:admin, the agent to be the caller, or agents:admin.
+// what the provider keeps. It needs what Update needs.
 func (a *Agents) SetKeys(ctx context.Context, agentID string, keys AgentKeys) (AgentKeys, error) {
 	return a.keys(ctx, agentID, call{
 		method: http.MethodPut, json: keys, header: ifMatch(keys.IfMatch),
