@@ -10,6 +10,7 @@ package apperr
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"time"
 )
@@ -114,6 +115,10 @@ func (e *Error) Error() string {
 	}
 	return text
 }
+
+// LogValue is Error: slog would write what a client gets, which has no cause, as
+// it marshals what can be marshaled.
+func (e *Error) LogValue() slog.Value { return slog.StringValue(e.Error()) }
 
 // Unwrap returns the cause, nil if there is none.
 func (e *Error) Unwrap() error { return e.cause }

@@ -1,10 +1,12 @@
 package apperr_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"testing"
 	"time"
@@ -154,4 +156,16 @@ func TestFieldsAreBounded(t *testing.T) {
 	require.True(t, ok)
 	require.Len(t, list, 101)
 	require.Equal(t, apperr.FieldError{Field: "body", Reason: "has 150 more errors"}, list[100])
+}
+
+func TestTheLogShowsTheCauseAndAClientDoesNot(t *testing.T) {
+	t.Parallel()
+	err := apperr.Unavailable(errors.New("connection refused"))
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Warn("x", "error", err)
+	require.Contains(t, log.String(), "SERVICE_UNAVAILABLE")
+	require.Contains(t, log.String(), "connection refused")
+	sent, marshalErr := json.Marshal(err)
+	require.NoError(t, marshalErr)
+	require.NotContains(t, string(sent), "connection refused")
 }
