@@ -206,6 +206,25 @@ func TestARenewalWaitsAsTheServerAsks(t *testing.T) {
 	})
 }
 
+func TestARenewalIsNotTriedAgainSoonerThanTheServerAsks(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		_, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		p.tokens = []answer{{503, map[string]string{"Retry-After": "120"}, `{"error":"temporarily_unavailable"}`}}
+		for _, calls := range []int{2, 2, 3} { // at once, after a minute, after two
+			_, err = client.Token(t.Context())
+			require.NoError(t, err)
+			synctest.Wait()
+			require.Len(t, p.tokenCalls(), calls)
+			require.NoError(t, pause(t.Context(), time.Minute))
+		}
+	})
+}
+
 func TestARenewalThatHangsEnds(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)

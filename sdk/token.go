@@ -17,7 +17,7 @@ import (
 
 const (
 	// renewalPause is how long a token that could not be renewed early is used before
-	// that is tried again.
+	// that is tried again, if the server does not ask for longer.
 	renewalPause = 10 * time.Second
 	// renewalTimeout bounds a request for a token, repetitions and pauses included:
 	// no caller's context does.
@@ -230,7 +230,7 @@ func (t *tokenCache) land(under *renewal, now time.Time) {
 		lifetime := under.token.Expiry.Sub(now)
 		t.token, t.renewAt = under.token, under.token.Expiry.Add(-lifetime/10)
 	} else {
-		t.renewAt = now.Add(renewalPause)
+		t.renewAt = now.Add(max(renewalPause, retryAfterOf(under.err)))
 	}
 	t.under = nil
 	close(under.done)
