@@ -13,7 +13,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token/api"
-	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/httpapi"
 	"github.com/sentryagent/agentidp/services/token/internal/hydration"
 	"github.com/sentryagent/agentidp/services/token/internal/invalidation"
@@ -43,7 +42,7 @@ type Service struct {
 	budget   *quota.Budget
 	failures *quota.Failures
 	uses     *usage.Reporter
-	used     *assertion.Sweeper
+	sweeps   []func(context.Context) error
 	hydrator *hydration.Hydrator
 	relay    *outbox.Relay
 }
@@ -109,10 +108,10 @@ func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
 		// What is remembered of agents is followed before the first of them is asked for.
 		AtOnce: []func(context.Context) error{s.guard.Run, s.watch, s.agents.Run},
-		OnceMigrated: []func(context.Context) error{
+		OnceMigrated: append([]func(context.Context) error{
 			s.ring.Run, s.consume, s.hydrator.Run, s.hydrator.RetryAnnouncements,
-			s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run, s.used.Run,
-		},
+			s.journal.Run, s.relay.Run, s.budget.Run, s.uses.Run,
+		}, s.sweeps...),
 	})
 }
 

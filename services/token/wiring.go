@@ -29,6 +29,7 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/postgres"
 	"github.com/sentryagent/agentidp/services/token/internal/quota"
 	"github.com/sentryagent/agentidp/services/token/internal/registry"
+	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 	"github.com/sentryagent/agentidp/services/token/internal/usage"
 )
 
@@ -55,6 +56,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	revocations := postgres.NewRevocations(r.DB, box)
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
+	s.sweep(revocations, "revocations", hydration.After)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
 		Clock: time.Now, Log: r.Telemetry.Log,
@@ -138,12 +140,18 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 		return nil, err
 	}
 	used := postgres.NewAssertionIDs(r.DB)
-	s.used = assertion.NewSweeper(used, time.Now, r.Telemetry.Log)
+	// Longer than the clocks of replicas differ and exp has leeway, so that none comes back.
+	s.sweep(used, "used assertions", 10*time.Minute)
 	published := clientkeys.New(clientkeys.Config{
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
 	return issue.NewAssertions(issue.AssertionsConfig{Agents: s.agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
+}
+
+func (s *Service) sweep(store sweep.Store, what string, after time.Duration) {
+	sweeper := &sweep.Sweeper{Store: store, What: what, After: after, Clock: time.Now, Log: s.replica.Telemetry.Log}
+	s.sweeps = append(s.sweeps, sweeper.Run)
 }
 
 func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*credentials.Secrets, error) {

@@ -38,13 +38,12 @@ const (
 	// without a word would be waited for until TCP gives it up, and no revocation be brought meanwhile.
 	loadWait = 5 * time.Minute
 	lookWait = 5 * time.Second
-	// purgeEvery is how often what has expired is deleted, an hour after it did.
-	purgeEvery = 10 * time.Minute
-	purgeAfter = time.Hour
-	purgeWait  = 30 * time.Second
 
 	pageSize = 1000
 )
+
+// After is how long after its token expired a revocation is of no use to anybody, whatever their clock says.
+const After = time.Hour
 
 // Store is the truth about revocations, and keeps cutoffs.
 type Store interface {
@@ -55,8 +54,6 @@ type Store interface {
 	RevokedWithin(ctx context.Context, lately time.Duration) ([]revocation.Revoked, error)
 	// RecordCutoff keeps the cutoff unless a newer one is kept already.
 	RecordCutoff(ctx context.Context, cutoff revocation.Cutoff, at time.Time) error
-	// Purge deletes revocations of tokens that expired before then.
-	Purge(ctx context.Context, expired time.Time) error
 }
 
 // Registry is the truth about agents; *registryapi.Client is one.
@@ -132,7 +129,7 @@ func (h *Hydrator) retry(ctx context.Context) (done bool) {
 	h.mu.Lock()
 	waiting := make([]revocation.Revoked, 0, len(h.unannounced))
 	for id, revoked := range h.unannounced {
-		if h.Clock().After(revoked.ExpiresAt.Add(purgeAfter)) {
+		if h.Clock().After(revoked.ExpiresAt.Add(After)) {
 			delete(h.unannounced, id)
 			continue
 		}
@@ -230,7 +227,7 @@ func (h *Hydrator) postpone(cutoff revocation.Cutoff) {
 // Run hydrates Redis whenever it has no mark, and brings to it what was revoked at any
 // replica, until ctx is done.
 func (h *Hydrator) Run(ctx context.Context) error {
-	var loaded, purged time.Time
+	var loaded time.Time
 	failing := false
 	ticker := time.NewTicker(checkEvery)
 	defer ticker.Stop()
@@ -243,23 +240,12 @@ func (h *Hydrator) Run(ctx context.Context) error {
 			h.Log.WarnContext(ctx, "redis is not in step", slog.Any("error", err))
 		}
 		failing = err != nil
-		if now.Sub(purged) >= purgeEvery {
-			if err := h.purge(ctx, now); err == nil {
-				purged = now
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
 		}
 	}
-}
-
-func (h *Hydrator) purge(ctx context.Context, now time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, purgeWait)
-	defer cancel()
-	return h.Store.Purge(ctx, now.Add(-purgeAfter))
 }
 
 // keepUp brings Redis into step, once. What a replica stored it announces itself; but it may have been killed before it

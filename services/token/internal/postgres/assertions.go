@@ -8,8 +8,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
-	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 )
 
 const (
@@ -30,7 +30,7 @@ type AssertionIDs struct{ db *pgdb.DB }
 
 var (
 	_ issue.AssertionIDs = (*AssertionIDs)(nil)
-	_ assertion.Store    = (*AssertionIDs)(nil)
+	_ sweep.Store        = (*AssertionIDs)(nil)
 )
 
 // NewAssertionIDs makes the store.

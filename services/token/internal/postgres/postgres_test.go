@@ -295,9 +295,14 @@ func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
 		}
 	}
 	require.Len(t, seen, 5)
-	require.NoError(t, store.Purge(t.Context(), noon.Add(time.Hour)))
-	require.Equal(t, 5, count(t, db, "revocations"))
-	require.NoError(t, store.Purge(t.Context(), noon.Add(time.Hour+1000)))
+	for _, purge := range []struct {
+		expired time.Duration
+		deleted int64
+	}{{time.Hour, 0}, {time.Hour + 1000, 3}, {time.Hour + 1000, 2}, {time.Hour + 1000, 0}} {
+		deleted, err := store.Purge(t.Context(), noon.Add(purge.expired), 3)
+		require.NoError(t, err)
+		require.Equal(t, purge.deleted, deleted)
+	}
 	require.Zero(t, count(t, db, "revocations"))
 }
 
@@ -405,7 +410,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"revocations":   func() error { _, err := revocations.RevocationsAfter(ctx, noon, id, 1); return err },
 		"recent":        func() error { _, err := revocations.RevokedWithin(ctx, time.Minute); return err },
 		"record cutoff": func() error { return revocations.RecordCutoff(ctx, revocation.Cutoff{AgentID: id}, noon) },
-		"purge":         func() error { return revocations.Purge(ctx, noon) },
+		"purge":         func() error { _, err := revocations.Purge(ctx, noon, 1); return err },
 		"use":           func() error { _, err := used.Use(ctx, id, "jti", noon); return err },
 		"purge used":    func() error { _, err := used.Purge(ctx, noon, 1); return err },
 		"keys":          func() error { _, err := ring.Keys(ctx); return err },

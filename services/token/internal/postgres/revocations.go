@@ -13,6 +13,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/hydration"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
+	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 )
 
 const (
@@ -31,7 +32,11 @@ WHERE expires_at > $1 AND jti > $2 ORDER BY jti LIMIT $3`
 	sqlRevocationsRecent = "-- name: revocations_recent\n" + `
 SELECT jti, expires_at FROM token.revocations WHERE revoked_at > statement_timestamp() - $1::interval`
 
-	sqlRevocationsPurge = "-- name: revocations_purge\n" + `DELETE FROM token.revocations WHERE expires_at < $1`
+	// Of replicas that come at the same time one deletes, so that none waits for another's rows.
+	sqlRevocationsPurge = "-- name: revocations_purge\n" + `
+DELETE FROM token.revocations
+WHERE (SELECT pg_try_advisory_xact_lock(hashtextextended('token.revocations', 0)))
+  AND jti IN (SELECT jti FROM token.revocations WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`
 
 	sqlCutoffUpsert = "-- name: agent_cutoff_upsert\n" + `
 INSERT INTO token.agent_cutoffs AS old (agent_id, revision, blocked, valid_after, recorded_at)
@@ -51,6 +56,7 @@ type Revocations struct {
 var (
 	_ issue.RevocationStore = (*Revocations)(nil)
 	_ hydration.Store       = (*Revocations)(nil)
+	_ sweep.Store           = (*Revocations)(nil)
 )
 
 // NewRevocations makes the store; events of revocations leave through box.
@@ -124,8 +130,8 @@ func (s *Revocations) RecordCutoff(ctx context.Context, cutoff revocation.Cutoff
 	return pgdb.Fault(err)
 }
 
-// Purge deletes revocations of tokens that expired before the given time.
-func (s *Revocations) Purge(ctx context.Context, expired time.Time) error {
-	_, err := s.db.Exec(ctx, sqlRevocationsPurge, expired)
-	return pgdb.Fault(err)
+// Purge deletes at most so many of tokens that expired before then; none while another replica is at it.
+func (s *Revocations) Purge(ctx context.Context, expired time.Time, limit int) (deleted int64, err error) {
+	tag, err := s.db.Exec(ctx, sqlRevocationsPurge, expired, limit)
+	return tag.RowsAffected(), pgdb.Fault(err)
 }
