@@ -225,6 +225,45 @@ func TestARenewalIsNotTriedAgainSoonerThanTheServerAsks(t *testing.T) {
 	})
 }
 
+func TestWhoCannotWaitForTheNextAttemptIsToldWhyAtOnce(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, transport := newTimedClient(t, p, nil)
+		p.tokens = []answer{{503, map[string]string{"Retry-After": "20"}, `{"error":"temporarily_unavailable"}`}}
+		begin := time.Now()
+		for range 2 { // the one who asks, and one who finds it asked for
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			_, err := client.Token(ctx)
+			cancel()
+			require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err))
+			require.Zero(t, time.Since(begin))
+		}
+		transport.hangs.Store(true) // the next attempt
+		ctx, cancel := context.WithTimeout(t.Context(), 25*time.Second)
+		defer cancel()
+		_, err := client.Token(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, CodeTemporarilyUnavailable, CodeOf(err))
+		require.Equal(t, 25*time.Second, time.Since(begin))
+		require.NoError(t, pause(t.Context(), renewalTimeout))
+	})
+}
+
+func TestATokenIsNotGivenOutInItsLastMoments(t *testing.T) {
+	t.Parallel()
+	p := newProvider(t)
+	synctest.Test(t, func(t *testing.T) {
+		client, _ := newTimedClient(t, p, nil)
+		first, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, pause(t.Context(), time.Until(first.Expiry)-wayMargin))
+		token, err := client.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, "t2", token.AccessToken)
+	})
+}
+
 func TestARenewalThatHangsEnds(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
@@ -286,8 +325,8 @@ func TestTheShortestPatienceIsNotThatOfAll(t *testing.T) {
 				left <- err
 			}()
 		}
-		require.ErrorIs(t, <-hasty, context.DeadlineExceeded)
-		require.Equal(t, 600*time.Millisecond, time.Since(begin))
+		require.Equal(t, CodeTemporarilyUnavailable, CodeOf(<-hasty))
+		require.Zero(t, time.Since(begin))
 		for range cap(left) {
 			require.NoError(t, <-left)
 		}

@@ -33,6 +33,8 @@ type call struct {
 	// the second answer says the same.
 	repeatable bool
 	out        any // the answer's JSON, if not nil
+	// setback is told of a failure, if not nil, and when the next attempt is.
+	setback func(err error, next time.Time)
 }
 
 // do makes a call with the agent's token and returns the header of the answer.
@@ -65,6 +67,9 @@ func (c *Client) attempt(ctx context.Context, r call, authorization string) (htt
 		wait, ok := c.wait(ctx, attempts, err)
 		if !ok {
 			return header, err
+		}
+		if r.setback != nil {
+			r.setback(err, c.clock().Add(wait))
 		}
 		if c.pause(ctx, wait) != nil {
 			return header, err // the failure says more than that ctx ended

@@ -19,12 +19,15 @@ const (
 	// renewalPause is how long a token that could not be renewed early is used before
 	// that is tried again, if the server does not ask for longer.
 	renewalPause = 10 * time.Second
+	// wayMargin is how long before it expires a token is not given out any more: it has
+	// a way to go, and other clocks to meet.
+	wayMargin = 10 * time.Second
 	// renewalTimeout bounds a request for a token, repetitions and pauses included:
 	// no caller's context does.
 	renewalTimeout = 5 * time.Minute
 )
 
-// Token returns an access token of the agent: the one at hand until it expires.
+// Token returns an access token of the agent: the one at hand until shortly before it expires.
 // From nine tenths of its life on, the next one is asked for meanwhile. Without one
 // at hand, any number of callers at once wait for one request and share its failure;
 // each waits as long as its ctx lives, the request goes on for up to 5 minutes.
@@ -36,19 +39,14 @@ func (c *Client) Token(ctx context.Context) (*oauth2.Token, error) {
 	if token != nil {
 		return token, nil
 	}
-	select {
-	case <-under.done:
-		return under.token, under.err
-	case <-ctx.Done():
-		return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
-	}
+	return under.wait(ctx)
 }
 
 // renew makes the request that others may wait for.
 func (c *Client) renew(ctx context.Context, under *renewal) {
 	ctx, cancel := context.WithTimeout(ctx, renewalTimeout)
 	defer cancel()
-	under.token, under.err = c.fetchToken(ctx)
+	under.token, under.err = c.fetchToken(ctx, under.setback)
 	c.token.land(under, c.clock())
 }
 
@@ -66,7 +64,7 @@ type tokenSource struct {
 
 func (s tokenSource) Token() (*oauth2.Token, error) { return s.client.Token(s.ctx) }
 
-func (c *Client) fetchToken(ctx context.Context) (*oauth2.Token, error) {
+func (c *Client) fetchToken(ctx context.Context, setback func(error, time.Time)) (*oauth2.Token, error) {
 	form := url.Values{"grant_type": {"client_credentials"}}
 	if len(c.cfg.Scopes) > 0 {
 		form.Set("scope", strings.Join(c.cfg.Scopes, " "))
@@ -84,6 +82,7 @@ func (c *Client) fetchToken(ctx context.Context) (*oauth2.Token, error) {
 	_, err := c.attempt(ctx, call{
 		method: http.MethodPost, path: "/api/v1/token", form: form, out: &answer,
 		repeatable: true, // a token that got lost on its way is of no use to anybody
+		setback:    setback,
 	}, c.basic())
 	switch {
 	case err != nil:
@@ -189,11 +188,52 @@ func (e epoch) time() time.Time {
 	return time.Unix(int64(e), 0).UTC()
 }
 
-// renewal is one request for a token. All but done is set before done is closed.
+// renewal is one request for a token.
 type renewal struct {
 	done  chan struct{}
-	token *oauth2.Token
+	token *oauth2.Token // set before done is closed, as err is
 	err   error
+
+	mu       sync.Mutex
+	failed   error         // the last attempt, nil if none failed
+	next     time.Time     // when the attempt after that is
+	attempts chan struct{} // closed when another one fails
+}
+
+func newRenewal() *renewal {
+	return &renewal{done: make(chan struct{}), attempts: make(chan struct{})}
+}
+
+func (r *renewal) setback(err error, next time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed, r.next = err, next
+	close(r.attempts)
+	r.attempts = make(chan struct{})
+}
+
+func (r *renewal) lately() (next time.Time, attempts <-chan struct{}, failed error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.next, r.attempts, r.failed
+}
+
+// wait gives the token as soon as it is there. It waits no longer than ctx lives, and
+// not at all for an attempt after its deadline; what went wrong is in the error.
+func (r *renewal) wait(ctx context.Context) (*oauth2.Token, error) {
+	for {
+		next, attempts, failed := r.lately()
+		if deadline, ok := ctx.Deadline(); ok && failed != nil && next.After(deadline) {
+			return nil, failed
+		}
+		select {
+		case <-r.done:
+			return r.token, r.err
+		case <-attempts:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("agentidp: wait for a token: %w", errors.Join(ctx.Err(), failed))
+		}
+	}
 }
 
 // tokenCache keeps the token at hand.
@@ -201,7 +241,8 @@ type tokenCache struct {
 	mu      sync.Mutex
 	token   *oauth2.Token
 	renewAt time.Time
-	under   *renewal // nil while no request for a token is under way
+	goodTo  time.Time // shortly before it expires
+	under   *renewal  // nil while no request for a token is under way
 }
 
 // at gives the token at hand, nil if there is none that lives, and the request for
@@ -209,7 +250,7 @@ type tokenCache struct {
 func (t *tokenCache) at(now time.Time) (token *oauth2.Token, under *renewal, mine bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.token != nil && now.Before(t.token.Expiry) {
+	if t.token != nil && now.Before(t.goodTo) {
 		token = t.token
 	}
 	if token != nil && now.Before(t.renewAt) {
@@ -218,7 +259,7 @@ func (t *tokenCache) at(now time.Time) (token *oauth2.Token, under *renewal, min
 	if t.under != nil {
 		return token, t.under, false
 	}
-	t.under = &renewal{done: make(chan struct{})}
+	t.under = newRenewal()
 	return token, t.under, true
 }
 
@@ -229,6 +270,7 @@ func (t *tokenCache) land(under *renewal, now time.Time) {
 	if under.err == nil {
 		lifetime := under.token.Expiry.Sub(now)
 		t.token, t.renewAt = under.token, under.token.Expiry.Add(-lifetime/10)
+		t.goodTo = under.token.Expiry.Add(-min(wayMargin, lifetime/20))
 	} else {
 		t.renewAt = now.Add(max(renewalPause, retryAfterOf(under.err)))
 	}
