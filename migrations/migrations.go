@@ -79,7 +79,7 @@ func versionTable(service string) string { return service + ".goose_db_version" 
 // Apply brings the schema of a service up to date. ownerURL is of the role that owns the schema; no
 // other role is needed. Replicas may do so at the same time: an advisory lock lets one go first.
 // What was applied stands in <service>.goose_db_version. A migration that fails leaves nothing of
-// itself behind, and those before it stay. log may be nil.
+// itself behind, or what it begins by clearing away (NO TRANSACTION), and those before it stay. log may be nil.
 func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
 	return apply(ctx, service, ownerURL, log, math.MaxInt64)
 }

@@ -81,6 +81,31 @@ func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
 	}
 }
 
+// A unique index that was cut off has its name, is passed over by IF NOT EXISTS, and keeps nothing unique.
+func TestAUniqueIndexIsMadeAnewWhereItWasCutOff(t *testing.T) {
+	t.Parallel()
+	making := regexp.MustCompile(`CREATE UNIQUE INDEX CONCURRENTLY (\w+) ON (\w+)\.`)
+	made := 0
+	for _, service := range Services() {
+		files, err := Files(service)
+		require.NoError(t, err)
+		names, err := fs.Glob(files, "*.sql")
+		require.NoError(t, err)
+		for _, name := range names {
+			sql, err := fs.ReadFile(files, name)
+			require.NoError(t, err)
+			text := string(sql)
+			require.NotContains(t, text, "UNIQUE INDEX CONCURRENTLY IF NOT EXISTS", name)
+			for _, found := range making.FindAllStringSubmatchIndex(text, -1) {
+				made++
+				index := text[found[4]:found[5]] + "." + text[found[2]:found[3]]
+				require.True(t, strings.HasSuffix(strings.TrimSpace(text[:found[0]]), "DROP INDEX CONCURRENTLY IF EXISTS "+index+";"), name)
+			}
+		}
+	}
+	require.NotZero(t, made)
+}
+
 // The relays look for rows in these two ways; a backlog without an index for one takes ever longer.
 func TestEveryOutboxHasTheIndexesOfItsRelay(t *testing.T) {
 	t.Parallel()

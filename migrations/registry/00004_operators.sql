@@ -3,17 +3,21 @@
 -- The index keeps its name, by which the release before knows that another replica was faster. That release cannot tell the
 -- operator from its predecessors, and fails at a bootstrap where there are any; it does not fail at anything else.
 
+-- What was cut off is done again from its beginning: half an index has the name of a whole one.
+
 -- +goose NO TRANSACTION
 
 -- +goose Up
-CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS agents_one_living_operator ON registry.agents ((registered_by IS NULL))
+DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_living_operator;
+CREATE UNIQUE INDEX CONCURRENTLY agents_one_living_operator ON registry.agents ((registered_by IS NULL))
     WHERE registered_by IS NULL AND status <> 'decommissioned';
 DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_operator;
 ALTER INDEX registry.agents_one_living_operator RENAME TO agents_one_operator;
 
 -- +goose Down
 -- It fails where an operator has predecessors: they are in the trail, and do not go.
-CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS agents_one_operator_ever ON registry.agents ((registered_by IS NULL))
+DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_operator_ever;
+CREATE UNIQUE INDEX CONCURRENTLY agents_one_operator_ever ON registry.agents ((registered_by IS NULL))
     WHERE registered_by IS NULL;
 DROP INDEX CONCURRENTLY IF EXISTS registry.agents_one_operator;
 ALTER INDEX registry.agents_one_operator_ever RENAME TO agents_one_operator;
