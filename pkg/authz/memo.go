@@ -52,7 +52,7 @@ func pure(compiler *ast.Compiler) bool {
 
 // memoKey spells an input so that two inputs have the same key only if they are the same to the policy.
 func (in Input) memoKey() string {
-	key := make([]byte, 0, 256)
+	key := make([]byte, 0, 512)
 	key = appendText(key, in.Method, in.Path, in.Subject, in.Owner, in.Authentication)
 	key = appendList(key, in.Scopes)
 	if r := in.Resource; r != nil {

@@ -25,7 +25,8 @@ type member map[string]json.RawMessage
 
 const coordinateBytes = 32 // of P-256
 
-// key reads the key and lists what is wrong with it by parameter, "" for the key as a whole. Text in it that is not the name
+// key reads the key and lists what is wrong with it by parameter, "" for the key as a whole; whether it is private is for
+// private and privateIn to say. Text in it that is not the name
 // of a parameter never gets into a reason: it may be secret.
 func (m member) key() (Key, []apperr.FieldError) {
 	var faults apperr.Fields
@@ -33,7 +34,6 @@ func (m member) key() (Key, []apperr.FieldError) {
 		faults.Add("", "must be an object")
 		return Key{}, faults.All()
 	}
-	checkPrivate(m, &faults)
 	key := Key{ID: m.id(&faults)}
 	m.checkUse(&faults)
 	switch m.text("kty") {
@@ -187,7 +187,7 @@ func (m member) ed25519(faults *apperr.Fields) crypto.PublicKey {
 }
 
 // ed25519Fault says what is wrong with 32 bytes as an Ed25519 key, or "". A point of small order verifies signatures that
-// anybody can make, of any message; of the points that RFC 8032 §5.1.3 decodes in two spellings, one is the right one.
+// anybody can make, of any message; of the spellings of a point that are read here beyond RFC 8032 §5.1.3, none is right.
 func ed25519Fault(x []byte) string {
 	point, err := new(edwards25519.Point).SetBytes(x)
 	switch {

@@ -3,14 +3,14 @@ package jwk
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
 // privateParameters are those of RFC 7518 §6.2.2, §6.3.2 and §6.4 and RFC 8037 §2 that hold or derive from a secret. They are
-// looked for whatever the kty says, in whatever case and however deep: a key that was wrapped or written by other rules has
-// left the machine as well.
+// looked for whatever the kty says.
 func privateParameters() []string {
 	return []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 }
@@ -18,9 +18,14 @@ func privateParameters() []string {
 // privatePEM is in the label of every private key in PEM (RFC 7468), of whatever kind.
 const privatePEM = "PRIVATE KEY"
 
-// checkPrivate adds what is private in an object, a key or what stands beside the keys. A parameter is told by its right name:
-// the names around it are anybody's, and may be secret.
-func checkPrivate(object map[string]json.RawMessage, faults *apperr.Fields) {
+// private tells whether the key has a private parameter. Of a key that somebody publishes, other members are anybody's.
+func (m member) private() bool { return slices.ContainsFunc(privateParameters(), m.has) }
+
+// privateIn lists what is private in what somebody wants to register, a key or what stands beside the keys, in whatever case
+// and however deep: a key that was wrapped or written by other rules has left the machine as well. A parameter is told by its
+// right name: the names around it are anybody's, and may be secret.
+func privateIn(object map[string]json.RawMessage) []apperr.FieldError {
+	var faults apperr.Fields
 	found := privateFinds{parameters: map[string]bool{}}
 	for name, value := range object {
 		found.name(name)
@@ -34,6 +39,7 @@ func checkPrivate(object map[string]json.RawMessage, faults *apperr.Fields) {
 	if found.pem {
 		faults.Add("", "has the text of a private key in it: register the public key only")
 	}
+	return faults.All()
 }
 
 // privateFinds are the private parameters that were found, and whether any text was of a private key.

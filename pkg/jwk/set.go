@@ -53,6 +53,7 @@ func ParseClientSet(raw []byte) ([]Key, error) {
 	seen := make(map[string]bool, len(members))
 	for i, member := range members {
 		key, wrong := member.key()
+		wrong = append(privateIn(member), wrong...)
 		path := fmt.Sprintf("keys[%d]", i)
 		for _, fault := range wrong {
 			fault.Field = strings.TrimSuffix(path+"."+fault.Field, ".")
@@ -75,9 +76,7 @@ func privateBeside(raw []byte) SetErrors {
 	var set map[string]json.RawMessage
 	_ = json.Unmarshal(raw, &set) // it is well-formed: membersOf read it
 	delete(set, "keys")
-	var faults apperr.Fields
-	checkPrivate(set, &faults)
-	return faults.All()
+	return privateIn(set)
 }
 
 // RepeatsName reports whether an object in the JSON value has a name twice, which RFC 7515 §4 and RFC 7519 §4 leave it to the
@@ -116,7 +115,7 @@ func ReadClientSet(raw []byte) ([]Key, error) {
 }
 
 // ReadSet reads a set whose other keys may serve other purposes: those that ParseClientSet would refuse are left out, as RFC
-// 7517 §5 asks; none left is not an error, and two may have the same kid. Errors: what is not JSON, or has no list "keys".
+// 7517 §5 asks, of private parameters only for those of the key itself; none left is not an error, and two may have the same kid. Errors: what is not JSON, or has no list "keys".
 func ReadSet(raw []byte) ([]Key, error) {
 	members, err := membersOf(raw)
 	if err != nil {
@@ -124,7 +123,7 @@ func ReadSet(raw []byte) ([]Key, error) {
 	}
 	keys := make([]Key, 0, len(members))
 	for _, member := range members {
-		if key, faults := member.key(); len(faults) == 0 {
+		if key, faults := member.key(); len(faults) == 0 && !member.private() {
 			keys = append(keys, key)
 		}
 	}
