@@ -3,7 +3,8 @@
 -- +goose NO TRANSACTION
 
 -- +goose Up
-CREATE INDEX CONCURRENTLY IF NOT EXISTS revocations_by_time ON token.revocations (revoked_at);
+DROP INDEX CONCURRENTLY IF EXISTS token.revocations_by_time;
+CREATE INDEX CONCURRENTLY revocations_by_time ON token.revocations (revoked_at);
 
 -- +goose Down
 DROP INDEX CONCURRENTLY IF EXISTS token.revocations_by_time;
