@@ -98,7 +98,7 @@ func New(cfg Config) (*Client, error) {
 }
 
 // HTTPClient returns an HTTP client that adds the agent's access token to every
-// request, for APIs that accept it. Requests wait for a token as long as ctx lives.
+// request, for APIs that accept it. Requests wait for a token as [Client.Token] does.
 // Give it only requests to hosts that may see the token. A redirect to another
 // scheme or host is not followed: the answer is the redirect itself. Others are, as
 // CheckRedirect of [Config.HTTPClient] says.

@@ -30,7 +30,9 @@ const (
 // Token returns an access token of the agent: the one at hand until shortly before it expires.
 // From nine tenths of its life on, the next one is asked for meanwhile. Without one
 // at hand, any number of callers at once wait for one request and share its failure;
-// each waits as long as its ctx lives, the request goes on for up to 5 minutes.
+// each waits as long as its ctx lives, and not at all for an attempt after its deadline:
+// the error is that of the last one then, and its RetryAfter counts from that. The
+// request goes on for up to 5 minutes.
 func (c *Client) Token(ctx context.Context) (*oauth2.Token, error) {
 	token, under, mine := c.token.at(c.clock())
 	if mine {
@@ -51,7 +53,7 @@ func (c *Client) renew(ctx context.Context, under *renewal) {
 }
 
 // TokenSource lends the agent's tokens to golang.org/x/oauth2. Who asks it for one
-// waits as long as ctx lives. A client that oauth2 makes of it gives the token to the
+// waits as with [Client.Token]. A client that oauth2 makes of it gives the token to the
 // hosts of redirects as well; that of [Client.HTTPClient] does not.
 func (c *Client) TokenSource(ctx context.Context) oauth2.TokenSource {
 	return tokenSource{ctx: ctx, client: c}
@@ -231,7 +233,10 @@ func (r *renewal) wait(ctx context.Context) (*oauth2.Token, error) {
 			return r.token, r.err
 		case <-attempts:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("agentidp: wait for a token: %w", errors.Join(ctx.Err(), failed))
+			if failed != nil {
+				return nil, fmt.Errorf("agentidp: wait for a token: %w; the last attempt: %w", ctx.Err(), failed)
+			}
+			return nil, fmt.Errorf("agentidp: wait for a token: %w", ctx.Err())
 		}
 	}
 }
