@@ -211,7 +211,7 @@ func TestRedisIsMarkedOnceTheRegistryCanBeAsked(t *testing.T) {
 	w.registryErr = errAway
 	w.cutoffs = []registryapi.Cutoff{{AgentID: uuid.Must(uuid.NewV7()), Status: registryapi.StatusSuspended}}
 	start(t, h.Run)
-	require.Eventually(t, w.read(func(w *world) bool { return w.begun > 0 }), 5*time.Second, time.Millisecond)
+	require.Eventually(t, w.read(func(w *world) bool { return w.begun > 1 }), 5*time.Second, time.Millisecond, "the first is over")
 	require.False(t, w.read(func(w *world) bool { return w.hydrated })())
 	w.set(func(w *world) { w.registryErr = nil })
 	require.Eventually(t, w.read(func(w *world) bool { return w.hydrated }), 5*time.Second, 10*time.Millisecond)
