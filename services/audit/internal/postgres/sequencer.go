@@ -80,29 +80,38 @@ SELECT now()`
 // its id would be looked for. What is rejected does not come again, so the database's
 // clock has to agree: one that is wrong would do that to every event.
 func (s *Sequencer) judge(ctx context.Context, work []trail.Delivery) error {
-	own := s.Clock()
-	var other time.Time // zero until the database was asked
+	own := s.boundsAt(s.Clock())
+	var other bounds // zero until the database was asked
 	for i := range work {
 		d := &work[i]
 		if d.Reject != "" || s.outside(d.Event, own) == "" {
 			continue
 		}
-		if other.IsZero() {
-			if err := s.DB.QueryRow(ctx, sqlNow).Scan(&other); err != nil {
+		if other.newest.IsZero() {
+			var now time.Time
+			if err := s.DB.QueryRow(ctx, sqlNow).Scan(&now); err != nil {
 				return err
 			}
+			other = s.boundsAt(now)
 		}
 		d.Reject = s.outside(d.Event, other)
 	}
 	return nil
 }
 
-// outside is why an event cannot be taken at a moment, empty if it can.
-func (s *Sequencer) outside(e trail.Event, now time.Time) string {
+// bounds are the times between which events can be taken.
+type bounds struct{ oldest, newest time.Time }
+
+func (s *Sequencer) boundsAt(now time.Time) bounds {
+	return bounds{oldest: s.Window.Oldest(now), newest: now.Add(maxAhead)}
+}
+
+// outside is why an event cannot be taken, empty if it can.
+func (s *Sequencer) outside(e trail.Event, within bounds) string {
 	switch {
-	case e.Timestamp.Before(s.Window.Oldest(now)):
+	case e.Timestamp.Before(within.oldest):
 		return fmt.Sprintf("its day lies before the retention window of %d days", s.Window.Days())
-	case e.Timestamp.After(now.Add(maxAhead)):
+	case e.Timestamp.After(within.newest):
 		return "timestamp lies more than a day in the future"
 	case drifts(e):
 		return "the time in eventId lies more than a day from timestamp"
