@@ -61,8 +61,9 @@ func TestTheNeededVersionIsTheLastThatIsNotAContraction(t *testing.T) {
 	require.ErrorContains(t, err, "billing")
 }
 
-func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
-	t.Parallel()
+// each hands over every migration of every service.
+func each(t *testing.T, see func(service, name, sql string)) {
+	t.Helper()
 	for _, service := range Services() {
 		files, err := Files(service)
 		require.NoError(t, err)
@@ -71,14 +72,21 @@ func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
 		for _, name := range names {
 			sql, err := fs.ReadFile(files, name)
 			require.NoError(t, err)
-			for _, other := range Services() {
-				if other != service {
-					foreign := regexp.MustCompile(`(?mi)^[^-\n]*\b(table|index|on|from|into|update|references|schema|to)\s+` + other + `[._]`)
-					require.False(t, foreign.Match(sql), "%s/%s reaches into %s", service, name, other)
-				}
-			}
+			see(service, name, string(sql))
 		}
 	}
+}
+
+func TestAMigrationNamesNoSchemaButItsOwn(t *testing.T) {
+	t.Parallel()
+	each(t, func(service, name, sql string) {
+		for _, other := range Services() {
+			if other != service {
+				foreign := regexp.MustCompile(`(?mi)^[^-\n]*\b(table|index|on|from|into|update|references|schema|to)\s+` + other + `[._]`)
+				require.False(t, foreign.MatchString(sql), "%s/%s reaches into %s", service, name, other)
+			}
+		}
+	})
 }
 
 // An index that was cut off has its name, is passed over by IF NOT EXISTS, and serves nothing.
@@ -86,23 +94,14 @@ func TestAnIndexIsMadeAnewWhereItWasCutOff(t *testing.T) {
 	t.Parallel()
 	making := regexp.MustCompile(`CREATE (?:UNIQUE )?INDEX CONCURRENTLY (\w+) ON (\w+)\.`)
 	made := 0
-	for _, service := range Services() {
-		files, err := Files(service)
-		require.NoError(t, err)
-		names, err := fs.Glob(files, "*.sql")
-		require.NoError(t, err)
-		for _, name := range names {
-			sql, err := fs.ReadFile(files, name)
-			require.NoError(t, err)
-			text := string(sql)
-			require.NotContains(t, text, "INDEX CONCURRENTLY IF NOT EXISTS", name)
-			for _, found := range making.FindAllStringSubmatchIndex(text, -1) {
-				made++
-				index := text[found[4]:found[5]] + "." + text[found[2]:found[3]]
-				require.True(t, strings.HasSuffix(strings.TrimSpace(text[:found[0]]), "DROP INDEX CONCURRENTLY IF EXISTS "+index+";"), name)
-			}
+	each(t, func(_, name, sql string) {
+		require.NotContains(t, sql, "INDEX CONCURRENTLY IF NOT EXISTS", name)
+		for _, found := range making.FindAllStringSubmatchIndex(sql, -1) {
+			made++
+			index := sql[found[4]:found[5]] + "." + sql[found[2]:found[3]]
+			require.True(t, strings.HasSuffix(strings.TrimSpace(sql[:found[0]]), "DROP INDEX CONCURRENTLY IF EXISTS "+index+";"), name)
 		}
-	}
+	})
 	require.NotZero(t, made)
 }
 

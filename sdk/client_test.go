@@ -159,15 +159,12 @@ func TestNobodyWaitsForTheNextTokenWhileOneLives(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t, answer{200, nil, "{}"})
 	synctest.Test(t, func(t *testing.T) {
-		client, transport := newTimedClient(t, p, nil)
-		_, err := client.Token(t.Context())
-		require.NoError(t, err)
-		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		client, transport, _ := newClientInRenewal(t, p)
 		transport.hangs.Store(true)
 		begin := time.Now()
 		for range 20 {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
-			_, err = client.Agents.Get(ctx, agentID)
+			_, err := client.Agents.Get(ctx, agentID)
 			require.NoError(t, err)
 			cancel()
 			synctest.Wait() // until the renewal got over the end of this call
@@ -188,10 +185,7 @@ func TestARenewalWaitsAsTheServerAsks(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := newTimedClient(t, p, nil)
-		first, err := client.Token(t.Context())
-		require.NoError(t, err)
-		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		client, _, first := newClientInRenewal(t, p)
 		p.tokens = []answer{{503, map[string]string{"Retry-After": "2"}, `{"error":"temporarily_unavailable"}`}}
 		begin := time.Now()
 		token, err := client.Token(t.Context())
@@ -210,13 +204,10 @@ func TestARenewalIsNotTriedAgainSoonerThanTheServerAsks(t *testing.T) {
 	t.Parallel()
 	p := newProvider(t)
 	synctest.Test(t, func(t *testing.T) {
-		client, _ := newTimedClient(t, p, nil)
-		_, err := client.Token(t.Context())
-		require.NoError(t, err)
-		require.NoError(t, pause(t.Context(), 55*time.Minute))
+		client, _, _ := newClientInRenewal(t, p)
 		p.tokens = []answer{{503, map[string]string{"Retry-After": "120"}, `{"error":"temporarily_unavailable"}`}}
 		for _, calls := range []int{2, 2, 3} { // at once, after a minute, after two
-			_, err = client.Token(t.Context())
+			_, err := client.Token(t.Context())
 			require.NoError(t, err)
 			synctest.Wait()
 			require.Len(t, p.tokenCalls(), calls)

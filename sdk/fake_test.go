@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/oauth2"
 )
 
 const (
@@ -182,6 +183,16 @@ func newTimedClient(t *testing.T, p *provider, change func(cfg *Config)) (*Clien
 	})
 	client.clock, client.pause = time.Now, pause
 	return client, transport
+}
+
+// newClientInRenewal has a token that has used up nine tenths of its life.
+func newClientInRenewal(t *testing.T, p *provider) (*Client, *direct, *oauth2.Token) {
+	t.Helper()
+	client, transport := newTimedClient(t, p, nil)
+	first, err := client.Token(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, pause(t.Context(), 55*time.Minute))
+	return client, transport, first
 }
 
 func failure(status int, code string) answer {

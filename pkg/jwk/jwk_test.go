@@ -205,9 +205,7 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			key := keyOf(t, tt.kind)
-			maps.Copy(key, tt.change)
-			raw := setOf(t, keyOf(t, "rsa"), key)
+			raw := behindRSA(t, tt.kind, tt.change)
 			require.Equal(t, tt.wrong, refusedOf(t, raw))
 
 			lenient, err := jwk.ReadClientSet(raw)
@@ -215,6 +213,14 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 			require.Equal(t, []jwk.Key{{Public: public("rsa")}}, lenient, "a fetched set goes on without it")
 		})
 	}
+}
+
+// behindRSA is a set of a good RSA key and a second one that was changed.
+func behindRSA(t *testing.T, kind string, change fields) []byte {
+	t.Helper()
+	key := keyOf(t, kind)
+	maps.Copy(key, change)
+	return setOf(t, keyOf(t, "rsa"), key)
 }
 
 // refusedOf are the parameters of the second key for which a set cannot be registered.
@@ -248,9 +254,7 @@ func TestAPrivateKeyIsNotRegisteredHoweverItIsWritten(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			key := keyOf(t, tt.kind)
-			maps.Copy(key, tt.change)
-			raw := setOf(t, keyOf(t, "rsa"), key)
+			raw := behindRSA(t, tt.kind, tt.change)
 			require.Equal(t, tt.wrong, refusedOf(t, raw))
 
 			lenient, err := jwk.ReadClientSet(raw)

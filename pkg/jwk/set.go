@@ -115,7 +115,8 @@ func ReadClientSet(raw []byte) ([]Key, error) {
 }
 
 // ReadSet reads a set whose other keys may serve other purposes: those that ParseClientSet would refuse are left out, as RFC
-// 7517 §5 asks, of private parameters only for those of the key itself; none left is not an error, and two may have the same kid. Errors: what is not JSON, or has no list "keys".
+// 7517 §5 asks, of private parameters only for those of the key itself; none left is not an error, and two may have the same
+// kid. Errors: what is not JSON, or has no list "keys".
 func ReadSet(raw []byte) ([]Key, error) {
 	members, err := membersOf(raw)
 	if err != nil {
