@@ -84,6 +84,18 @@ func (r *Redis) Stop() {
 	r.proc.stop(syscall.SIGTERM)
 }
 
+// Freeze has the server take connections and answer nothing, as one whose machine hangs, until Thaw.
+func (r *Redis) Freeze() error { return r.signal(syscall.SIGSTOP) }
+
+// Thaw ends Freeze. A frozen server has to be thawed before it can be stopped.
+func (r *Redis) Thaw() error { return r.signal(syscall.SIGCONT) }
+
+func (r *Redis) signal(sig syscall.Signal) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.proc.cmd.Process.Signal(sig)
+}
+
 // Restart stops the server if it runs and starts it on the same port and directory.
 func (r *Redis) Restart(ctx context.Context) error {
 	r.Stop()

@@ -1,6 +1,6 @@
 // Package redisx is the way to Redis: one lazy client per service with short timeouts, a key prefix
-// and metrics. Redis is a cache here and never the truth, so this package must not retry for long
-// nor hide that Redis is away: the caller decides what holds without it.
+// and metrics. Redis is a cache here and never the truth, so this package must not retry for long, must not
+// have every request wait for a server that hangs, nor hide that Redis is away: the caller decides what holds without it.
 package redisx
 
 import (
@@ -42,13 +42,15 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// Client is a connection pool to Redis. It is safe for concurrent use.
+// Client is a connection pool to Redis. It is safe for concurrent use. While the server does not answer in time, commands fail
+// at once, but for one now and then; those of Insisting are sent all the same.
 type Client struct {
 	redis.UniversalClient
-	prefix string
-	runID  *atomic.Value // string
-	shared *together.Trips[redis.Cmder, struct{}]
-	loads  *singleflight.Group // of scripts, by their hash
+	insisting *Client
+	prefix    string
+	runID     *atomic.Value // string
+	shared    *together.Trips[redis.Cmder, struct{}]
+	loads     *singleflight.Group // of scripts, by their hash
 }
 
 // Open makes the client without connecting: the server may come later. It fails only for a URL that
@@ -84,12 +86,25 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 		runID.Store(parseRunID(info))
 		return nil
 	}
-	client := redis.NewClient(opts)
+	guarded := redis.NewClient(opts)
+	insisting := guarded.WithTimeout(ioTimeout) // the same pool
+	guarded.AddHook(newBreaker(tel))            // around the timer: what is not sent takes no time
 	if tel != nil {
-		client.AddHook(commandTimer{metrics: tel.Metrics})
+		guarded.AddHook(commandTimer{metrics: tel.Metrics})
+		insisting.AddHook(commandTimer{metrics: tel.Metrics})
 	}
-	return &Client{UniversalClient: client, prefix: cfg.KeyPrefix, runID: runID, shared: newTrips(client), loads: new(singleflight.Group)}, nil
+	client := func(c redis.UniversalClient) *Client {
+		return &Client{UniversalClient: c, prefix: cfg.KeyPrefix, runID: runID, shared: newTrips(c), loads: new(singleflight.Group)}
+	}
+	c := client(guarded)
+	c.insisting = client(insisting)
+	c.insisting.insisting = c.insisting
+	return c, nil
 }
+
+// Insisting is the client, on the same connections, for what nobody's request waits for, or what must not miss the moment
+// in which a server is back: its commands are sent however long the server has not answered.
+func (c *Client) Insisting() *Client { return c.insisting }
 
 // Key joins the parts with colons behind the prefix of this deployment.
 func (c *Client) Key(parts ...string) string { return c.prefix + strings.Join(parts, ":") }
@@ -105,7 +120,7 @@ func (c *Client) RunID() string {
 
 // Ready answers nil when Redis takes commands.
 func (c *Client) Ready(ctx context.Context) error {
-	if err := c.Ping(ctx).Err(); err != nil {
+	if err := c.insisting.Ping(ctx).Err(); err != nil {
 		return fmt.Errorf("redis is not ready: %w", err)
 	}
 	return nil

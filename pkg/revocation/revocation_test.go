@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
+	"github.com/sony/gobreaker/v2"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -361,6 +362,23 @@ func TestWithoutRedisTheFallbackDecides(t *testing.T) {
 	_, err = b.store.Hydrated(t.Context())
 	require.Error(t, err)
 	require.NotErrorIs(t, err, redis.Nil)
+}
+
+func TestARevocationReachesRedisAsSoonAsItIsBack(t *testing.T) {
+	t.Parallel()
+	redisServer, b := server(t)
+	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+	thaw := testkit.Freeze(t, redisServer)
+	require.Eventually(t, func() bool {
+		v, err := b.checker.Look(t.Context(), b.query())
+		return v[0] == revocation.Unknown && errors.Is(err, gobreaker.ErrOpenState)
+	}, 10*time.Second, time.Millisecond, "requests are spared a redis that hangs")
+	thaw()
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)), "and a revocation asks it all the same")
+	require.Eventually(t, func() bool {
+		v, err := b.checker.Look(t.Context(), b.query())
+		return err == nil && v[0] == revocation.Dead
+	}, 10*time.Second, time.Millisecond)
 }
 
 func TestTheZeroVerdictIsNotLive(t *testing.T) {

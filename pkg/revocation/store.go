@@ -69,7 +69,8 @@ type Store struct {
 
 // NewStore gives a store on that Redis.
 func NewStore(rdb *redisx.Client) *Store {
-	return &Store{rdb: rdb, setCutoff: redis.NewScript(setCutoff), setMark: redis.NewScript(setMark)}
+	// A revocation is to be there as soon as Redis is.
+	return &Store{rdb: rdb.Insisting(), setCutoff: redis.NewScript(setCutoff), setMark: redis.NewScript(setMark)}
 }
 
 // SetCutoff makes the cutoff hold, unless one with a higher revision does.

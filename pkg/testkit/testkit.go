@@ -49,6 +49,24 @@ func PersistentRedisServer(tb testing.TB) *devservers.Redis {
 	return ownRedis(tb, devservers.RedisConfig{Dir: tb.TempDir(), Persist: true})
 }
 
+// Freeze freezes the server until thaw is called, or the test ends.
+func Freeze(tb testing.TB, server interface {
+	Freeze() error
+	Thaw() error
+}) (thaw func()) {
+	tb.Helper()
+	if err := server.Freeze(); err != nil {
+		tb.Fatalf("freeze redis: %v", err)
+	}
+	thaw = func() {
+		if err := server.Thaw(); err != nil {
+			tb.Errorf("thaw redis: %v", err)
+		}
+	}
+	tb.Cleanup(func() { _ = server.Thaw() })
+	return thaw
+}
+
 func ownRedis(tb testing.TB, cfg devservers.RedisConfig) *devservers.Redis {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)

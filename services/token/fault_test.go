@@ -16,6 +16,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 func TestTokensGoOnWithoutNATSAndTheirEventsFollow(t *testing.T) {
@@ -110,6 +111,20 @@ func TestARevokedTokenStaysRevokedWhateverHappensToRedis(t *testing.T) {
 	require.True(t, dead(), "right after redis was restarted")
 	require.Eventually(t, func() bool {
 		n, err := client.Exists(t.Context(), "agentidp:revoked:"+jtiOf(t, second)).Result()
+		return err == nil && n == 1
+	}, soon, often)
+
+	thaw := testkit.Freeze(t, w.redis)
+	require.True(t, dead(), "while redis hangs")
+	require.True(t, live())
+	third := w.issue(t, id, "agents:read")
+	require.Equal(t, http.StatusOK, w.revoke(t, observer, third).status)
+	require.JSONEq(t, `{"active":false}`, w.introspect(t, observer, third).body)
+	thaw()
+	require.True(t, dead(), "right after redis answers again")
+	require.JSONEq(t, `{"active":false}`, w.introspect(t, observer, third).body)
+	require.Eventually(t, func() bool {
+		n, err := client.Exists(t.Context(), "agentidp:revoked:"+jtiOf(t, third)).Result()
 		return err == nil && n == 1
 	}, soon, often)
 }

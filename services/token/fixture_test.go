@@ -170,6 +170,8 @@ type (
 		URL() string
 		Stop()
 		Restart(ctx context.Context) error
+		Freeze() error
+		Thaw() error
 	}
 )
 

@@ -24,7 +24,8 @@
 // A refund goes to where the token was counted, and never lowers what a replica saw.
 //
 // That is exact for what one replica counts. What stays open is a Redis that some
-// replicas reach and others do not, for the moment of its restart too: of what both
+// replicas reach and others do not, for the moment of its restart too, and for up to a
+// second after it hung, until each has found it back: of what both
 // kinds counted between two writes only the larger part is kept, again with every
 // write for as long as it lasts, and nothing makes up for it. A command whose answer was lost may have counted a token
 // that nobody got.

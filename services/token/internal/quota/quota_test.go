@@ -36,6 +36,8 @@ type redisServer interface {
 	URL() string
 	Stop()
 	Restart(ctx context.Context) error
+	Freeze() error
+	Thaw() error
 }
 
 // bundle is one deployment: a Redis and a database that replicas share.
@@ -302,26 +304,47 @@ func TestARefundAtARestartedRedisForgetsNoCount(t *testing.T) {
 
 func TestTheQuotaIsExactInPostgresWhileRedisIsAway(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	budget := b.replica(t, 100, 20, true)
-	for range 5 {
-		require.False(t, b.spend(t, budget).QuotaExceeded)
-	}
-	b.server.Stop()
-	var taken atomic.Int64
-	var group sync.WaitGroup
-	for range 40 {
-		group.Go(func() {
-			charge, err := budget.Spend(t.Context(), b.client)
-			require.NoError(t, err)
-			require.True(t, charge.Window.Allowed, "the rate window is open")
-			if !charge.QuotaExceeded {
-				taken.Add(1)
+	for how, leave := range map[string]func(t *testing.T, server redisServer) (back func()){
+		"and refuses": func(t *testing.T, server redisServer) func() {
+			t.Helper()
+			server.Stop()
+			return func() { require.NoError(t, server.Restart(t.Context())) }
+		},
+		"and hangs": func(t *testing.T, server redisServer) func() {
+			t.Helper()
+			return testkit.Freeze(t, server)
+		},
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			server := testkit.RedisServer(t)
+			b := setupOn(t, server)
+			budget := b.replica(t, 100, 20, true)
+			for range 5 {
+				require.False(t, b.spend(t, budget).QuotaExceeded)
 			}
+			back := leave(t, server)
+			var taken atomic.Int64
+			var group sync.WaitGroup
+			for range 40 {
+				group.Go(func() {
+					charge, err := budget.Spend(t.Context(), b.client)
+					if err != nil || !charge.Window.Allowed { // the rate window is open
+						t.Errorf("%+v, %v", charge, err)
+					}
+					if !charge.QuotaExceeded {
+						taken.Add(1)
+					}
+				})
+			}
+			group.Wait()
+			require.EqualValues(t, 15, taken.Load())
+
+			back()
+			require.Eventually(t, func() bool { return b.redis.Ping(t.Context()).Err() == nil }, soon, often)
+			require.True(t, b.spend(t, budget).QuotaExceeded, "what postgres counted is not forgotten")
 		})
 	}
-	group.Wait()
-	require.EqualValues(t, 15, taken.Load())
 }
 
 // slowStore holds up the first Take until it may go on.
