@@ -17,6 +17,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/sweep"
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 	"github.com/sentryagent/agentidp/services/registry/api"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
@@ -24,21 +25,16 @@ import (
 	"github.com/sentryagent/agentidp/services/registry/internal/postgres"
 )
 
-const (
-	serviceName = "registry"
-	// forgetEvery is how often expired idempotency keys are deleted. They count no more once they are expired, so
-	// this only bounds what is stored.
-	forgetEvery = 10 * time.Minute
-)
+const serviceName = "registry"
 
 // Service is one replica of the registry.
 type Service struct {
-	replica  *replica.Replica
-	guard    *guard.Guard
-	relay    *outbox.Relay
-	registry *agent.Registry
-	fleet    *fleet
-	server   *httpx.Server
+	replica *replica.Replica
+	guard   *guard.Guard
+	relay   *outbox.Relay
+	sweeper *sweep.Sweeper
+	fleet   *fleet
+	server  *httpx.Server
 }
 
 // New puts a service together. It connects to nothing: what the service depends on may come later. A Service that was
@@ -76,7 +72,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		return fmt.Errorf("guard: %w", err)
 	}
 	store := postgres.NewStore(r.DB)
-	s.registry = agent.New(agent.Options{
+	registry := agent.New(agent.Options{
 		Store:      store,
 		Cutoffs:    revocation.NewStore(r.Redis),
 		MaxAgents:  cfg.MaxAgents,
@@ -85,6 +81,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		Log:        r.Telemetry.Log,
 		Registered: countRegistrations(r.Telemetry.Metrics.Registry),
 	})
+	s.sweeper = &sweep.Sweeper{Purge: store.PurgeIdempotencyKeys, What: "idempotency keys", Clock: time.Now, Log: r.Telemetry.Log}
 	s.fleet = newFleet(r.Telemetry.Metrics.Registry, cfg.MaxAgents, store.Living)
 	s.relay = outbox.New(postgres.Schema).NewRelay(outbox.RelayConfig{
 		DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now,
@@ -95,7 +92,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
-	httpapi.New(s.registry, s.guard).Routes(s.server.Public(), s.server.Internal())
+	httpapi.New(registry, s.guard).Routes(s.server.Public(), s.server.Internal())
 	return nil
 }
 
@@ -111,27 +108,8 @@ func (s *Service) Addresses() (public, internal string) {
 func (s *Service) Run(ctx context.Context) error {
 	return s.replica.Run(ctx, s.server, replica.Work{
 		AtOnce:       []func(context.Context) error{s.guard.Run},
-		OnceMigrated: []func(context.Context) error{s.relay.Run, s.forgetKeys, s.fleet.Run},
+		OnceMigrated: []func(context.Context) error{s.relay.Run, s.sweeper.Run, s.fleet.Run},
 	})
-}
-
-// forgetKeys deletes expired idempotency keys from time to time, in every replica: they do not stand in each other's way.
-func (s *Service) forgetKeys(ctx context.Context) error {
-	ticker := time.NewTicker(forgetEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		forgotten, err := s.registry.ForgetExpiredKeys(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.replica.Telemetry.Log.WarnContext(ctx, "expired idempotency keys not deleted", "error", err)
-			continue
-		}
-		s.replica.Telemetry.Log.DebugContext(ctx, "expired idempotency keys deleted", "count", forgotten)
-	}
 }
 
 // newID makes time-ordered ids (UUIDv7): neighbours in time are neighbours in the index.

@@ -16,6 +16,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/revocation"
+	"github.com/sentryagent/agentidp/pkg/sweep"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/token/internal/assertion"
 	"github.com/sentryagent/agentidp/services/token/internal/clientkeys"
@@ -29,7 +30,6 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/postgres"
 	"github.com/sentryagent/agentidp/services/token/internal/quota"
 	"github.com/sentryagent/agentidp/services/token/internal/registry"
-	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 	"github.com/sentryagent/agentidp/services/token/internal/usage"
 )
 
@@ -56,7 +56,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	revocations := postgres.NewRevocations(r.DB, box)
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
-	s.sweep(revocations, "revocations", hydration.After)
+	s.sweep("revocations", revocations.Purge, hydration.After)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
 		Clock: time.Now, Log: r.Telemetry.Log,
@@ -141,7 +141,7 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 	}
 	used := postgres.NewAssertionIDs(r.DB)
 	// Longer than the clocks of replicas differ and exp has leeway, so that none comes back.
-	s.sweep(used, "used assertions", 10*time.Minute)
+	s.sweep("used assertions", used.Purge, 10*time.Minute)
 	published := clientkeys.New(clientkeys.Config{
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,
@@ -149,8 +149,8 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 	return issue.NewAssertions(issue.AssertionsConfig{Agents: s.agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
 }
 
-func (s *Service) sweep(store sweep.Store, what string, after time.Duration) {
-	sweeper := &sweep.Sweeper{Store: store, What: what, After: after, Clock: time.Now, Log: s.replica.Telemetry.Log}
+func (s *Service) sweep(what string, purge sweep.Purge, after time.Duration) {
+	sweeper := &sweep.Sweeper{Purge: purge, What: what, After: after, Clock: time.Now, Log: s.replica.Telemetry.Log}
 	s.sweeps = append(s.sweeps, sweeper.Run)
 }
 

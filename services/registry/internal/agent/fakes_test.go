@@ -14,14 +14,13 @@ import (
 
 // fakeStore keeps agents in memory, and what would have been stored beside them.
 type fakeStore struct {
-	agents    map[uuid.UUID]agent.Agent
-	keys      map[uuid.UUID]agent.Keys
-	entries   []agent.Entry
-	messages  []outbox.Message
-	err       error
-	operator  *uuid.UUID
-	replay    *agent.Agent
-	forgotten time.Time
+	agents   map[uuid.UUID]agent.Agent
+	keys     map[uuid.UUID]agent.Keys
+	entries  []agent.Entry
+	messages []outbox.Message
+	err      error
+	operator *uuid.UUID
+	replay   *agent.Agent
 }
 
 var _ agent.Store = (*fakeStore)(nil)
@@ -125,11 +124,6 @@ func (s *fakeStore) ReviseKeys(
 		s.keys[id] = *next
 	}
 	return changed, nil
-}
-
-func (s *fakeStore) ForgetKeys(_ context.Context, now time.Time) (int64, error) {
-	s.forgotten = now
-	return 3, s.err
 }
 
 // fakeCutoffs remembers what it was told.

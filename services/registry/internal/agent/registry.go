@@ -313,11 +313,6 @@ func (r *Registry) revise(ctx context.Context, id uuid.UUID, change func(Agent) 
 	return next, nil
 }
 
-// ForgetExpiredKeys deletes the idempotency keys whose window is over and returns how many there were.
-func (r *Registry) ForgetExpiredKeys(ctx context.Context) (int64, error) {
-	return r.store.ForgetKeys(ctx, r.now())
-}
-
 // now is the present as it is stored: UTC, whole microseconds.
 func (r *Registry) now() time.Time { return r.clock().UTC().Truncate(time.Microsecond) }
 

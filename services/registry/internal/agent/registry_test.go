@@ -513,15 +513,6 @@ func TestASuspendedOperatorStaysWhereItsSuccessorCannotBeMade(t *testing.T) {
 	require.Equal(t, []string{agent.OutcomeSuccess, agent.OutcomeAlreadyExists}, b.outcomes)
 }
 
-func TestExpiredKeysAreThoseOfNow(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	n, err := b.registry.ForgetExpiredKeys(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, int64(3), n)
-	require.Equal(t, start.UTC().Truncate(time.Microsecond), b.store.forgotten)
-}
-
 func TestTheListIsTheStores(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -54,8 +54,6 @@ type Store interface {
 	// ReviseKeys does the same for an agent's keys, nil where there are none, and stores those that change leaves: nil
 	// removes them.
 	ReviseKeys(ctx context.Context, id uuid.UUID, change func(Agent, *Keys) (Revision, *Keys, error)) (Agent, error)
-	// ForgetKeys deletes idempotency keys that expired at or before now and returns how many.
-	ForgetKeys(ctx context.Context, now time.Time) (int64, error)
 }
 
 // Entry is a new agent with all that is stored beside it.

@@ -55,28 +55,17 @@ func remember(ctx context.Context, tx pgx.Tx, key agent.IdempotencyKey, result a
 	return &first, nil
 }
 
-// The clean-up takes what it deletes in portions, so that no long transaction holds rows that registrations wait for.
-const sqlForget = `-- name: idempotency_key_forget
+// What a registration or another replica holds is passed over.
+const sqlPurge = `-- name: idempotency_keys_purge
 DELETE FROM registry.idempotency_keys
 WHERE (caller_id, idempotency_key) IN (
     SELECT caller_id, idempotency_key FROM registry.idempotency_keys
     WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`
 
-const forgetPortion = 1000
-
-// ForgetKeys deletes expired keys. Any number of replicas may do so at once.
-func (s *Store) ForgetKeys(ctx context.Context, now time.Time) (int64, error) {
-	var total int64
-	for {
-		tag, err := s.db.Exec(ctx, sqlForget, now, forgetPortion)
-		if err != nil {
-			return total, pgdb.Fault(err)
-		}
-		total += tag.RowsAffected()
-		if tag.RowsAffected() < forgetPortion {
-			return total, nil
-		}
-	}
+// PurgeIdempotencyKeys deletes at most so many keys that had expired by then. Any number of replicas may do so at once.
+func (s *Store) PurgeIdempotencyKeys(ctx context.Context, expired time.Time, limit int) (deleted int64, err error) {
+	tag, err := s.db.Exec(ctx, sqlPurge, expired, limit)
+	return tag.RowsAffected(), pgdb.Fault(err)
 }
 
 // snapshot is the stored form of a registration's result. Its names are part of the schema: rows outlive the

@@ -417,7 +417,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 			return err
 		},
 		"revise": func(ctx context.Context) error { _, err := store.Revise(ctx, uuid.New(), decommission); return err },
-		"forget": func(ctx context.Context) error { _, err := store.ForgetKeys(ctx, t0); return err },
+		"purge":  func(ctx context.Context) error { _, err := store.PurgeIdempotencyKeys(ctx, t0, 1); return err },
 		"list": func(ctx context.Context) error {
 			_, err := store.List(ctx, agent.Filter{}, agent.Page{Limit: 1})
 			return err

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
-	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 )
 
 const (
@@ -28,10 +27,7 @@ WHERE (SELECT pg_try_advisory_xact_lock(hashtextextended('token.assertion_ids', 
 // AssertionIDs remembers which client assertions were used.
 type AssertionIDs struct{ db *pgdb.DB }
 
-var (
-	_ issue.AssertionIDs = (*AssertionIDs)(nil)
-	_ sweep.Store        = (*AssertionIDs)(nil)
-)
+var _ issue.AssertionIDs = (*AssertionIDs)(nil)
 
 // NewAssertionIDs makes the store.
 func NewAssertionIDs(db *pgdb.DB) *AssertionIDs { return &AssertionIDs{db: db} }

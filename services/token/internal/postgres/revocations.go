@@ -13,7 +13,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/hydration"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
-	"github.com/sentryagent/agentidp/services/token/internal/sweep"
 )
 
 const (
@@ -56,7 +55,6 @@ type Revocations struct {
 var (
 	_ issue.RevocationStore = (*Revocations)(nil)
 	_ hydration.Store       = (*Revocations)(nil)
-	_ sweep.Store           = (*Revocations)(nil)
 )
 
 // NewRevocations makes the store; events of revocations leave through box.

@@ -1,5 +1,5 @@
-// Package sweep forgets what has expired, in the background. It must not decide what has: that is a time in each row,
-// and nothing may depend on a row's being gone.
+// Package sweep deletes rows that have expired, beside the requests, so that a table of what counts for a while only does not
+// grow. It must not decide which have: that is a time in each row, and nothing may depend on a row's being gone.
 package sweep
 
 import (
@@ -16,15 +16,12 @@ const (
 	batch = 1000
 )
 
-// Store holds what expires.
-type Store interface {
-	// Purge deletes at most so many that expired before then; none while another replica is at it.
-	Purge(ctx context.Context, expired time.Time, limit int) (deleted int64, err error)
-}
+// Purge deletes at most so many that had expired by then, and does not wait for another replica that is at it.
+type Purge func(ctx context.Context, expired time.Time, limit int) (deleted int64, err error)
 
-// Sweeper forgets what expired in one store, once a minute. Every replica may have one.
+// Sweeper forgets what expired in one table, once a minute. Every replica may have one.
 type Sweeper struct {
-	Store Store
+	Purge Purge
 	// What it forgets, for the log.
 	What string
 	// After is how long after it expired.
@@ -54,7 +51,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		deleted, err := s.Store.Purge(ctx, s.Clock().Add(-s.After), batch)
+		deleted, err := s.Purge(ctx, s.Clock().Add(-s.After), batch)
 		if err != nil || deleted < batch {
 			return err
 		}

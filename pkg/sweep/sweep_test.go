@@ -11,19 +11,24 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/services/token/internal/sweep"
+	"github.com/sentryagent/agentidp/pkg/idle"
+	"github.com/sentryagent/agentidp/pkg/sweep"
 )
 
 // store has so many expired rows.
 type store struct {
 	rows, calls atomic.Int64
 	before      atomic.Int64
+	takes       time.Duration
 	err         error
 }
 
-func (s *store) Purge(_ context.Context, expired time.Time, limit int) (int64, error) {
+func (s *store) Purge(ctx context.Context, expired time.Time, limit int) (int64, error) {
 	s.calls.Add(1)
 	s.before.Store(expired.Unix())
+	if err := idle.For(ctx, s.takes); err != nil {
+		return 0, err
+	}
 	deleted := min(s.rows.Load(), int64(limit))
 	s.rows.Add(-deleted)
 	return deleted, s.err
@@ -33,7 +38,7 @@ func run(t *testing.T, swept *store) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	sweeper := &sweep.Sweeper{Store: swept, After: 10 * time.Minute, Clock: time.Now, Log: slog.New(slog.DiscardHandler)}
+	sweeper := &sweep.Sweeper{Purge: swept.Purge, After: 10 * time.Minute, Clock: time.Now, Log: slog.New(slog.DiscardHandler)}
 	go func() { done <- sweeper.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
@@ -63,4 +68,28 @@ func TestASweepThatFailsIsTriedAgain(t *testing.T) {
 		<-time.After(121 * time.Second)
 		require.EqualValues(t, 2, swept.calls.Load(), "once a minute, not in a loop")
 	})
+}
+
+func TestASweepIsBoundedInTime(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		takes time.Duration
+		calls int64
+	}{
+		"with more portions than there is time for": {takes: 4 * time.Second, calls: 8},
+		"within a portion":                          {takes: time.Hour, calls: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				swept := &store{takes: test.takes}
+				swept.rows.Store(1_000_000)
+				run(t, swept)
+				<-time.After(119 * time.Second)
+				require.Equal(t, test.calls, swept.calls.Load())
+				<-time.After(60 * time.Second)
+				require.Equal(t, 2*test.calls, swept.calls.Load(), "the next sweep goes on")
+			})
+		})
+	}
 }
