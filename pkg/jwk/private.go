@@ -3,6 +3,7 @@ package jwk
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 
@@ -26,56 +27,17 @@ func (m member) private() bool { return slices.ContainsFunc(privateParameters(),
 // right name: the names around it are anybody's, and may be secret.
 func privateIn(object map[string]json.RawMessage) []apperr.FieldError {
 	var faults apperr.Fields
-	found := privateFinds{parameters: map[string]bool{}}
-	for name, value := range object {
-		found.name(name)
-		found.value(json.NewDecoder(bytes.NewReader(value)))
+	found := words{names: slices.Collect(maps.Keys(object))}
+	for _, value := range object {
+		found.read(json.NewDecoder(bytes.NewReader(value)))
 	}
-	for _, name := range privateParameters() {
-		if found.parameters[name] {
-			faults.Add(name, "is private key material: register the public key only")
+	for _, private := range privateParameters() {
+		if slices.ContainsFunc(found.names, func(name string) bool { return strings.EqualFold(name, private) }) {
+			faults.Add(private, "is private key material: register the public key only")
 		}
 	}
-	if found.pem {
+	if slices.ContainsFunc(slices.Concat(found.names, found.texts), func(text string) bool { return strings.Contains(text, privatePEM) }) {
 		faults.Add("", "has the text of a private key in it: register the public key only")
 	}
 	return faults.All()
-}
-
-// privateFinds are the private parameters that were found, and whether any text was of a private key.
-type privateFinds struct {
-	parameters map[string]bool
-	pem        bool
-}
-
-func (f *privateFinds) name(name string) {
-	f.text(name)
-	for _, private := range privateParameters() {
-		if strings.EqualFold(name, private) {
-			f.parameters[private] = true
-		}
-	}
-}
-
-func (f *privateFinds) text(text string) { f.pem = f.pem || strings.Contains(text, privatePEM) }
-
-// value looks through a value that is known to be well-formed.
-func (f *privateFinds) value(dec *json.Decoder) {
-	token, _ := dec.Token()
-	if text, ok := token.(string); ok {
-		f.text(text)
-	}
-	opening, nested := token.(json.Delim)
-	if !nested {
-		return
-	}
-	for dec.More() {
-		if opening == '{' {
-			name, _ := dec.Token()
-			text, _ := name.(string)
-			f.name(text)
-		}
-		f.value(dec)
-	}
-	_, _ = dec.Token() // the closing bracket
 }

@@ -1,7 +1,6 @@
 package jwk
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -77,33 +76,6 @@ func privateBeside(raw []byte) SetErrors {
 	_ = json.Unmarshal(raw, &set) // it is well-formed: membersOf read it
 	delete(set, "keys")
 	return privateIn(set)
-}
-
-// RepeatsName reports whether an object in the JSON value has a name twice, which RFC 7515 §4 and RFC 7519 §4 leave it to the
-// reader to refuse. The value must be known to be well-formed.
-func RepeatsName(raw []byte) bool {
-	return repeatsName(json.NewDecoder(bytes.NewReader(raw)))
-}
-
-func repeatsName(dec *json.Decoder) bool {
-	token, err := dec.Token()
-	opening, nested := token.(json.Delim)
-	if err != nil || !nested {
-		return false
-	}
-	repeated := false
-	seen := map[string]bool{}
-	for dec.More() {
-		if opening == '{' {
-			name, _ := dec.Token()
-			text, _ := name.(string)
-			repeated = repeated || seen[text]
-			seen[text] = true
-		}
-		repeated = repeatsName(dec) || repeated
-	}
-	_, _ = dec.Token() // the closing bracket
-	return repeated
 }
 
 // ReadClientSet reads a set that was fetched from a client's URI, as ReadSet does, and refuses one of more than 64 KiB.
