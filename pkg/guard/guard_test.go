@@ -423,6 +423,26 @@ func TestWithoutTheMarkTheTokenServiceDecides(t *testing.T) {
 	requireRate(t, res, limit)
 }
 
+func TestARedisThatRefusesWritesIsAsGoodAsNone(t *testing.T) {
+	t.Parallel()
+	for name, perMinute := range map[string]int{"with a limit": limit, "without": 0} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setupOn(t, testkit.OpenRedis(t, testkit.RedisServer(t).URL()), perMinute).hydrated(t)
+			token := b.token(t, authz.ScopeAgentsWrite)
+			require.Equal(t, http.StatusOK, b.patch(t, b.agent, "Bearer "+token.raw).Code)
+			require.NoError(t, b.rdb.ConfigSet(t.Context(), "min-replicas-to-write", "1").Err())
+			for range 2 * limit {
+				require.Equal(t, http.StatusOK, b.patch(t, b.agent, "Bearer "+token.raw).Code, "the limit is open")
+			}
+			require.EqualValues(t, 2*limit, b.tokens.asked.Load())
+			require.Error(t, b.revoke(t.Context(), token.id))
+			b.tokens.revoked = true
+			requireCode(t, b.patch(t, b.agent, "Bearer "+token.raw), apperr.Unauthorized)
+		})
+	}
+}
+
 func TestWithoutRedisTheLimitIsOpenAndTheCheckForRevocationIsNot(t *testing.T) {
 	t.Parallel()
 	server := testkit.RedisServer(t)

@@ -72,11 +72,15 @@ func NewChecker(rdb *redisx.Client, fallback Fallback) *Checker {
 }
 
 // Lua defines the local function verdicts(k, a), for scripts that do more in the same round trip: it is about the tokens of a
-// Question whose Keys are the last of KEYS, from KEYS[k] on, and its Args the last of ARGV, from ARGV[a] on. It writes nothing,
-// and returns what Read takes: for each token the number of a Verdict.
+// Question whose Keys are the last of KEYS, from KEYS[k] on, and its Args the last of ARGV, from ARGV[a] on. It changes
+// nothing, and returns what Read takes: for each token the number of a Verdict.
 //
 // A revoked token is dead whatever else Redis has lost, because nothing makes it good again. Everything else it says is
 // believed only under the mark.
+//
+// A server that answers but refuses writes (its disk is full, it was demoted, it lacks replicas) may lack what was revoked since,
+// and keep the mark, as it takes a DEL no more than a SET. PERSIST is a write that changes nothing of a mark, which does not
+// expire: there it fails, and the script with it.
 const Lua = `
 local function verdict(revoked, mark, cutoff, whole, issued_at)
   local found = redis.call('MGET', revoked, mark)
@@ -101,6 +105,7 @@ local function verdict(revoked, mark, cutoff, whole, issued_at)
 end
 
 local function verdicts(k, a)
+  redis.call('PERSIST', KEYS[k])
   local found = {}
   for i = 1, #ARGV - a do
     found[i] = verdict(KEYS[k + 2 * i - 1], KEYS[k], KEYS[k + 2 * i], ARGV[a], ARGV[a + i])

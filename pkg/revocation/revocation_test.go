@@ -3,6 +3,7 @@ package revocation_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -362,6 +363,62 @@ func TestWithoutRedisTheFallbackDecides(t *testing.T) {
 	_, err = b.store.Hydrated(t.Context())
 	require.Error(t, err)
 	require.NotErrorIs(t, err, redis.Nil)
+}
+
+func TestARedisThatRefusesWritesIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	_, b := server(t)
+	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+	needReplicas := func(n string) {
+		require.NoError(t, b.rdb.ConfigSet(t.Context(), "min-replicas-to-write", n).Err())
+	}
+	needReplicas("1")
+	require.Error(t, b.revoke(t, time.Now().Add(time.Hour)))
+	is, err := b.store.Hydrated(t.Context())
+	require.NoError(t, err)
+	require.True(t, is, "the test is about a mark that cannot be taken away")
+
+	_, err = b.checker.Look(t.Context(), b.query())
+	require.ErrorContains(t, err, "NOREPLICAS")
+	for _, answer := range []bool{true, false} {
+		b.truth.revoked = answer
+		revoked, err := b.checker.Revoked(t.Context(), b.query())
+		require.NoError(t, err)
+		require.Equal(t, answer, revoked)
+	}
+	require.Error(t, b.store.Hydrate(t.Context(), nothing))
+
+	needReplicas("0")
+	require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
+	require.Equal(t, revocation.Dead, b.verdict(t))
+}
+
+func TestARedisWithoutMemoryLosesTheMark(t *testing.T) {
+	t.Parallel()
+	_, b := server(t)
+	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+	require.NoError(t, b.rdb.ConfigSet(t.Context(), "maxmemory", "1").Err())
+	require.Equal(t, revocation.Live, b.verdict(t), "it lacks nothing yet")
+	require.Error(t, b.revoke(t, time.Now().Add(time.Hour)))
+	require.Equal(t, revocation.Unknown, b.verdict(t))
+	require.Error(t, b.store.Hydrate(t.Context(), nothing))
+}
+
+func TestALookChangesNothing(t *testing.T) {
+	t.Parallel()
+	_, b := server(t)
+	require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+	changes := func() string {
+		info, err := b.rdb.Info(t.Context(), "persistence").Result()
+		require.NoError(t, err)
+		_, rest, _ := strings.Cut(info, "rdb_changes_since_last_save:")
+		changes, _, _ := strings.Cut(rest, "\r\n")
+		require.NotEmpty(t, changes)
+		return changes
+	}
+	before := changes()
+	require.Equal(t, revocation.Live, b.verdict(t))
+	require.Equal(t, before, changes())
 }
 
 func TestARevocationReachesRedisAsSoonAsItIsBack(t *testing.T) {

@@ -60,7 +60,8 @@ return 1`
 // concurrent use.
 //
 // When a write fails it tries to take the mark away, so that Checkers ask the fallback rather than believe a Redis that lacks
-// something. That can fail too; so the caller must repeat the write until it succeeds, or have everything hydrated again.
+// something. That can fail too (a server that refuses every write is not believed by Checkers anyway); so the caller must repeat
+// the write until it succeeds, or have everything hydrated again.
 type Store struct {
 	rdb       *redisx.Client
 	setCutoff *redis.Script
