@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 	"github.com/sony/gobreaker/v2"
@@ -107,8 +108,37 @@ func TestARevocationIsKeptUntilTheTokenHasExpiredEverywhere(t *testing.T) {
 	require.Greater(t, ttl, time.Hour+30*time.Second)
 	require.LessOrEqual(t, ttl, time.Hour+time.Minute)
 
-	require.NoError(t, b.revoke(t, time.Now().Add(-time.Hour)))
-	require.Equal(t, revocation.Live, b.verdict(t), "nothing is kept of a token that nobody would take")
+	for id, row := range map[string]struct {
+		expired time.Duration
+		want    revocation.Verdict
+	}{
+		"a": {30 * time.Second, revocation.Dead}, // a verifier may take it still
+		"b": {time.Hour, revocation.Live},        // nobody would, and nothing is kept of it
+	} {
+		require.NoError(t, b.store.Load(t.Context(), []revocation.Revoked{{TokenID: id, ExpiresAt: time.Now().Add(-row.expired)}}, nil))
+		verdicts, err := b.checker.Look(t.Context(), revocation.Query{TokenID: id, AgentID: agent, IssuedAt: b.issued})
+		require.NoError(t, err)
+		require.Equal(t, []revocation.Verdict{row.want}, verdicts)
+	}
+}
+
+func TestTheClockOfRedisDoesNotMatter(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]time.Duration{"ahead": 2 * time.Hour, "behind": -2 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			redisServer := miniredis.RunT(t)
+			redisServer.SetTime(time.Now().Add(off))
+			b := on(open(t, "redis://"+redisServer.Addr()))
+			require.NoError(t, b.store.Hydrate(t.Context(), nothing))
+			require.NoError(t, b.revoke(t, time.Now().Add(time.Hour)))
+			require.Equal(t, revocation.Dead, b.verdict(t))
+			redisServer.FastForward(time.Hour + 30*time.Second)
+			require.Equal(t, revocation.Dead, b.verdict(t), "a verifier may take it still")
+			redisServer.FastForward(time.Minute)
+			require.Equal(t, revocation.Live, b.verdict(t), "nothing is kept for ever")
+		})
+	}
 }
 
 func TestACutoff(t *testing.T) {

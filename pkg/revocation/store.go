@@ -20,7 +20,7 @@ var ErrInterrupted = errors.New("redis changed while it was being hydrated")
 const (
 	// batch bounds the commands of one round trip.
 	batch = 1000
-	// expiryMargin is added to a token's expiry: verifiers accept tokens for some seconds longer, and clocks differ.
+	// expiryMargin is added to a token's expiry: verifiers accept tokens for some seconds longer, and their clocks differ.
 	expiryMargin = time.Minute
 	// hydrationTimeout is how long one Hydrate may take.
 	hydrationTimeout = 10 * time.Minute
@@ -85,7 +85,10 @@ func (s *Store) Load(ctx context.Context, revoked []Revoked, cutoffs []Cutoff) e
 	for some := range slices.Chunk(revoked, batch) {
 		if err := s.write(ctx, func(pipe redis.Pipeliner) {
 			for _, r := range some {
-				pipe.SetArgs(ctx, revokedKey(s.rdb, r.TokenID), "1", redis.SetArgs{ExpireAt: r.ExpiresAt.Add(expiryMargin)})
+				// How long and not until when: the server's clock may be wrong.
+				if left := time.Until(r.ExpiresAt.Add(expiryMargin)); left > 0 {
+					pipe.Set(ctx, revokedKey(s.rdb, r.TokenID), "1", left)
+				}
 			}
 		}); err != nil {
 			return err
