@@ -21,6 +21,8 @@ import (
 const (
 	connectTimeout  = 3 * time.Second
 	rollbackTimeout = 3 * time.Second
+	// The driver gives the server 15 s for the end of each statement that was given up; a service that stops has 30 s for all.
+	closeTimeout = 2 * time.Second
 )
 
 // Config says where the database of a service is, and as whom the service comes.
@@ -86,6 +88,19 @@ func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*DB, error
 		return nil, fmt.Errorf("make the connection pool: %w", err)
 	}
 	return &DB{Pool: pool}, nil
+}
+
+// Close lets go of the connections, and leaves those to themselves that a server which hangs has not let go of in two seconds.
+func (db *DB) Close() {
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		db.Pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
 }
 
 // WithTx runs fn in one transaction: committed when fn returns nil, rolled back when it returns an

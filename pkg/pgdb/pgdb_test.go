@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -184,6 +186,56 @@ func TestAStoppedServerIsUnavailableAndComesBack(t *testing.T) {
 	server, err = devservers.StartPostgres(ctx, cfg)
 	require.NoError(t, err)
 	require.Eventually(t, func() bool { return db.Ready(ctx) == nil }, patient, 10*time.Millisecond)
+}
+
+// hanging is the URL of a server that greets who comes and answers nothing else.
+func hanging(t *testing.T) config.Secret {
+	t.Helper()
+	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	var conns []net.Conn
+	ended := make(chan struct{})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-ended
+		for _, conn := range conns {
+			_ = conn.Close()
+		}
+	})
+	go func() {
+		defer close(ended)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			conns = append(conns, conn)
+			server := pgproto3.NewBackend(conn, conn)
+			if message, err := server.ReceiveStartupMessage(); err == nil {
+				if _, greeted := message.(*pgproto3.StartupMessage); greeted {
+					server.Send(&pgproto3.AuthenticationOk{})
+					server.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+					_ = server.Flush()
+				}
+			}
+		}
+	}()
+	return config.Secret("postgres://nobody@" + listener.Addr().String() + "/none?sslmode=disable")
+}
+
+func TestAServerThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
+	db, err := pgdb.Open(t.Context(), pgdb.Config{URL: hanging(t), MaxConns: 2}, telemetry.Discard("test"))
+	require.NoError(t, err)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		require.ErrorIs(t, db.Ready(ctx), context.DeadlineExceeded)
+		cancel()
+	}
+	require.EqualValues(t, 2, db.Stat().TotalConns(), "the test is about statements that were given up")
+	begun := time.Now()
+	db.Close()
+	require.Less(t, time.Since(begun), 8*time.Second)
 }
 
 func TestAServerThatTakesNoConnectionIsUnavailable(t *testing.T) {
