@@ -31,6 +31,8 @@ type Agent struct {
 	AllowedResources []string
 	// Keys verify what it signs to prove who it is.
 	Keys ClientKeys
+	// Revision counts its changes: a higher one is the newer state.
+	Revision int64
 	// TokensValidAfter is the instant up to which (inclusive) its tokens are refused; zero if there is none.
 	TokensValidAfter time.Time
 }

@@ -153,12 +153,17 @@ func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
 	requireKind(t, err, issue.Unavailable)
 }
 
-func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreRefuses(t *testing.T) {
+func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreKnowsBetter(t *testing.T) {
 	t.Parallel()
 	issuedAt := start
 	rememberedAsActive := func(w *world) {
 		before := w.agent
 		w.remembered, w.agent.Status = &before, issue.StatusSuspended
+	}
+	kept := func(revision int64, blocked bool) func(*world) {
+		return func(w *world) {
+			w.agent.Revision, w.cutoff = 5, revocation.Cutoff{Revision: revision, Blocked: blocked}
+		}
 	}
 	for name, row := range map[string]struct {
 		prepare func(*world)
@@ -174,6 +179,14 @@ func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreRefuses(t *testing.T) {
 		"issued after reactivation":  {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt.Add(-time.Millisecond) }},
 		"agent unknown":              {prepare: func(w *world) { w.agentErr = issue.ErrUnknownAgent }, refused: true},
 		"registry away":              {prepare: func(w *world) { w.agentErr = errAway }, failing: true},
+		"kept as suspended before":   {prepare: kept(4, true)},
+		"kept as suspended since":    {prepare: kept(6, true), refused: true},
+		"kept as suspended, registry away": {
+			prepare: func(w *world) { kept(4, true)(w); w.agentErr = errAway }, failing: true,
+		},
+		"suspended, kept as reactivated since": {
+			prepare: func(w *world) { kept(6, false)(w); w.agent.Status = issue.StatusSuspended },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -76,6 +76,7 @@ type world struct {
 	verifyErr    error
 	revoked      bool
 	revokedErr   error
+	cutoff       revocation.Cutoff
 	stored       []issue.Revocation
 	storeErr     error
 	announced    []revocation.Revoked
@@ -228,8 +229,8 @@ func (w *world) Revoke(_ context.Context, revoked issue.Revocation, event audite
 	return nil
 }
 
-func (w *world) Refused(context.Context, uuid.UUID, uuid.UUID, time.Time) (bool, error) {
-	return w.revoked, w.revokedErr
+func (w *world) Kept(context.Context, uuid.UUID, uuid.UUID) (bool, revocation.Cutoff, error) {
+	return w.revoked, w.cutoff, w.revokedErr
 }
 
 func (w *world) Announce(_ context.Context, revoked revocation.Revoked) {

@@ -26,8 +26,8 @@ type RevocationStore interface {
 	// Revoke stores the revocation and its event in one transaction. Both are left
 	// as they are if the token was revoked before.
 	Revoke(ctx context.Context, revocation Revocation, event auditevent.Event) error
-	// Refused reads whether the token is revoked, or its agent cut off.
-	Refused(ctx context.Context, tokenID uuid.UUID, agentID uuid.UUID, issuedAt time.Time) (bool, error)
+	// Kept reads whether the token is revoked, and the newest cutoff of its agent that has come; the zero one if none has.
+	Kept(ctx context.Context, tokenID uuid.UUID, agentID uuid.UUID) (revoked bool, cutoff revocation.Cutoff, err error)
 }
 
 // Announcer brings a stored revocation to where every service looks for it. It
@@ -84,20 +84,21 @@ type Truth struct{ TruthConfig }
 // NewTruth makes a Truth.
 func NewTruth(cfg TruthConfig) *Truth { return &Truth{cfg} }
 
-// Revoked reads the store and, of a token that it does not refuse, asks the registry
+// Revoked reads the store and, of a token that is not revoked, asks the registry
 // about the agent, not memory. The store alone would not do: it hears of a suspension
-// through the registry's outbox, the stream and a consumer, and nobody here can tell
-// whether all of them have caught up. So what is answered holds of the moment it was
-// asked, whatever NATS does, and without the registry there is no answer: no token is
-// accepted because what would refuse it is away. It is a revocation.Fallback.
+// and of its end through the registry's outbox, the stream and a consumer, and nobody
+// here can tell whether all of them have caught up. So what is answered holds of the
+// moment it was asked, whatever NATS does, and without the registry there is no answer:
+// no token is accepted because what would refuse it is away. An answer that is older
+// than the store's cutoff does not count. It is a revocation.Fallback.
 func (t *Truth) Revoked(ctx context.Context, query revocation.Query) (bool, error) {
 	id, err := uuid.Parse(query.TokenID)
 	if err != nil {
 		return false, apperr.Validation(apperr.FieldError{Field: "jti", Reason: "must be a UUID"})
 	}
-	refused, err := t.Store.Refused(ctx, id, query.AgentID, query.IssuedAt)
-	if err != nil || refused {
-		return refused, err
+	revoked, kept, err := t.Store.Kept(ctx, id, query.AgentID)
+	if err != nil || revoked {
+		return revoked, err
 	}
 	agent, err := t.Agents.Agent(ctx, query.AgentID)
 	if errors.Is(err, ErrUnknownAgent) {
@@ -107,7 +108,10 @@ func (t *Truth) Revoked(ctx context.Context, query revocation.Query) (bool, erro
 		return false, fmt.Errorf("ask the registry about an agent: %w", err)
 	}
 	cutoff := revocation.Cutoff{
-		AgentID: agent.ID, Blocked: agent.Status != StatusActive, ValidAfter: agent.TokensValidAfter,
+		AgentID: agent.ID, Revision: agent.Revision, Blocked: agent.Status != StatusActive, ValidAfter: agent.TokensValidAfter,
+	}
+	if kept.Revision > cutoff.Revision {
+		cutoff = kept
 	}
 	return cutoff.Refuses(query.IssuedAt), nil
 }

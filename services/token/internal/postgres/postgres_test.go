@@ -218,12 +218,12 @@ func TestARevocationAndItsEventAreStoredTogetherOnce(t *testing.T) {
 	require.Equal(t, 1, count(t, db, "revocations"))
 	require.Equal(t, 1, count(t, db, "outbox"))
 
-	refused, err := store.Refused(t.Context(), revoked.TokenID, agent, noon)
-	require.NoError(t, err)
-	require.True(t, refused)
-	refused, err = store.Refused(t.Context(), newID(), agent, noon)
-	require.NoError(t, err)
-	require.False(t, refused)
+	for id, want := range map[uuid.UUID]bool{revoked.TokenID: true, newID(): false} {
+		is, cutoff, err := store.Kept(t.Context(), id, agent)
+		require.NoError(t, err)
+		require.Equal(t, want, is)
+		require.Zero(t, cutoff)
+	}
 
 	event.Metadata = map[string]any{"bad": make(chan int)}
 	require.Error(t, store.Revoke(t.Context(), revoked, event))
@@ -233,25 +233,26 @@ func TestTheNewestCutoffHolds(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
 	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
-	agent, jti := newID(), newID()
-	refused := func(issuedAt time.Time) bool {
-		answer, err := store.Refused(t.Context(), jti, agent, issuedAt)
+	agent := newID()
+	kept := func() revocation.Cutoff {
+		revoked, cutoff, err := store.Kept(t.Context(), newID(), agent)
 		require.NoError(t, err)
-		return answer
+		require.False(t, revoked)
+		cutoff.ValidAfter = cutoff.ValidAfter.UTC()
+		return cutoff
 	}
-	record := func(revision int64, blocked bool, validAfter time.Time) {
-		require.NoError(t, store.RecordCutoff(t.Context(), revocation.Cutoff{
-			AgentID: agent, Revision: revision, Blocked: blocked, ValidAfter: validAfter,
-		}, noon))
+	record := func(cutoff revocation.Cutoff) {
+		require.NoError(t, store.RecordCutoff(t.Context(), cutoff, noon))
 	}
-	require.False(t, refused(noon))
-	record(2, true, time.Time{})
-	require.True(t, refused(noon.Add(time.Hour)))
-	record(3, false, noon)
-	require.True(t, refused(noon))
-	require.False(t, refused(noon.Add(time.Millisecond)))
-	record(2, true, time.Time{})
-	require.False(t, refused(noon.Add(time.Millisecond)), "an older message that arrives late changes nothing")
+	suspended := revocation.Cutoff{AgentID: agent, Revision: 2, Blocked: true, ValidAfter: noon.Add(-time.Hour)}
+	reactivated := revocation.Cutoff{AgentID: agent, Revision: 3, ValidAfter: noon}
+	require.Zero(t, kept())
+	record(suspended)
+	require.Equal(t, suspended, kept())
+	record(reactivated)
+	require.Equal(t, reactivated, kept())
+	record(suspended)
+	require.Equal(t, reactivated, kept(), "an older message that arrives late changes nothing")
 }
 
 func TestRecentRevocationsAreThoseOfTheDatabasesClock(t *testing.T) {
@@ -405,7 +406,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"quota raise":   func() error { _, err := counts.Raise(ctx, []quota.Count{{AgentID: id, Month: november}}); return err },
 		"quota take":    func() error { _, _, err := counts.Take(ctx, quota.Count{AgentID: id, Month: november}, 1); return err },
 		"give back":     func() error { return counts.GiveBack(ctx, id, november) },
-		"refused":       func() error { _, err := revocations.Refused(ctx, id, id, noon); return err },
+		"kept":          func() error { _, _, err := revocations.Kept(ctx, id, id); return err },
 		"revoke":        func() error { return revocations.Revoke(ctx, revoked, event) },
 		"revocations":   func() error { _, err := revocations.RevocationsAfter(ctx, noon, id, 1); return err },
 		"recent":        func() error { _, err := revocations.RevokedWithin(ctx, time.Minute); return err },

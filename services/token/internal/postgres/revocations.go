@@ -20,7 +20,7 @@ const (
 INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at) VALUES ($1, $2, $3, statement_timestamp())
 ON CONFLICT (jti) DO NOTHING`
 
-	sqlRefused = "-- name: revocation_check\n" + `
+	sqlKept = "-- name: revocation_check\n" + `
 SELECT EXISTS (SELECT FROM token.revocations WHERE jti = $1), cutoff.revision, cutoff.blocked, cutoff.valid_after
 FROM (SELECT) AS token LEFT JOIN token.agent_cutoffs AS cutoff ON cutoff.agent_id = $2`
 
@@ -77,23 +77,20 @@ func (s *Revocations) Revoke(ctx context.Context, revoked issue.Revocation, even
 	}))
 }
 
-// Refused reads whether the token is revoked, or its agent cut off.
-func (s *Revocations) Refused(ctx context.Context, tokenID, agentID uuid.UUID, issuedAt time.Time) (bool, error) {
+// Kept reads whether the token is revoked, and the newest cutoff of its agent that has come; the zero one if none has.
+func (s *Revocations) Kept(ctx context.Context, tokenID, agentID uuid.UUID) (revoked bool, cutoff revocation.Cutoff, err error) {
 	var (
-		revoked    bool
 		revision   *int64
 		blocked    *bool
 		validAfter *time.Time
 	)
-	err := s.db.QueryRow(ctx, sqlRefused, tokenID, agentID).Scan(&revoked, &revision, &blocked, &validAfter)
-	if err != nil {
-		return false, pgdb.Fault(err)
+	if err := s.db.QueryRow(ctx, sqlKept, tokenID, agentID).Scan(&revoked, &revision, &blocked, &validAfter); err != nil {
+		return false, revocation.Cutoff{}, pgdb.Fault(err)
 	}
-	if revoked || revision == nil {
-		return revoked, nil
+	if revision == nil {
+		return revoked, revocation.Cutoff{}, nil
 	}
-	cutoff := revocation.Cutoff{AgentID: agentID, Revision: *revision, Blocked: *blocked, ValidAfter: *validAfter}
-	return cutoff.Refuses(issuedAt), nil
+	return revoked, revocation.Cutoff{AgentID: agentID, Revision: *revision, Blocked: *blocked, ValidAfter: *validAfter}, nil
 }
 
 // RevocationsAfter reads revocations of tokens that expire after the given time, in

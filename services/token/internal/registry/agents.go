@@ -245,6 +245,7 @@ func fromWire(agent registryapi.Agent) issue.Agent {
 		AllowedScopes:    agent.AllowedScopes,
 		Capabilities:     agent.Capabilities,
 		AllowedResources: agent.AllowedResources,
+		Revision:         agent.Revision,
 		TokensValidAfter: agent.TokensValidAfter,
 		Keys:             keysFromWire(agent.Keys),
 	}

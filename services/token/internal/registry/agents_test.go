@@ -51,7 +51,7 @@ func setup() *bundle {
 	b := &bundle{clock: testkit.NewClock(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)), metrics: telemetry.NewMetrics()}
 	b.following.Store(true)
 	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
-		return registryapi.Agent{AgentID: id, Status: registryapi.StatusActive, Owner: "talent"}, nil
+		return registryapi.Agent{AgentID: id, Status: registryapi.StatusActive, Owner: "talent", Revision: 3}, nil
 	}
 	b.epochs = invalidation.New(b.following.Load)
 	b.agents = registry.New(registry.Config{Client: b, Epochs: b.epochs, Clock: b.clock.Now, CacheRequests: b.metrics.CacheRequests})
@@ -83,7 +83,7 @@ func TestAnAgentIsRememberedUntilItChangesOrGetsOld(t *testing.T) {
 			require.False(t, b.known(id))
 			agent, err := b.agents.Agent(t.Context(), id)
 			require.NoError(t, err)
-			require.Equal(t, issue.Agent{ID: id, Status: issue.StatusActive, Owner: "talent"}, agent)
+			require.Equal(t, issue.Agent{ID: id, Status: issue.StatusActive, Owner: "talent", Revision: 3}, agent)
 			row.happens(b, id)
 			require.Equal(t, row.known, b.known(id))
 		})
