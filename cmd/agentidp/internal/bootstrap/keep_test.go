@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"io"
+	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -20,6 +23,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 )
 
@@ -28,6 +32,7 @@ const publicURL = "https://id.example.com"
 // shelf is a Store in memory.
 type shelf struct {
 	kept    []Handover
+	lost    []error // what the first calls of Save end with
 	refuses error
 	unsure  error
 	onSave  func()
@@ -40,6 +45,11 @@ func (s *shelf) Exists(context.Context) (bool, error) { return len(s.kept) > 0, 
 func (s *shelf) Save(_ context.Context, h Handover) error {
 	if s.onSave != nil {
 		s.onSave()
+	}
+	if len(s.lost) > 0 {
+		err := s.lost[0]
+		s.lost = s.lost[1:]
+		return err
 	}
 	if s.refuses != nil {
 		return s.refuses
@@ -80,18 +90,22 @@ func TestACredentialIsKeptOnceAndIssuedAnewOnlyWhereItIsGone(t *testing.T) {
 func TestACredentialThatCannotBeKeptIsRevoked(t *testing.T) {
 	t.Parallel()
 	full := errors.New("no room")
+	away := apperr.Unavailable(&net.OpError{Op: "dial", Err: errors.New("refused")})
 	for name, test := range map[string]struct {
+		lost    []error
 		refuses error
 		fails   bool
 	}{
-		"the store refuses it":   {full, true},
-		"another run was faster": {errKept, false},
+		"the store refuses it":                        {nil, full, true},
+		"another run was faster":                      {nil, errKept, false},
+		"the store was not reached, and refuses it":   {[]error{away}, full, true},
+		"another run was faster than the lost answer": {[]error{apperr.Unavailable(io.EOF)}, errKept, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			fake := &services{}
 			ctx, cancel := context.WithCancel(t.Context())
-			store := &shelf{refuses: test.refuses, onSave: cancel} // the run is told to stop just then
+			store := &shelf{lost: test.lost, refuses: test.refuses, onSave: cancel} // the run is told to stop just then
 			result, kept, err := setup(t, fake, token).Keep(ctx, Request{Email: "a@example.com", Owner: "ops"}, store, publicURL)
 			require.False(t, kept)
 			require.False(t, result.Issued())
@@ -105,6 +119,23 @@ func TestACredentialThatCannotBeKeptIsRevoked(t *testing.T) {
 			require.NoError(t, err)
 		})
 	}
+}
+
+func TestACredentialThatMayBeKeptIsNotRevoked(t *testing.T) {
+	t.Parallel()
+	full := errors.New("no room")
+	fake := &services{}
+	store := &shelf{lost: []error{apperr.Unavailable(io.EOF)}, refuses: full}
+	result, kept, err := setup(t, fake, token).Keep(within(t, 10*time.Second), Request{Email: "a@example.com", Owner: "ops"}, store, publicURL)
+	require.False(t, kept)
+	require.False(t, result.Issued())
+	require.ErrorIs(t, err, full)
+	require.Empty(t, fake.revoked)
+	require.Len(t, fake.live, 1)
+	for id := range fake.live {
+		require.ErrorContains(t, err, "nobody knows whether the shelf holds the operator's credential "+id.String())
+	}
+	require.ErrorContains(t, err, fake.operator.AgentID.String())
 }
 
 func TestNothingIsIssuedForAPlaceThatCannotBeLookedAt(t *testing.T) {
@@ -159,7 +190,8 @@ func TestAnEnvFileThatCannotBeWrittenIsNoticedBefore(t *testing.T) {
 type apiServer struct {
 	mu      sync.Mutex
 	secrets map[string]map[string]any
-	denies  string // a method that RBAC does not allow
+	denies  string                    // a method that RBAC does not allow
+	made    func(http.ResponseWriter) // what the first Secret that is made is answered with
 }
 
 func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -176,7 +208,14 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == a.denies:
 		answer(http.StatusForbidden, "secrets is forbidden")
 	case r.Method == http.MethodGet && a.secrets[strings.TrimPrefix(r.URL.Path, all+"/")] != nil:
-		_ = json.NewEncoder(w).Encode(a.secrets[strings.TrimPrefix(r.URL.Path, all+"/")])
+		secret := maps.Clone(a.secrets[strings.TrimPrefix(r.URL.Path, all+"/")])
+		data := map[string][]byte{}
+		for key, value := range secret["stringData"].(map[string]any) { //nolint:forcetypeassert // a fake
+			data[key] = []byte(value.(string)) //nolint:forcetypeassert // a fake
+		}
+		secret["data"] = data
+		delete(secret, "stringData")
+		_ = json.NewEncoder(w).Encode(secret)
 	case r.Method == http.MethodPost && r.URL.Path == all:
 		var secret map[string]any
 		_ = json.NewDecoder(r.Body).Decode(&secret)
@@ -186,6 +225,11 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		a.secrets[name] = secret
+		if made := a.made; made != nil {
+			a.made = nil
+			made(w)
+			return
+		}
 		w.WriteHeader(http.StatusCreated)
 		_ = json.NewEncoder(w).Encode(secret)
 	default:
@@ -235,6 +279,42 @@ func TestAKubernetesSecretIsCreatedAndNeverChanged(t *testing.T) {
 	require.False(t, kept)
 	require.ErrorIs(t, store.Save(t.Context(), Handover{}), errKept)
 	require.Equal(t, secret, api.secrets["operator-credential"])
+}
+
+func TestASecretThatKubernetesMadeWithoutAnAnswerIsKept(t *testing.T) {
+	t.Parallel()
+	dropped := func(http.ResponseWriter) { panic(http.ErrAbortHandler) } // the connection ends without a word
+	for name, made := range map[string]func(w http.ResponseWriter, api *apiServer, stop context.CancelFunc){
+		"the connection is lost": func(w http.ResponseWriter, _ *apiServer, _ context.CancelFunc) { dropped(w) },
+		"a proxy waits no longer": func(w http.ResponseWriter, _ *apiServer, _ context.CancelFunc) {
+			w.WriteHeader(http.StatusGatewayTimeout)
+		},
+		"the run's time is over": func(w http.ResponseWriter, _ *apiServer, stop context.CancelFunc) { stop(); dropped(w) },
+		"it was not made, and the next one is": func(w http.ResponseWriter, api *apiServer, _ context.CancelFunc) {
+			clear(api.secrets)
+			dropped(w)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			api := &apiServer{}
+			dir, environ := cluster(t, api)
+			store, err := NewKubernetesSecret("operator-credential", dir, environ)
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			t.Cleanup(cancel)
+			api.made = func(w http.ResponseWriter) { made(w, api, cancel) }
+			fake := &services{}
+			result, kept, err := setup(t, fake, token).Keep(ctx, Request{Email: "a@example.com", Owner: "ops"}, store, publicURL)
+			require.NoError(t, err)
+			require.True(t, kept)
+			require.Nil(t, api.made)
+			require.Empty(t, fake.revoked)
+			require.Len(t, fake.secrets, 1)
+			data := api.secrets["operator-credential"]["stringData"].(map[string]any) //nolint:forcetypeassert // a fake
+			require.Equal(t, result.ClientSecret.Reveal(), data["AGENTIDP_CLIENT_SECRET"])
+		})
+	}
 }
 
 func TestWhatKubernetesRefusesIsTold(t *testing.T) {

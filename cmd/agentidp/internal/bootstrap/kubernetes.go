@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/sentryagent/agentidp/pkg/apperr"
 )
 
 const (
@@ -23,8 +25,8 @@ const (
 	serviceAccountDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 	// kubernetesTimeout bounds one call of the Kubernetes API.
 	kubernetesTimeout = 10 * time.Second
-	// maxStatus bounds what is read of an answer.
-	maxStatus = 64 << 10
+	// maxAnswer bounds what is read of an answer.
+	maxAnswer = 64 << 10
 )
 
 // KubernetesSecret is a Store in a Secret of the cluster that the program runs in. It needs to be allowed to get the
@@ -76,14 +78,20 @@ func (s *KubernetesSecret) String() string {
 
 // Exists asks for the Secret, and looks at nothing in it.
 func (s *KubernetesSecret) Exists(ctx context.Context) (bool, error) {
-	status, err := s.call(ctx, http.MethodGet, s.secrets+"/"+url.PathEscape(s.name), nil)
+	return s.get(ctx, nil)
+}
+
+// get decodes the Secret into out, unless that is nil.
+func (s *KubernetesSecret) get(ctx context.Context, out any) (found bool, err error) {
+	status, err := s.call(ctx, http.MethodGet, s.secrets+"/"+url.PathEscape(s.name), nil, out)
 	if status == http.StatusNotFound {
 		return false, nil
 	}
 	return err == nil, err
 }
 
-// Save creates the Secret; it never changes one.
+// Save creates the Secret; it never changes one. The API server may have done so where its answer is lost or is no refusal, so
+// then the Secret that is there tells, by its text, who made it.
 func (s *KubernetesSecret) Save(ctx context.Context, handover Handover) error {
 	data := map[string]string{}
 	for _, v := range handover.Variables() {
@@ -99,15 +107,24 @@ func (s *KubernetesSecret) Save(ctx context.Context, handover Handover) error {
 	if err != nil {
 		return fmt.Errorf("encode the Secret: %w", err)
 	}
-	status, err := s.call(ctx, http.MethodPost, s.secrets, body)
-	if status == http.StatusConflict {
-		return errKept
+	status, err := s.call(ctx, http.MethodPost, s.secrets, body, nil)
+	var unanswered *url.Error
+	if status < http.StatusInternalServerError && status != http.StatusConflict && !errors.As(err, &unanswered) {
+		return err
 	}
-	return err
+	var there struct{ Data map[string][]byte }
+	switch found, _ := s.get(ctx, &there); {
+	case !found:
+		return apperr.Unavailable(err)
+	case string(there.Data["AGENTIDP_CLIENT_SECRET"]) != handover.ClientSecret.Reveal():
+		return errKept
+	default:
+		return nil
+	}
 }
 
-// call asks the API server; a status of 300 or more is an error too.
-func (s *KubernetesSecret) call(ctx context.Context, method, target string, body []byte) (status int, err error) {
+// call asks the API server, and decodes its answer into out unless that is nil; a status of 300 or more is an error too.
+func (s *KubernetesSecret) call(ctx context.Context, method, target string, body []byte, out any) (status int, err error) {
 	token, err := os.ReadFile(s.tokenFile)
 	if err != nil {
 		return 0, fmt.Errorf("read the service account's token: %w", err)
@@ -127,10 +144,13 @@ func (s *KubernetesSecret) call(ctx context.Context, method, target string, body
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode < http.StatusMultipleChoices {
-		return res.StatusCode, nil
+		if out != nil && json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(out) != nil {
+			err = errors.New("kubernetes answers with no Secret") // its text may have the secret in it
+		}
+		return res.StatusCode, err
 	}
-	// Only a failure's own text is read: the answer to a success holds the Secret.
+	// Only a failure's own text is told: the answer to a success holds the Secret.
 	var reason struct{ Message string }
-	_ = json.NewDecoder(io.LimitReader(res.Body, maxStatus)).Decode(&reason)
+	_ = json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&reason)
 	return res.StatusCode, fmt.Errorf("kubernetes answers %s: %s", res.Status, reason.Message)
 }
