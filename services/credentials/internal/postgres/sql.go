@@ -108,11 +108,12 @@ UPDATE credentials.credentials c
 INSERT INTO credentials.vault_deletions (agent_id, credential_id, version, due_at) VALUES ($1, $2, $3, $4)`
 
 	// What one replica has taken the others pass over, and take themselves once the time it took them for is over.
+	// Not clock_timestamp(), for which no index can be used.
 	sqlDeletionsClaim = `-- name: vault_deletions_claim
-UPDATE credentials.vault_deletions d SET claimed_until = $2
+UPDATE credentials.vault_deletions d SET claimed_until = statement_timestamp() + $1::interval
   FROM (SELECT deletion_id FROM credentials.vault_deletions
-         WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until <= $1)
-         ORDER BY due_at LIMIT $3 FOR UPDATE SKIP LOCKED) AS taken
+         WHERE due_at <= statement_timestamp() AND (claimed_until IS NULL OR claimed_until <= statement_timestamp())
+         ORDER BY due_at LIMIT $2 FOR UPDATE SKIP LOCKED) AS taken
  WHERE d.deletion_id = taken.deletion_id
 RETURNING d.deletion_id, d.agent_id, d.credential_id, d.version, d.due_at`
 
@@ -120,7 +121,7 @@ RETURNING d.deletion_id, d.agent_id, d.credential_id, d.version, d.due_at`
 DELETE FROM credentials.vault_deletions WHERE deletion_id = $1`
 
 	sqlDeletionsCount = `-- name: vault_deletions_count
-SELECT count(*) FROM credentials.vault_deletions WHERE due_at <= $1`
+SELECT count(*) FROM credentials.vault_deletions WHERE due_at <= statement_timestamp()`
 
 	columns = `credential_id, agent_id, status, created_at, expires_at, rotated_at, revoked_at,
        last_used_at, previous_valid_until, previous_last_used_at`

@@ -227,8 +227,8 @@ func (s *Store) RecordUses(ctx context.Context, uses []secret.Use) error {
 }
 
 // DueDeletions implements secret.Store.
-func (s *Store) DueDeletions(ctx context.Context, at, until time.Time, most int) ([]secret.Deletion, error) {
-	rows, err := s.db.Query(ctx, sqlDeletionsClaim, at, until, most)
+func (s *Store) DueDeletions(ctx context.Context, lease time.Duration, most int) ([]secret.Deletion, error) {
+	rows, err := s.db.Query(ctx, sqlDeletionsClaim, lease, most)
 	if err != nil {
 		return nil, pgdb.Fault(err)
 	}
@@ -248,8 +248,8 @@ func (s *Store) Deleted(ctx context.Context, id int64) error {
 }
 
 // CountDeletions implements secret.Store.
-func (s *Store) CountDeletions(ctx context.Context, at time.Time) (n int, err error) {
-	err = s.db.QueryRow(ctx, sqlDeletionsCount, at).Scan(&n)
+func (s *Store) CountDeletions(ctx context.Context) (n int, err error) {
+	err = s.db.QueryRow(ctx, sqlDeletionsCount).Scan(&n)
 	return n, pgdb.Fault(err)
 }
 

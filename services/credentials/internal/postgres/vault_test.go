@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -68,33 +69,62 @@ func TestDeletionsAreTakenByOneReplicaWhenTheyAreDueAndUntilTheyAreDone(t *testi
 	r := record(uuid.New(), start)
 	f.insert(t, r)
 	at := secret.Place{AgentID: r.AgentID, CredentialID: r.ID}
-	f.discard(t, r, secret.Deletion{Place: at, DueAt: start.Add(time.Minute)}, secret.Deletion{Place: at, Version: 2, DueAt: start})
-	count := func(at time.Time) int {
-		n, err := f.CountDeletions(t.Context(), at)
+	now := time.Now().UTC().Truncate(time.Microsecond)
+	past := now.Add(-time.Hour)
+	f.discard(t, r, secret.Deletion{Place: at, DueAt: now.Add(time.Hour)}, secret.Deletion{Place: at, Version: 2, DueAt: past})
+	count := func() int {
+		n, err := f.CountDeletions(t.Context())
 		require.NoError(t, err)
 		return n
 	}
-	take := func(now time.Time) []secret.Deletion {
-		due, err := f.DueDeletions(t.Context(), now, now.Add(30*time.Second), 10)
+	take := func() []secret.Deletion {
+		due, err := f.DueDeletions(t.Context(), time.Hour, 10)
 		require.NoError(t, err)
 		return due
 	}
-
-	require.Empty(t, take(start.Add(-time.Second)))
-	first := take(start)
+	first := take()
 	require.Len(t, first, 1)
-	require.Equal(t, secret.Deletion{ID: first[0].ID, Place: at, Version: 2, DueAt: start}, first[0])
-	require.Empty(t, take(start.Add(29*time.Second)), "another replica is at it")
-	require.Equal(t, 1, count(start.Add(29*time.Second)))
-	require.Equal(t, first, take(start.Add(30*time.Second)), "that replica was killed")
+	require.Equal(t, secret.Deletion{ID: first[0].ID, Place: at, Version: 2, DueAt: past}, first[0])
+	require.Empty(t, take(), "another replica is at it")
+	require.Equal(t, 1, count())
+	_, err := f.db.Exec(t.Context(), `UPDATE credentials.vault_deletions SET claimed_until = claimed_until - interval '1 hour'`)
+	require.NoError(t, err)
+	require.Equal(t, first, take(), "that replica was killed")
 	require.NoError(t, f.Deleted(t.Context(), first[0].ID))
-	require.Zero(t, count(start.Add(59*time.Second)))
+	require.Zero(t, count())
 
-	last := take(start.Add(time.Minute))
-	require.Len(t, last, 1)
-	require.Zero(t, last[0].Version)
-	require.NoError(t, f.Deleted(t.Context(), last[0].ID))
-	require.NoError(t, f.Deleted(t.Context(), last[0].ID), "twice does no harm")
+	require.NoError(t, f.Deleted(t.Context(), first[0].ID), "twice does no harm")
+	require.Empty(t, take(), "the other one is not due")
+}
+
+// destroyed counts what a Vault has to delete.
+type destroyed struct {
+	secret.Vault
+
+	versions []int
+}
+
+func (d *destroyed) Destroy(_ context.Context, _ secret.Place, version int) error {
+	d.versions = append(d.versions, version)
+	return nil
+}
+
+func TestAReplicaWhoseClockIsAheadDeletesNothingBeforeItsTime(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r := record(uuid.New(), start)
+	f.insert(t, r)
+	at := secret.Place{AgentID: r.AgentID, CredentialID: r.ID}
+	now := time.Now()
+	f.discard(t, r, secret.Deletion{Place: at, Version: 1, DueAt: now.Add(-time.Hour)}, secret.Deletion{Place: at, Version: 2, DueAt: now.Add(time.Hour)})
+	vault := &destroyed{}
+	replica := secret.NewService(secret.Options{Store: f.Store, Vault: vault, Clock: func() time.Time { return now.Add(24 * time.Hour) }})
+	overdue, err := replica.OverdueDeletions(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 1, overdue)
+	_, err = replica.DeleteUnwanted(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []int{1}, vault.versions)
 }
 
 func TestADeletionIsStoredWithItsChangeOrNotAtAll(t *testing.T) {
@@ -111,11 +141,11 @@ func TestADeletionIsStoredWithItsChangeOrNotAtAll(t *testing.T) {
 		}
 	}
 	require.Error(t, f.Decommission(t.Context(), agent, start, decide(secret.NotFound())))
-	n, err := f.CountDeletions(t.Context(), start)
+	n, err := f.CountDeletions(t.Context())
 	require.NoError(t, err)
 	require.Zero(t, n)
 	require.NoError(t, f.Decommission(t.Context(), agent, start, decide(nil)))
-	n, err = f.CountDeletions(t.Context(), start)
+	n, err = f.CountDeletions(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
 }

@@ -36,12 +36,12 @@ type fixture struct {
 
 func setup(t *testing.T, maxActive int) *fixture {
 	t.Helper()
-	actor := uuid.New()
+	actor, clock := uuid.New(), testkit.NewClock(start)
 	f := &fixture{
-		store:    newFakeStore(),
+		store:    newFakeStore(clock.Now),
 		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
 		hasher:   &fakeHasher{},
-		clock:    testkit.NewClock(start),
+		clock:    clock,
 		agent:    uuid.New(),
 		origin:   auditevent.Origin{ActorID: &actor, IPAddress: "192.0.2.7", UserAgent: "test", RequestID: "req-1"},
 	}
@@ -85,6 +85,7 @@ type fakeStore struct {
 	screened time.Time // when it was asked to screen last
 	inserted func()    // runs before an insert takes the lock
 
+	clock     func() time.Time // by which deletions are due
 	deletions []secret.Deletion
 	lastID    int64 // of a deletion
 	refusing  error // what changes fail with, after all was decided
@@ -92,8 +93,8 @@ type fakeStore struct {
 
 var _ secret.Store = (*fakeStore)(nil)
 
-func newFakeStore() *fakeStore {
-	return &fakeStore{agents: map[uuid.UUID]time.Time{}, records: map[uuid.UUID]secret.Record{}}
+func newFakeStore(clock func() time.Time) *fakeStore {
+	return &fakeStore{clock: clock, agents: map[uuid.UUID]time.Time{}, records: map[uuid.UUID]secret.Record{}}
 }
 
 func (s *fakeStore) standing(agentID uuid.UUID, at time.Time) secret.Standing {
@@ -243,12 +244,12 @@ func (s *fakeStore) put(r secret.Record) {
 	s.records[r.ID] = r
 }
 
-func (s *fakeStore) DueDeletions(_ context.Context, at, _ time.Time, most int) ([]secret.Deletion, error) {
+func (s *fakeStore) DueDeletions(_ context.Context, _ time.Duration, most int) ([]secret.Deletion, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var due []secret.Deletion
 	for _, d := range s.deletions {
-		if !d.DueAt.After(at) && len(due) < most {
+		if !d.DueAt.After(s.clock()) && len(due) < most {
 			due = append(due, d)
 		}
 	}
@@ -262,8 +263,8 @@ func (s *fakeStore) Deleted(_ context.Context, id int64) error {
 	return s.failing
 }
 
-func (s *fakeStore) CountDeletions(ctx context.Context, at time.Time) (int, error) {
-	due, err := s.DueDeletions(ctx, at, at, len(s.deletions))
+func (s *fakeStore) CountDeletions(ctx context.Context) (int, error) {
+	due, err := s.DueDeletions(ctx, 0, len(s.deletions))
 	return len(due), err
 }
 

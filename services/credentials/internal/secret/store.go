@@ -42,12 +42,13 @@ type Store interface {
 	// RecordUses moves last uses forward, never back. Unknown ids are left out.
 	RecordUses(ctx context.Context, uses []Use) error
 	// DueDeletions takes the oldest deletions that are due, and keeps them from other
-	// takers until the time that is given.
-	DueDeletions(ctx context.Context, at, until time.Time, most int) ([]Deletion, error)
+	// takers for the lease. What is due goes by the store's clock: it is one for all
+	// replicas, and what one of them deletes too early nobody can bring back.
+	DueDeletions(ctx context.Context, lease time.Duration, most int) ([]Deletion, error)
 	// Deleted takes a deletion away that is done.
 	Deleted(ctx context.Context, id int64) error
 	// CountDeletions that are due, taken or not.
-	CountDeletions(ctx context.Context, at time.Time) (int, error)
+	CountDeletions(ctx context.Context) (int, error)
 }
 
 // Registry knows the agents; registryapi.Client is one.

@@ -53,8 +53,8 @@ type Place struct {
 type Deletion struct {
 	ID int64 // given by the store
 	Place
-	Version int // 0 for all versions
-	DueAt   time.Time
+	Version int       // 0 for all versions
+	DueAt   time.Time // the end that the secret was given, by the clock of who gave it
 }
 
 // kept are the secrets in Vault, and what is remembered of them. It is there also without a Vault, for rows of before.
@@ -122,8 +122,7 @@ func (s *Service) DeleteUnwanted(ctx context.Context) (more bool, err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deletionLease)
 	defer cancel()
-	now := s.now()
-	due, err := s.store.DueDeletions(ctx, now, now.Add(deletionLease), deletionBatch)
+	due, err := s.store.DueDeletions(ctx, deletionLease, deletionBatch)
 	if err != nil {
 		return false, err
 	}
@@ -142,7 +141,7 @@ func (s *Service) DeleteUnwanted(ctx context.Context) (more bool, err error) {
 func (s *Service) OverdueDeletions(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, countTimeout)
 	defer cancel()
-	return s.store.CountDeletions(ctx, s.now())
+	return s.store.CountDeletions(ctx)
 }
 
 // delete is done twice where a replica ends between its two steps, which does no harm.
