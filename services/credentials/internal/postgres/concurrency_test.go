@@ -115,6 +115,42 @@ func TestADecommissionIsRememberedOnceAndTouchesActiveCredentialsOnly(t *testing
 	require.True(t, st.Decommissioned, "an agent that never had a credential was forgotten")
 }
 
+func TestADecommissionThatIsStoppedGoesOnWhereItWas(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	agent := uuid.New()
+	expires := start.Add(time.Second)
+	unending, ending := record(agent, start), record(agent, start)
+	ending.ExpiresAt = &expires
+	f.insert(t, unending)
+	f.insert(t, ending)
+	const expired = 2500
+	_, err := f.db.Exec(t.Context(), `
+INSERT INTO credentials.credentials (credential_id, agent_id, created_at, expires_at, secret_hash, secret_fingerprint)
+SELECT gen_random_uuid(), $1, $2::timestamptz - n * interval '1 minute', $2, 'hash', 'finger_p' FROM generate_series(1, $3::int) AS n`, agent, start, expired)
+	require.NoError(t, err)
+	active := func() int {
+		var n int
+		require.NoError(t, f.db.QueryRow(t.Context(), `SELECT count(*) FROM credentials.credentials WHERE agent_id = $1 AND status = 'active'`, agent).Scan(&n))
+		return n
+	}
+
+	stopped, seen := errors.New("the time is up"), 0
+	require.ErrorIs(t, f.Decommission(t.Context(), agent, start, func(r *secret.Record) ([]outbox.Message, error) {
+		if seen++; seen == 1500 {
+			return nil, stopped
+		}
+		return revoke(r)
+	}), stopped)
+	require.Equal(t, expired-1000, active(), "a portion was stored")
+	st, err := f.Standing(t.Context(), agent, start)
+	require.NoError(t, err)
+	require.Equal(t, secret.Standing{Known: true, Decommissioned: true}, st, "nothing that is good is left for a later portion")
+
+	require.NoError(t, f.Decommission(t.Context(), agent, start, revoke))
+	require.Zero(t, active())
+}
+
 func TestUsesAndDecommissionsOfTheSameCredentialsDoNotBlockEachOther(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

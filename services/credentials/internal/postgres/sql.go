@@ -60,11 +60,21 @@ UPDATE credentials.credentials
 	sqlAgentDecommission = `-- name: agent_decommission
 UPDATE credentials.agents SET decommissioned_at = $2 WHERE agent_id = $1 AND decommissioned_at IS NULL`
 
-	// Rows are locked in the order of their ids, here and in sqlUse, so that the
-	// two never wait for each other.
-	sqlLockActive = `-- name: credential_lock_active
+	// Rows are locked in the order of their ids, here, in the next one and in sqlUse, so that
+	// they never wait for each other.
+	sqlLockUnexpired = `-- name: credential_lock_unexpired
 SELECT ` + recordColumns + `
-  FROM credentials.credentials WHERE agent_id = $1 AND status = 'active'
+  FROM credentials.credentials
+ WHERE agent_id = $1 AND status = 'active' AND (expires_at IS NULL OR expires_at > $2)
+ ORDER BY credential_id FOR UPDATE`
+
+	sqlLockExpired = `-- name: credential_lock_expired
+SELECT ` + recordColumns + `
+  FROM credentials.credentials
+ WHERE credential_id IN (SELECT credential_id FROM credentials.credentials
+                          WHERE agent_id = $1 AND status = 'active' AND expires_at <= $2
+                          ORDER BY expires_at LIMIT $3)
+   AND status = 'active'
  ORDER BY credential_id FOR UPDATE`
 
 	sqlCandidates = `-- name: credential_candidates

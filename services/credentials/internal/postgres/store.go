@@ -22,6 +22,9 @@ import (
 // idUnique is the constraint that two credentials of one id violate.
 const idUnique = "credentials_pkey"
 
+// expiredPortion is how many expired credentials a decommission revokes in one transaction: no limit holds for their number.
+const expiredPortion = 1000
+
 // Store is the domain's store on Postgres. It is safe for concurrent use.
 type Store struct {
 	db     *pgdb.DB
@@ -146,29 +149,37 @@ func (s *Store) Change(ctx context.Context, agentID, credentialID uuid.UUID, dec
 
 // Decommission implements secret.Store.
 func (s *Store) Decommission(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(*secret.Record) ([]outbox.Message, error)) error {
-	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
-		var already bool
-		if err := lockAgent(ctx, tx, agentID, &already); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sqlAgentDecommission, agentID, at); err != nil {
-			return err
-		}
-		rows, err := tx.Query(ctx, sqlLockActive, agentID)
-		if err != nil {
-			return err
-		}
-		records, err := pgx.CollectRows(rows, scanRecord)
-		if err != nil {
-			return err
-		}
-		msgs, err := s.changeAll(ctx, tx, records, decide)
-		if err != nil || len(msgs) == 0 {
-			return err
-		}
-		return s.outbox.Append(ctx, tx, msgs...)
-	})
-	return pgdb.Fault(err)
+	end := func(locked string, args ...any) (ended int, err error) {
+		err = s.db.WithTx(ctx, func(tx pgx.Tx) error {
+			var already bool
+			if err := lockAgent(ctx, tx, agentID, &already); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, sqlAgentDecommission, agentID, at); err != nil {
+				return err
+			}
+			rows, err := tx.Query(ctx, locked, args...)
+			if err != nil {
+				return err
+			}
+			records, err := pgx.CollectRows(rows, scanRecord)
+			if err != nil {
+				return err
+			}
+			ended = len(records)
+			msgs, err := s.changeAll(ctx, tx, records, decide)
+			if err != nil || len(msgs) == 0 {
+				return err
+			}
+			return s.outbox.Append(ctx, tx, msgs...)
+		})
+		return ended, pgdb.Fault(err)
+	}
+	_, err := end(sqlLockUnexpired, agentID, at)
+	for left := 1; err == nil && left > 0; {
+		left, err = end(sqlLockExpired, agentID, at, expiredPortion)
+	}
+	return err
 }
 
 // changeAll in one round trip.

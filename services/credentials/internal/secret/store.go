@@ -29,7 +29,9 @@ type Store interface {
 	// Change locks one credential and stores what decide made of it. Errors as Find.
 	Change(ctx context.Context, agentID, credentialID uuid.UUID, decide func(*Record) ([]outbox.Message, error)) error
 	// Decommission marks the agent for good, and stores what decide made of each
-	// of its active credentials. Doing it again is harmless.
+	// of its active credentials: with the mark of those that have not expired at the
+	// time, and then of the others, in portions that stay done where a later one fails.
+	// Doing it again is harmless.
 	Decommission(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(*Record) ([]outbox.Message, error)) error
 	// Candidates are the active credentials of an agent with a secret, current or
 	// previous, of that fingerprint: nearly always none or one. It reads the
