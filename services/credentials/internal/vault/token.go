@@ -33,15 +33,23 @@ type token struct {
 
 // current is the token to use: another than the one that was refused, if that can be had.
 func (c *Client) current(ctx context.Context, refused token) (token, error) {
+	if now := *c.token.Load(); c.usable(now, refused) {
+		return now, nil
+	}
 	if err := c.lock(ctx); err != nil {
 		return token{}, err
 	}
 	defer c.unlock()
-	if c.cfg.KubernetesRole == "" || c.token.value != "" && (c.token != refused || time.Since(refused.at) < leastAge) {
-		return c.token, nil
+	if now := *c.token.Load(); c.usable(now, refused) {
+		return now, nil // somebody logged in meanwhile
 	}
 	_, err := c.login(ctx)
-	return c.token, err
+	return *c.token.Load(), err
+}
+
+// usable says of the token there is that another login would be of no use.
+func (c *Client) usable(now, refused token) bool {
+	return c.cfg.KubernetesRole == "" || now.value != "" && (now != refused || time.Since(refused.at) < leastAge)
 }
 
 func (c *Client) lock(ctx context.Context) error {
@@ -85,7 +93,7 @@ func (c *Client) login(ctx context.Context) (lease, error) {
 	if given.Auth.Token == "" {
 		return lease{}, errors.New("no token was answered")
 	}
-	c.token = token{value: given.Auth.Token, at: time.Now()}
+	c.token.Store(&token{value: given.Auth.Token, at: time.Now()})
 	return given, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,8 +59,8 @@ type Client struct {
 	log       *slog.Logger
 	durations *prometheus.HistogramVec
 
-	turn  chan struct{} // held while the token is looked at or replaced
-	token token
+	turn  chan struct{}         // held by who logs in; whose token is good does not wait for that
+	token atomic.Pointer[token] // never nil
 }
 
 var _ secret.Vault = (*Client)(nil)
@@ -82,7 +83,7 @@ func New(cfg Config, log *slog.Logger, durations *prometheus.HistogramVec) (*Cli
 	if err != nil {
 		return nil, err
 	}
-	return &Client{
+	c := &Client{
 		cfg: cfg, base: strings.TrimRight(string(cfg.Addr), "/") + "/v1/", log: log, durations: durations,
 		http: &http.Client{
 			// No proxy of the environment: those are for the outside.
@@ -98,8 +99,10 @@ func New(cfg Config, log *slog.Logger, durations *prometheus.HistogramVec) (*Cli
 			// The token must not follow a redirect to another host.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		turn: make(chan struct{}, 1), token: token{value: cfg.Token},
-	}, nil
+		turn: make(chan struct{}, 1),
+	}
+	c.token.Store(&token{value: cfg.Token})
+	return c, nil
 }
 
 func readAuthorities(file string) (*x509.CertPool, error) {

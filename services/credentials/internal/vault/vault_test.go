@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,7 +154,7 @@ func TestAServiceAccountLogsInAndDoesSoAgain(t *testing.T) {
 		c, at := newClient(t, s.withServiceAccount(t)), place()
 		_, err := c.Write(t.Context(), at, secret.Generate())
 		require.NoError(t, err, "the first request logs in")
-		first := c.token.value
+		first := c.token.Load().value
 		run(t, c)
 		require.Eventually(t, func() bool {
 			now, err := c.current(t.Context(), token{})
@@ -178,6 +180,44 @@ func TestAServiceAccountLogsInAndDoesSoAgain(t *testing.T) {
 		requireUnavailable(t, err)
 		require.ErrorContains(t, err, "VAULT_KUBERNETES_TOKEN_FILE")
 	})
+}
+
+func TestWhoHasAGoodTokenWaitsForNoLogin(t *testing.T) {
+	t.Parallel()
+	entered, goOn := make(chan struct{}), make(chan struct{})
+	var logins atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/v1/auth/kubernetes/login" {
+			return
+		}
+		if logins.Add(1) > 1 {
+			close(entered)
+			<-goOn
+		}
+		_, _ = w.Write([]byte(`{"auth": {"client_token": "t", "lease_duration": 60}}`))
+	}))
+	t.Cleanup(server.Close)
+	release := sync.OnceFunc(func() { close(goOn) })
+	t.Cleanup(release)
+	file := filepath.Join(t.TempDir(), "token")
+	require.NoError(t, os.WriteFile(file, []byte("jwt"), 0o600))
+	c := newClient(t, Config{Addr: config.URL(server.URL), KubernetesMount: "kubernetes", KubernetesRole: "r", KubernetesToken: file})
+	require.NoError(t, c.Ready(t.Context()))
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.loginAgain(t.Context())
+		done <- err
+	}()
+	<-entered
+	err := c.Ready(t.Context())
+	select {
+	case ended := <-done:
+		require.Fail(t, "the request has waited for the login", "%v", ended)
+	default:
+	}
+	require.NoError(t, err)
+	release()
+	require.NoError(t, <-done)
 }
 
 func TestAVaultThatIsAwayIsUnavailableInTime(t *testing.T) {
