@@ -311,6 +311,42 @@ func TestARunThatEndsInDoubtLeavesNoCredential(t *testing.T) {
 	require.NotContains(t, slices.Collect(maps.Values(fake.live)), true)
 }
 
+// unreached is asked where nobody listens, until the run is told to stop.
+type unreached struct {
+	Credentials
+
+	stop    context.CancelFunc
+	revoked int
+}
+
+func (u *unreached) OperatorCredential(
+	ctx context.Context, req credentialsapi.OperatorCredentialRequest,
+) (credentialsapi.OperatorCredential, error) {
+	defer u.stop()
+	return u.Credentials.OperatorCredential(ctx, req)
+}
+
+func (u *unreached) RevokeOperatorCredential(context.Context, credentialsapi.OperatorRevocation) error {
+	u.revoked++
+	return nil
+}
+
+func TestWhatWasNeverSentIsNotRevoked(t *testing.T) {
+	t.Parallel()
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	clients := setup(t, &services{}, token)
+	settings := Settings{RegistryURL: gone.URL, CredentialsURL: gone.URL, Token: token}
+	nobody, err := NewClients(settings, telemetry.Discard("test"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(within(t, 30*time.Second))
+	credentials := &unreached{Credentials: nobody.Credentials, stop: cancel}
+	clients.Credentials = credentials
+	_, err = clients.Run(ctx, Request{Email: "a@example.com", Owner: "ops"})
+	require.ErrorIs(t, err, apperr.New(apperr.ServiceUnavailable, ""))
+	require.Zero(t, credentials.revoked)
+}
+
 // refusing fails so many times before it asks.
 type refusing struct {
 	Credentials
