@@ -1,6 +1,8 @@
 package postgres_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -79,6 +81,68 @@ func TestNoActiveCredentialOutlivesADecommission(t *testing.T) {
 		st, err := f.Standing(t.Context(), agent, start)
 		require.NoError(t, err)
 		require.Equal(t, secret.Standing{Known: true, Decommissioned: true}, st)
+	}
+}
+
+// waiting waits until a statement waits for a lock, or all is over.
+func (f *fixture) waiting(t *testing.T, over <-chan error) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		var n int
+		err := f.db.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n)
+		return err == nil && n > 0 || len(over) > 0
+	}, 10*time.Second, 10*time.Millisecond)
+}
+
+func TestOfTwoChangesOfOneCredentialTheSecondSeesWhatTheFirstDid(t *testing.T) {
+	t.Parallel()
+	refused := errors.New("revoked already")
+	rotate := func(r *secret.Record) ([]outbox.Message, error) {
+		if r.Status == secret.Revoked {
+			return nil, refused
+		}
+		at, until := start.Add(time.Second), start.Add(time.Hour)
+		r.Previous, r.PreviousValidUntil, r.Current, r.RotatedAt = r.Current, &until, seal(), &at
+		return []outbox.Message{message()}, nil
+	}
+	for name, tt := range map[string]struct {
+		first func(*secret.Record) ([]outbox.Message, error)
+		want  error
+	}{
+		"what was revoked stays revoked":                                {revoke, refused},
+		"the secret of the first rotation is the one before the second": {rotate, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			r := record(uuid.New(), start)
+			f.insert(t, r)
+			var made, seen secret.Record
+			entered, goOn := make(chan struct{}), make(chan struct{})
+			first, second := make(chan error, 1), make(chan error, 1)
+			go func() {
+				first <- f.Change(t.Context(), r.AgentID, r.ID, func(r *secret.Record) ([]outbox.Message, error) {
+					close(entered)
+					<-goOn
+					msgs, err := tt.first(r)
+					made = *r
+					return msgs, err
+				})
+			}()
+			<-entered
+			go func() {
+				second <- f.Change(t.Context(), r.AgentID, r.ID, func(r *secret.Record) ([]outbox.Message, error) {
+					seen = *r
+					return rotate(r)
+				})
+			}()
+			f.waiting(t, second)
+			close(goOn)
+			require.NoError(t, <-first)
+			require.ErrorIs(t, <-second, tt.want)
+			require.Equal(t, made, seen)
+			require.Equal(t, made.Status, f.stored(t, r.AgentID, r.ID).Status)
+		})
 	}
 }
 
@@ -182,4 +246,39 @@ func TestUsesAndDecommissionsOfTheSameCredentialsDoNotBlockEachOther(t *testing.
 		}
 	})
 	wg.Wait()
+}
+
+func TestADecommissionLocksCredentialsInTheOrderOfTheirIDs(t *testing.T) {
+	t.Parallel()
+	for name, expired := range map[string]bool{"those that are good": false, "expired ones": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			agent := uuid.New()
+			var stored []secret.Record
+			for range 20 {
+				stored = append(stored, record(agent, start))
+			}
+			slices.SortFunc(stored, func(a, b secret.Record) int { return bytes.Compare(b.ID[:], a.ID[:]) })
+			for i, r := range stored { // the last id comes first, wherever else they are in an order
+				if expires := start.Add(time.Duration(i+1) * time.Second); expired {
+					r.ExpiresAt = &expires
+				}
+				f.insert(t, r)
+			}
+			last, first := stored[0].ID, stored[len(stored)-1].ID
+			other, err := f.db.Begin(t.Context())
+			require.NoError(t, err)
+			defer func() { _ = other.Rollback(context.WithoutCancel(t.Context())) }()
+			const lock = `SELECT credential_id FROM credentials.credentials WHERE credential_id = $1 FOR UPDATE SKIP LOCKED`
+			var locked uuid.UUID
+			require.NoError(t, other.QueryRow(t.Context(), lock, first).Scan(&locked))
+			done := make(chan error, 1)
+			go func() { done <- f.Decommission(t.Context(), agent, start.Add(time.Hour), revoke) }()
+			f.waiting(t, done)
+			require.NoError(t, other.QueryRow(t.Context(), lock, last).Scan(&locked), "who waits for the first one must hold no other")
+			require.NoError(t, other.Rollback(t.Context()))
+			require.NoError(t, <-done)
+		})
+	}
 }
