@@ -57,7 +57,10 @@ func (v *fakeVault) Read(_ context.Context, at secret.Place, version int) (s con
 	return s, err
 }
 
-func (v *fakeVault) Destroy(_ context.Context, at secret.Place, version int) error {
+func (v *fakeVault) Destroy(ctx context.Context, at secret.Place, version int) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	return v.do(func() {
 		if versions := v.entries[at]; version <= len(versions) {
 			versions[version-1] = ""
@@ -289,6 +292,19 @@ func TestWhatWasNotStoredIsTakenBackFromVault(t *testing.T) {
 	rotated := f.rotate(t, issued.ID, 0)
 	require.Equal(t, 3, f.store.records[issued.ID].Current.Version, "the row names the version that was written for it")
 	require.True(t, f.verify(t, rotated.Secret).Valid)
+}
+
+func TestWhatWasNotStoredIsTakenBackAlsoAfterTheCallerIsGone(t *testing.T) {
+	t.Parallel()
+	f, v, _ := withVault(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	f.store.inserted, f.store.refusing = cancel, apperr.Unavailable(context.Canceled)
+	_, err := f.Create(ctx, f.agent, nil, f.origin)
+	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Len(t, v.entries, 1)
+	for _, versions := range v.entries {
+		require.Equal(t, []config.Secret{""}, versions)
+	}
 }
 
 func TestAnIDThatIsTakenLeavesItsVersionsAlone(t *testing.T) {
