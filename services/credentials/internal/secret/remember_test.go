@@ -60,6 +60,13 @@ func TestASecretThatWasHashedHereMatchesWithoutComputing(t *testing.T) {
 	require.Equal(t, 1, inner.computed)
 }
 
+func TestWhatIsRememberedMeansNothingToAnotherProcess(t *testing.T) {
+	t.Parallel()
+	one, other := newMatches(0), newMatches(0)
+	require.Equal(t, one.digest([]byte("hash"), "secret"), one.digest([]byte("hash"), "secret"))
+	require.NotEqual(t, one.digest([]byte("hash"), "secret"), other.digest([]byte("hash"), "secret"))
+}
+
 func TestAFailureIsNotRemembered(t *testing.T) {
 	t.Parallel()
 	inner := &countingHasher{err: errors.New("no free core")}
