@@ -111,6 +111,17 @@ func TestWhatHappensWhileTheHashIsComputedCounts(t *testing.T) {
 		f.hasher.during = func() { f.rotate(t, issued.ID, 0) }
 		require.Equal(t, wrong, f.verify(t, issued.Secret))
 	})
+	t.Run("rotated to a secret of the same fingerprint", func(t *testing.T) {
+		t.Parallel()
+		f := setup(t, 100)
+		issued := f.create(t)
+		f.hasher.during = func() {
+			r := f.store.records[issued.ID]
+			r.Current = &secret.Sealed{Hash: []byte("another hash"), Fingerprint: r.Current.Fingerprint}
+			f.store.records[issued.ID] = r
+		}
+		require.Equal(t, wrong, f.verify(t, issued.Secret))
+	})
 	t.Run("rotated with a grace period", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t, 100)
