@@ -182,6 +182,62 @@ func TestAServiceAccountLogsInAndDoesSoAgain(t *testing.T) {
 	})
 }
 
+// answering is a Vault that gives one answer, and counts how often.
+func answering(t *testing.T, answer http.HandlerFunc) (addr config.URL, asked *atomic.Int32) {
+	t.Helper()
+	asked = &atomic.Int32{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		answer(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return config.URL(server.URL), asked
+}
+
+func TestTheTokenFollowsNoRedirect(t *testing.T) {
+	t.Parallel()
+	elsewhere, asked := answering(t, func(http.ResponseWriter, *http.Request) {})
+	addr, _ := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, string(elsewhere)+r.URL.Path, http.StatusTemporaryRedirect)
+	})
+	c := newClient(t, Config{Addr: addr, Token: "t", Mount: "secret"})
+	requireUnavailable(t, c.Ready(t.Context()))
+	_, err := c.Write(t.Context(), place(), secret.Generate())
+	requireUnavailable(t, err)
+	require.Zero(t, asked.Load())
+}
+
+func TestAnAnswerAboutAnotherVersionIsNone(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		status int
+		answer string
+	}{
+		"another one is destroyed": {http.StatusNotFound, `{"data": {"data": null, "metadata": {"version": 2, "destroyed": true}}}`},
+		"another one is deleted":   {http.StatusNotFound, `{"data": {"data": null, "metadata": {"version": 2, "deletion_time": "2026-11-22T09:00:00Z"}}}`},
+		"another one is there":     {http.StatusOK, `{"data": {"data": {"clientSecret": "sk_live_of_before"}, "metadata": {"version": 2}}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			addr, _ := answering(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(tt.status)
+				_, _ = w.Write([]byte(tt.answer))
+			})
+			s, err := newClient(t, Config{Addr: addr, Token: "t", Mount: "secret"}).Read(t.Context(), place(), 1)
+			requireUnavailable(t, err)
+			require.NotErrorIs(t, err, secret.ErrGone)
+			require.Empty(t, s)
+		})
+	}
+}
+
+func TestAnOperatorsTokenThatIsRefusedIsNotSentAgain(t *testing.T) {
+	t.Parallel()
+	addr, asked := answering(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	requireUnavailable(t, newClient(t, Config{Addr: addr, Token: "t", Mount: "secret"}).Ready(t.Context()))
+	require.EqualValues(t, 1, asked.Load())
+}
+
 func TestWhoHasAGoodTokenWaitsForNoLogin(t *testing.T) {
 	t.Parallel()
 	entered, goOn := make(chan struct{}), make(chan struct{})
