@@ -101,7 +101,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		Reader: reader,
 		Log:    log,
 	})
-	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store, log), reader)
+	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store, log, time.Now), reader)
 	return nil
 }
 

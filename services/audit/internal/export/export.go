@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -32,6 +33,10 @@ const (
 	// them match, more where few do. One statement stays a matter of milliseconds.
 	leastWindow = 4 * pageEvents
 	mostWindow  = 128 * pageEvents
+	// silence is how long FormatLog may write nothing, as a filter may make it do, before
+	// it ends with a line that says where to go on: a client or a proxy that hears nothing
+	// for a minute takes the connection for dead.
+	silence = 20 * time.Second
 )
 
 // Row is one stored event and its place in the log.
@@ -74,10 +79,13 @@ type Request struct {
 type Exporter struct {
 	store Store
 	log   Log
+	clock func() time.Time
 }
 
 // New returns an Exporter of log and the events that are its leaves.
-func New(store Store, log Log) *Exporter { return &Exporter{store: store, log: log} }
+func New(store Store, log Log, clock func() time.Time) *Exporter {
+	return &Exporter{store: store, log: log, clock: clock}
+}
 
 // Begin prepares an export up to the latest checkpoint. ErrPastEnd tells that the
 // log has no leaf before req.First yet.
@@ -92,7 +100,7 @@ func (e *Exporter) Begin(ctx context.Context, req Request) (*Export, error) {
 	if head.Size == 0 {
 		head.Signed = nil // an export of nothing shows no checkpoint
 	}
-	x := &Export{store: e.store, log: e.log, request: req, head: head, next: req.First, window: leastWindow}
+	x := &Export{store: e.store, log: e.log, clock: e.clock, request: req, head: head, next: req.First, window: leastWindow}
 	if req.Format == FormatLog {
 		frontier, err := auditlog.ReadFrontier(req.First, e.log.Hashes(ctx))
 		if err != nil {
@@ -113,6 +121,7 @@ type Output interface {
 type Export struct {
 	store   Store
 	log     Log
+	clock   func() time.Time
 	request Request
 	head    merkle.Head
 	before  []tlog.Hash
@@ -122,8 +131,9 @@ type Export struct {
 	ended   bool
 }
 
-// Write writes all of it. It ends early, with complete false, when ctx ends or
-// the log cannot be read (which is the error); FormatLog says so in its last line,
+// Write writes all of it. It ends early, with complete false, when ctx ends, when
+// the log cannot be read (which is the error), or when FormatLog had no line to write
+// for a while, and then is some leaves further; FormatLog says so in its last line,
 // whose cursor goes on from there. An error of out ends it at once; Ended tells the
 // two apart.
 func (x *Export) Write(ctx context.Context, out Output) (complete bool, err error) {
@@ -132,6 +142,7 @@ func (x *Export) Write(ctx context.Context, out Output) (complete bool, err erro
 		return false, err
 	}
 	var broken error
+	wrote := x.clock()
 	for x.next < x.head.Size && ctx.Err() == nil && broken == nil {
 		var lines []line
 		var after int64
@@ -145,6 +156,11 @@ func (x *Export) Write(ctx context.Context, out Output) (complete bool, err erro
 			return false, err
 		}
 		x.next = after
+		if at := x.clock(); len(lines) > 0 {
+			wrote = at
+		} else if x.request.Format == FormatLog && at.Sub(wrote) >= silence {
+			break
+		}
 	}
 	if ctx.Err() != nil {
 		broken = nil // that a statement was broken off for it is no failure

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -32,10 +33,11 @@ type shelf struct {
 	strays   []export.Row
 	dropped  []auditlog.DroppedDay
 	fail     func(first int64) error
-	noTiles  error // of Tiles, but for the hashes of leaves
-	noEnd    error // of Strays
-	most     int   // rows that were asked for at a time
-	asked    int   // statements
+	noTiles  error         // of Tiles, but for the hashes of leaves
+	noEnd    error         // of Strays
+	most     int           // rows that were asked for at a time
+	asked    int           // statements
+	takes    time.Duration // a statement
 }
 
 func newShelf(t *testing.T, events int) *shelf {
@@ -85,7 +87,7 @@ func (s *shelf) Head(context.Context) (merkle.Head, error) {
 
 // exporter is one of what is on the shelf.
 func (s *shelf) exporter() *export.Exporter {
-	return export.New(s, merkle.New(merkle.Config{Store: s}))
+	return export.New(s, merkle.New(merkle.Config{Store: s}), func() time.Time { return now.Add(time.Duration(s.asked) * s.takes) })
 }
 
 func (s *shelf) failure(first int64) error {
@@ -275,6 +277,48 @@ func TestAFilterThatMatchesLittleIsServedByFewStatements(t *testing.T) {
 	x := write(t, s, export.Request{Filter: &trail.Filter{Action: &none}, Format: export.FormatLog})
 	require.Empty(t, x.lines)
 	require.LessOrEqual(t, s.asked, 5, "2048, 4096, 8192, 16384 leaves at a time")
+}
+
+func TestAnExportThatFindsNothingForAWhileEndsAndGoesOnFromItsCursor(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 0)
+	for range 40_000 {
+		s.add(tlog.Hash{})
+	}
+	rare := "agent.created"
+	s.rows = []export.Row{{Index: 2048, Payload: []byte(`{"action":"agent.created"}`)}, {Index: 39_999, Payload: []byte(`{"action":"agent.created"}`)}}
+	s.takes = 10 * time.Second
+	request := export.Request{Filter: &trail.Filter{Action: &rare}, Format: export.FormatLog}
+	var found []int64
+	var ends []bool
+	for len(ends) == 0 || !ends[len(ends)-1] {
+		text, complete := writeText(t, s, request)
+		part := read(t, text)
+		require.Equal(t, complete, part.trailer.Complete)
+		for _, line := range part.lines {
+			found = append(found, line.LeafIndex)
+		}
+		next, err := strconv.ParseInt(part.trailer.Cursor, 10, 64)
+		require.NoError(t, err)
+		require.Greater(t, next, request.First, "each part gets further")
+		request.First, ends = next, append(ends, complete)
+	}
+	require.Equal(t, []int64{2048, 39_999}, found)
+	require.Equal(t, []bool{false, false, true}, ends, "20 s after the last line")
+
+	s.takes = time.Minute
+	for first := int64(0); first < 40_000; { // however long a statement takes
+		request.First = first
+		text, _ := writeText(t, s, request)
+		next, err := strconv.ParseInt(read(t, text).trailer.Cursor, 10, 64)
+		require.NoError(t, err)
+		require.Greater(t, next, first)
+		first = next
+	}
+
+	request.First, request.Format = 0, export.FormatCloudEvents
+	_, complete := writeText(t, s, request)
+	require.True(t, complete, "what has no line to say so does not end early")
 }
 
 func TestABrokenExportGoesOnFromItsCursor(t *testing.T) {

@@ -104,7 +104,7 @@ func setup(t *testing.T) *bundle {
 	require.NoError(t, err)
 	reader := trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now })
 	httpapi.Register(server.Public(), httpapi.Config{Guard: b.gate, Reader: reader, Log: b.log})
-	httpapi.RegisterExport(server.Public(), b.gate, export.New(b.ledger, merkle.New(merkle.Config{Store: b.ledger})), reader)
+	httpapi.RegisterExport(server.Public(), b.gate, export.New(b.ledger, merkle.New(merkle.Config{Store: b.ledger}), time.Now), reader)
 	b.server = server
 	return b
 }

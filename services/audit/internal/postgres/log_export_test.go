@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -24,7 +25,7 @@ func (*page) Flush() error { return nil }
 // exported is an export as its lines.
 func exported(t *testing.T, db *pgdb.DB, store *log, request export.Request) []string {
 	t.Helper()
-	x, err := export.New(store.Store, asked(db, store.key)).Begin(t.Context(), request)
+	x, err := export.New(store.Store, asked(db, store.key), time.Now).Begin(t.Context(), request)
 	require.NoError(t, err)
 	var out page
 	complete, err := x.Write(t.Context(), &out)
