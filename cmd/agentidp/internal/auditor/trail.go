@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -41,6 +42,7 @@ type Trail struct {
 	cosign map[string]int64    // how many leaves each witness has signed
 
 	part part
+	rest string // where a filtered part says that it ends early, until the next part begins there
 	rows rows
 }
 
@@ -191,6 +193,9 @@ func (t *Trail) header(l *line) error {
 	}
 	if l.Filtered {
 		t.report.Filtered = true
+		if t.rest == strconv.FormatInt(l.First, 10) {
+			t.rest = ""
+		}
 		return nil
 	}
 	if err := t.goOn(l); err != nil {
@@ -347,7 +352,15 @@ func (t *Trail) trailer(l *line) {
 		t.report.found(Unproven, "%d events of a filtered export have no proof; ask for it with proofs=true", t.part.unproven)
 	}
 	if t.part.filtered && !l.Complete {
-		t.report.found(Unproven, "the export ends early; go on with cursor=%s", *l.Cursor)
+		t.endsEarly()
+		t.rest = *l.Cursor
+	}
+}
+
+// endsEarly tells of a filtered part with which no other one goes on.
+func (t *Trail) endsEarly() {
+	if t.rest != "" {
+		t.report.found(Unproven, "the export ends early; go on with cursor=%s", t.rest)
 	}
 }
 
@@ -363,6 +376,7 @@ func (t *Trail) Report() *Report {
 	if t.part.open {
 		t.cutOff()
 	}
+	t.endsEarly()
 	t.report.Whole = t.any && t.started && !t.report.Filtered && t.report.First == 0 && t.solid == t.report.TreeSize
 	t.rows.settle(t.report.Whole)
 	t.absent()

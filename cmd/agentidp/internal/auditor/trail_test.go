@@ -307,6 +307,27 @@ func TestAFilteredExportProvesEachLine(t *testing.T) {
 	require.Equal(t, map[auditor.Kind][]int64{auditor.Unproven: {-1}}, kinds(check(t, a, cut)))
 }
 
+func TestAFilteredExportMayComeInParts(t *testing.T) {
+	t.Parallel()
+	a := newAudit(t, 100)
+	begins := func(export []byte, first string) []byte {
+		return bytes.Replace(export, []byte(`"first":0`), []byte(`"first":`+first), 1)
+	}
+	early := bytes.Replace(a.picked(true, 3), []byte(`"x","complete":true`), []byte(`"40","complete":false`), 1)
+	for name, test := range map[string]struct {
+		parts  [][]byte
+		proven bool
+	}{
+		"all of them":        {[][]byte{early, begins(a.picked(true, 50, 99), "40")}, true},
+		"without the last":   {[][]byte{early}, false},
+		"with a gap":         {[][]byte{early, begins(a.picked(true, 99), "41")}, false},
+		"two that end early": {[][]byte{early, bytes.Replace(begins(early, "40"), []byte(`"cursor":"40"`), []byte(`"cursor":"60"`), 1)}, false},
+	} {
+		report := check(t, a, test.parts...)
+		require.Equal(t, test.proven, report.Proven(), "%s: %v", name, report.Findings)
+	}
+}
+
 func TestHashesThatWereSeenNameTheLeaf(t *testing.T) {
 	t.Parallel()
 	a := newAudit(t, 50)
