@@ -380,6 +380,28 @@ func TestRetentionDropsWholeDaysAndTheLogKeepsProving(t *testing.T) {
 	require.EqualValues(t, auditlog.Consistency{From: 8, To: 9, Hashes: answer.Hashes}, answer)
 }
 
+func TestADayThatARestoreBroughtBackIsDroppedAgain(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	db, owner := testkit.Open(t, database.AppURL), testkit.Open(t, database.OwnerURL)
+	back, later := trail.Day(now.AddDate(0, 0, -81)), trail.Day(now.AddDate(0, 0, -80))
+	record(t, open(t, db), at(t, back), at(t, back), at(t, later))
+	note := func() (note string) {
+		require.NoError(t, db.QueryRow(t.Context(), "SELECT n::text FROM audit.dropped_partitions n WHERE day = $1::date", back).Scan(&note))
+		return note
+	}
+	_, err := owner.Exec(t.Context(), "INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ($1::date, 2, 0, 1)", back)
+	require.NoError(t, err)
+	before := note()
+
+	dropped, err := retention(t, database, 60).Drop(t.Context())
+
+	require.NoError(t, err)
+	require.Equal(t, []postgres.Dropped{{Day: back, Events: 2}, {Day: later, Events: 1}}, dropped)
+	require.Empty(t, partitions(t, db))
+	require.Equal(t, before, note())
+}
+
 func TestProcessesThatRetainAtOnceDropADayOnce(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")

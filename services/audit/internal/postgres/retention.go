@@ -159,8 +159,12 @@ SET LOCAL lock_timeout = '50ms'; SET LOCAL idle_in_transaction_session_timeout =
 	sqlDropCounts = `-- name: retention_counts
 DELETE FROM audit.day_counts WHERE day <= $1::date`
 
+	// A day that a restore has brought back may have its note already, from when it was
+	// removed before. That stays as it is, as notes are never changed: it is what
+	// verifiers were told is gone; they find a day missing that held other leaves by now.
 	sqlDropNote = `-- name: retention_note
-INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ($1::date, $2, $3, $4)`
+INSERT INTO audit.dropped_partitions (day, events, first_leaf, last_leaf) VALUES ($1::date, $2, $3, $4)
+ON CONFLICT (day) DO NOTHING`
 )
 
 // dropCounted writes down what the day held, and removes it and its counts, or does
