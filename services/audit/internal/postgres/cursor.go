@@ -16,10 +16,12 @@ var _ onward.Log = (*Store)(nil)
 
 const (
 	// A row is written for each renewal, so there is none while two thirds of the
-	// lease are left.
+	// lease are left. More leaves than the log has were published before a backup was
+	// restored: it goes on with those that come now.
 	sqlLeaseCursor = `-- name: cursor_lease
 WITH leased AS (
-  UPDATE audit.cursors SET holder = $1, held_until = now() + $2::interval
+  UPDATE audit.cursors SET holder = $1, held_until = now() + $2::interval,
+    next_leaf = least(next_leaf, (SELECT size FROM audit.tree))
   WHERE name = 'onward' AND (held_until < now() OR holder = $1 AND held_until < now() + $2::interval * (2.0 / 3))
   RETURNING next_leaf), held AS (
   SELECT next_leaf FROM leased UNION ALL

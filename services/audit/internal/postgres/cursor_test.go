@@ -24,11 +24,11 @@ func TestOneReplicaAtATimePublishesOnward(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, ok, "while the first one does")
 	for from, moves := range map[int64]bool{7: false, 0: true} {
-		ok, err = store.Advance(t.Context(), one, from, 5)
+		ok, err = store.Advance(t.Context(), one, from, 1)
 		require.NoError(t, err)
 		require.Equal(t, moves, ok, "from %d", from)
 	}
-	ok, err = store.Advance(t.Context(), other, 5, 9)
+	ok, err = store.Advance(t.Context(), other, 1, 2)
 	require.NoError(t, err)
 	require.False(t, ok)
 
@@ -37,10 +37,31 @@ func TestOneReplicaAtATimePublishesOnward(t *testing.T) {
 	due, ok, err = store.Lease(t.Context(), other, time.Hour)
 	require.NoError(t, err)
 	require.True(t, ok, "the first one was not heard of for too long")
-	require.Equal(t, onward.Due{Next: 5, Size: 2}, due)
-	ok, err = store.Advance(t.Context(), one, 5, 9)
+	require.Equal(t, onward.Due{Next: 1, Size: 2}, due)
+	ok, err = store.Advance(t.Context(), one, 1, 2)
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+func TestALogThatARestoreMadeShorterIsPublishedFromItsEndOn(t *testing.T) {
+	t.Parallel()
+	admin := testkit.Postgres(t, "audit")
+	store, holder := open(t, testkit.Open(t, admin.AppURL)), uuid.New()
+	record(t, store, published(t, 1, nil), published(t, 2, nil))
+	_, err := testkit.Open(t, admin.AdminURL).Exec(t.Context(), "UPDATE audit.cursors SET next_leaf = 9")
+	require.NoError(t, err)
+	lease := func() onward.Due {
+		due, ok, err := store.Lease(t.Context(), holder, time.Hour)
+		require.NoError(t, err)
+		require.True(t, ok)
+		return due
+	}
+	require.Equal(t, onward.Due{Next: 2, Size: 2}, lease())
+	record(t, store, published(t, 3, nil))
+	require.Equal(t, onward.Due{Next: 2, Size: 3}, lease(), "the first new one is not passed over")
+	ok, err := store.Advance(t.Context(), holder, 2, 3)
+	require.NoError(t, err)
+	require.True(t, ok)
 }
 
 func TestALeaseIsRenewedWhenAThirdOfItIsOver(t *testing.T) {
