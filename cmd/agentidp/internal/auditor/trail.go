@@ -420,20 +420,32 @@ func (t *Trail) unread(size int64) (last bool) {
 	return false
 }
 
-// compareKept holds the newest checkpoint against the one from before.
+// had is how many leaves the log had before, by the checkpoint or the hashes that were kept, and which of them says so.
+func (t *Trail) had() (leaves int64, by string) {
+	if t.kept != nil {
+		leaves, by = t.kept.Size, "the one"
+	}
+	if t.known != nil && t.known.known > leaves {
+		leaves, by = t.known.known, "the hashes"
+	}
+	return leaves, by
+}
+
+// compareKept holds the newest checkpoint against what was kept from before.
 func (t *Trail) compareKept() {
-	if t.kept == nil || !t.any {
+	if !t.any {
 		return
 	}
 	size := t.report.TreeSize
+	had, by := t.had()
 	switch {
-	case t.roots.bySize[t.kept.Size].wrong:
-	case size < t.kept.Size && !t.online:
-		t.report.found(Unproven, "the checkpoint of %d leaves is older than the one of %d kept from before, or the log has lost its end since; "+
-			"nothing here connects them", size, t.kept.Size)
-	case size < t.kept.Size:
-		t.report.found(Rollback, "the log has %d leaves and had %d: a backup was restored, or its end was cut off", size, t.kept.Size)
-	case !t.roots.beginnings(size)[t.kept.Size]:
+	case t.kept != nil && t.roots.bySize[t.kept.Size].wrong:
+	case size < had && !t.online:
+		t.report.found(Unproven, "the checkpoint of %d leaves is older than %s of %d kept from before, or the log has lost its end since; "+
+			"nothing here connects them", size, by, had)
+	case size < had:
+		t.report.found(Rollback, "the log has %d leaves and had %d: a backup was restored, or its end was cut off", size, had)
+	case t.kept != nil && !t.roots.beginnings(size)[t.kept.Size]:
 		t.report.found(Unproven, "nothing here connects the checkpoint with the one of %d leaves kept from before", t.kept.Size)
 	}
 }
@@ -454,7 +466,7 @@ func (t *Trail) Believed() []byte {
 	if newest.wrong || newest.whole && !newest.met {
 		return nil
 	}
-	if t.kept != nil && (t.kept.Size > t.newest.Size || !t.roots.beginnings(t.newest.Size)[t.kept.Size]) {
+	if had, _ := t.had(); had > t.newest.Size || t.kept != nil && !t.roots.beginnings(t.newest.Size)[t.kept.Size] {
 		return nil
 	}
 	return t.signed

@@ -216,6 +216,30 @@ func TestVerifyRemembers(t *testing.T) {
 	require.Equal(t, kept, now)
 }
 
+func TestHashesAloneRememberHowLongTheLogWas(t *testing.T) {
+	t.Parallel()
+	secret, public := keyPair(t)
+	l := newSmallLog(t, secret, 5)
+	dir := t.TempDir()
+	url := l.serve(t)
+	verify := func(args ...string) (string, error) {
+		all := append([]string{"audit", "verify", "--key", public, "--hashes", filepath.Join(dir, "hashes")}, args...)
+		return run(t, map[string]string{"AGENTIDP_TOKEN": "the-token"}, all...)
+	}
+	_, err := verify("--url", url)
+	require.NoError(t, err)
+
+	l.events = l.events[:4]
+	out, err := verify("--url", url)
+	require.Equal(t, exitTampered, exitCodeOf(t, err))
+	require.Contains(t, out, "ROLLBACK the log has 4 leaves and had 5")
+	state := filepath.Join(dir, "state")
+	out, err = verify("--file", write(t, l.export(t, 0)), "--state", state)
+	require.Equal(t, exitUnproven, exitCodeOf(t, err))
+	require.Contains(t, out, "older than the hashes of 5 kept from before")
+	require.NoFileExists(t, state)
+}
+
 func TestTheTokenGoesNowhereButToTheProvider(t *testing.T) {
 	t.Parallel()
 	var strayed atomic.Int32
