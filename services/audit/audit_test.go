@@ -242,14 +242,17 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	cfg, err := audit.LoadConfig(environment(good)...)
 	require.NoError(t, err)
 	require.Equal(t, 90, cfg.RetentionDays)
-	_, public, err := auditlog.GenerateWitnessKey(rand.Reader, "witness.example")
+	secret, plain, err := auditlog.GenerateKey(rand.Reader, "witness.example")
 	require.NoError(t, err)
-	peer := public + "@https://witness.example"
+	cosigner, err := auditlog.NewCosigner(secret, time.Now)
+	require.NoError(t, err)
+	public := cosigner.PublicKey()
+	peer, same := public+"@https://witness.example", plain+"@https://witness.example"
 	good["AUDIT_WITNESSES"] = peer
 	_, err = audit.LoadConfig(environment(good)...)
 	require.NoError(t, err)
 	for name, values := range map[string][]string{
-		"AUDIT_WITNESSES":              {"witness.example", public, peer + "," + peer},
+		"AUDIT_WITNESSES":              {"witness.example", public, peer + "," + peer, peer + "," + same},
 		"AUDIT_WITNESS_QUORUM":         {"0", "2", "most"},
 		"AUDIT_RETENTION_DAYS":         {"0", "-1", "36501", "many"},
 		"TOKEN_INTERNAL_URL":           {"token:9090", "http://", "ftp://token"},

@@ -59,16 +59,22 @@ func (c Config) Validate() error {
 }
 
 func readWitnesses(texts []string) ([]witness.Peer, error) {
-	peers, names := []witness.Peer{}, map[string]bool{}
+	// The same key may be written as one of plain Ed25519 or as one of a cosignature.
+	type identity struct {
+		name string
+		hash uint32
+	}
+	peers, named := []witness.Peer{}, map[identity]bool{}
 	for _, text := range texts {
 		peer, err := witness.ParsePeer(text)
 		if err != nil {
 			return nil, fmt.Errorf("AUDIT_WITNESSES: %w", err)
 		}
-		if names[peer.Key] {
-			return nil, fmt.Errorf("AUDIT_WITNESSES names %s twice", peer.Verifier.Name())
+		known := identity{peer.Verifier.Name(), peer.Verifier.KeyHash()}
+		if named[known] {
+			return nil, fmt.Errorf("AUDIT_WITNESSES names %s twice", known.name)
 		}
-		names[peer.Key] = true
+		named[known] = true
 		peers = append(peers, peer)
 	}
 	return peers, nil
