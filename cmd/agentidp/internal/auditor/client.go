@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sentryagent/agentidp/pkg/auditlog"
 	"github.com/sentryagent/agentidp/pkg/idle"
 )
@@ -103,8 +105,8 @@ func (c *Client) Consistency(ctx context.Context, from, to int64) (auditlog.Cons
 }
 
 // Proof asks for the proof that an event is in the log.
-func (c *Client) Proof(ctx context.Context, eventID string) (auditlog.Proof, error) {
-	raw, err := c.read(ctx, "/"+url.PathEscape(eventID)+"/proof", nil)
+func (c *Client) Proof(ctx context.Context, eventID uuid.UUID) (auditlog.Proof, error) {
+	raw, err := c.read(ctx, "/"+eventID.String()+"/proof", nil)
 	if err != nil {
 		return auditlog.Proof{}, err
 	}

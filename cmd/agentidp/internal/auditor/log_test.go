@@ -86,9 +86,9 @@ func (a *audit) signed() []byte {
 	return note
 }
 
-func (a *audit) eventID(index int64) string {
+func (a *audit) eventID(index int64) uuid.UUID {
 	a.t.Helper()
-	var e struct{ EventID string }
+	var e struct{ EventID uuid.UUID }
 	for _, r := range a.rows {
 		if r.index == index && r.event != nil {
 			require.NoError(a.t, json.Unmarshal(r.event, &e))
@@ -96,7 +96,7 @@ func (a *audit) eventID(index int64) string {
 		}
 	}
 	require.FailNow(a.t, "no such event")
-	return ""
+	return uuid.Nil
 }
 
 // export is what GET /audit/export answers from a leaf on.

@@ -328,8 +328,8 @@ func TestAStrangersClientReadsTheTilesAsTheyAre(t *testing.T) {
 	require.EqualValues(t, ours, theirs.Hashes, "the proof that is served is the one that the tiles give")
 
 	for _, index := range []int64{0, 4, 255, 256, 604} {
-		var id string
-		require.NoError(t, r.admin.QueryRow(t.Context(), "SELECT event_id::text FROM audit.events WHERE leaf_index = $1", index).Scan(&id))
+		var id uuid.UUID
+		require.NoError(t, r.admin.QueryRow(t.Context(), "SELECT event_id FROM audit.events WHERE leaf_index = $1", index).Scan(&id))
 		proof, err := r.client.Proof(t.Context(), id)
 		require.NoError(t, err)
 		path, err := tlog.ProveRecord(head.Size, index, reader)
@@ -379,7 +379,7 @@ func (r *running) requireNewestProof() {
 	require.NoError(r.t, err)
 	require.True(r.t, ok)
 	trail.Keep(kept)
-	require.NoError(r.t, auditor.OnlineProof(r.t.Context(), r.client, trail, id.String()))
+	require.NoError(r.t, auditor.OnlineProof(r.t.Context(), r.client, trail, id))
 	report := trail.Report()
 	require.True(r.t, report.Proven(), "%v", report.Findings)
 	require.Equal(r.t, r.size, report.TreeSize)

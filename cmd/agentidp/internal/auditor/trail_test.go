@@ -141,7 +141,7 @@ func TestTamperingIsFoundAndNamed(t *testing.T) {
 func TestTheEventIsNamedByItsID(t *testing.T) {
 	t.Parallel()
 	a := newAudit(t, 20)
-	id := a.eventID(7)
+	id := a.eventID(7).String()
 	a.rows[7].event = bytes.Replace(a.rows[7].event, []byte("issued"), []byte("denied"), 1)
 	a.rows = append(a.rows, row{12, []byte(`{"eventId":"forged"}`)})
 	report := check(t, a, a.export(0))
@@ -348,7 +348,7 @@ func TestHashesThatWereSeenNameTheLeaf(t *testing.T) {
 	require.True(t, read().Proven())
 	a.add(20)
 	require.True(t, read().Proven())
-	id := a.eventID(33)
+	id := a.eventID(33).String()
 
 	a.leaves[33][0] ^= 1
 	report := read()

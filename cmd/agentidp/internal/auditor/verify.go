@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
 
@@ -71,8 +72,8 @@ func connect(ctx context.Context, client *Client, trail *Trail, head auditlog.Ch
 	return nil
 }
 
-// Proof checks that one event is in the log. eventID may be empty, where any event is meant.
-func (t *Trail) Proof(p auditlog.Proof, eventID string) {
+// Proof checks that one event is in the log. eventID may be uuid.Nil, where any event is meant.
+func (t *Trail) Proof(p auditlog.Proof, eventID uuid.UUID) {
 	t.single = true
 	head, trusted := t.open([]byte(p.Checkpoint))
 	t.report.Leaves++
@@ -82,8 +83,9 @@ func (t *Trail) Proof(p auditlog.Proof, eventID string) {
 		t.report.add(Finding{Kind: kind, LeafIndex: p.LeafIndex, Through: p.LeafIndex, EventID: event.EventID, Detail: fmt.Sprintf(format, args...)})
 	}
 	hash := auditlog.HashLeaf([]byte(p.Leaf))
+	id, err := uuid.Parse(event.EventID)
 	switch {
-	case eventID != "" && event.EventID != eventID:
+	case eventID != uuid.Nil && (err != nil || id != eventID):
 		finding(Changed, "the proof is about this event, not about %s", eventID)
 	case hash != p.LeafHash:
 		finding(Changed, "its hash is %s, the one that was logged is %s", hash, p.LeafHash)
@@ -105,7 +107,7 @@ func LoadKey(text string) (note.Verifier, error) {
 }
 
 // OnlineProof checks one event of a running log: that it is in a tree which goes on from the checkpoint kept.
-func OnlineProof(ctx context.Context, client *Client, trail *Trail, eventID string) error {
+func OnlineProof(ctx context.Context, client *Client, trail *Trail, eventID uuid.UUID) error {
 	trail.online = true
 	proof, err := client.Proof(ctx, eventID)
 	if err != nil {

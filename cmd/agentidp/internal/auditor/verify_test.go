@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/auditor"
@@ -104,17 +105,17 @@ func TestOneEventIsProven(t *testing.T) {
 	id := a.eventID(17)
 	proof, err := client.Proof(t.Context(), id)
 	require.NoError(t, err)
-	judge := func(p auditlog.Proof, id string) *auditor.Report {
+	judge := func(p auditlog.Proof, id uuid.UUID) *auditor.Report {
 		trail := auditor.NewTrail(a.verifier)
 		trail.Proof(p, id)
 		return trail.Report()
 	}
 	require.True(t, judge(proof, id).Proven(), "%v", judge(proof, id).Findings)
-	require.True(t, judge(proof, "").Proven())
+	require.True(t, judge(proof, uuid.Nil).Proven())
 	require.Contains(t, kinds(judge(proof, a.eventID(18))), auditor.Changed, "a proof of another event")
 
 	forged := proof
-	forged.Leaf = `{"eventId":"` + id + `"}`
+	forged.Leaf = `{"eventId":"` + id.String() + `"}`
 	require.Contains(t, kinds(judge(forged, id)), auditor.Changed)
 	forged.LeafHash = auditlog.HashLeaf([]byte(forged.Leaf))
 	require.Contains(t, kinds(judge(forged, id)), auditor.Added)
@@ -122,7 +123,7 @@ func TestOneEventIsProven(t *testing.T) {
 	other.Checkpoint = string(newAudit(t, 50).signed())
 	require.Contains(t, kinds(judge(other, id)), auditor.Unsigned)
 
-	_, err = client.Proof(t.Context(), "00000000-0000-7000-8000-000000000000")
+	_, err = client.Proof(t.Context(), uuid.New())
 	require.ErrorContains(t, err, "404")
 }
 

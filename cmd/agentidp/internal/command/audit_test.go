@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/mod/sumdb/tlog"
@@ -271,8 +272,10 @@ func TestVerifyReadsOneProof(t *testing.T) {
 	require.NoError(t, err)
 	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, string(proof)))
 	require.NoError(t, err)
-	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, string(proof)), "--event", "another")
+	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, string(proof)), "--event", uuid.NewString())
 	require.Equal(t, exitTampered, exitCodeOf(t, err))
+	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, string(proof)), "--event", "0191F3C2-7B1A-7C3E-9A51-000000000000")
+	require.NoError(t, err, "in capitals it is the same id")
 	_, err = run(t, nil, "audit", "verify", "--key", public, "--proof", write(t, "nonsense"))
 	require.ErrorContains(t, err, "not a proof")
 	forged := strings.Replace(string(proof), `"leaf":`, `"leaf":"{}","Leaf":`, 1)
@@ -301,7 +304,9 @@ func TestVerifyRefusesFlagsThatDoNotGoTogether(t *testing.T) {
 		"nothing to read":               {nil, "at least one"},
 		"two things to read":            {[]string{"--file", "x", "--url", "http://x"}, "none of the others"},
 		"only the head of a file":       {[]string{"--file", "x", "--head-only"}, "--url"},
-		"one event of a file":           {[]string{"--file", "x", "--event", "y"}, "--event"},
+		"one event of a file":           {[]string{"--file", "x", "--event", uuid.NewString()}, "--event needs"},
+		"an event without an id":        {[]string{"--url", "http://x", "--event", "y"}, "not the id of an event"},
+		"an event with the id of none":  {[]string{"--url", "http://x", "--event", uuid.Nil.String()}, "not the id of an event"},
 		"new since nobody knows when":   {[]string{"--url", "http://x", "--new"}, "--state"},
 		"hashes of a head":              {[]string{"--url", "http://x", "--head-only", "--hashes", "h"}, "--hashes"},
 		"a URL that is none":            {[]string{"--url", "x", "--head-only"}, "not the URL"},

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/oauth2"
@@ -66,7 +67,7 @@ type verifyFlags struct {
 	files     []string
 	proof     string
 	url       string
-	event     string
+	event     uuid.UUID // Nil where none is named
 	headOnly  bool
 	newOnly   bool
 	state     string
@@ -92,7 +93,12 @@ func auditVerifyCommand(console Console) *cobra.Command {
 	flags.StringArrayVar(&given.files, "file", nil, "file of an export; may be repeated")
 	flags.StringVar(&given.proof, "proof", "", "file with the answer of /audit/{eventId}/proof")
 	flags.StringVar(&given.url, "url", "", "URL of the provider")
-	flags.StringVar(&given.event, "event", "", "check only the event with this id")
+	flags.Func("event", "check only the event with this id", func(text string) (err error) {
+		if given.event, err = uuid.Parse(text); err != nil || given.event == uuid.Nil {
+			return errors.New("not the id of an event")
+		}
+		return nil
+	})
 	flags.BoolVar(&given.headOnly, "head-only", false, "check the checkpoint and read no events")
 	flags.BoolVar(&given.newOnly, "new", false, "read only events since the checkpoint in --state")
 	flags.StringVar(&given.state, "state", "", "file that keeps the last checkpoint")
@@ -114,11 +120,11 @@ func (f verifyFlags) validate() error {
 		return errors.New("--retention-days must not be negative")
 	case f.proof != "" && f.newOnly:
 		return errors.New("--new needs --url or --file")
-	case f.event != "" && len(f.files) > 0:
+	case f.event != uuid.Nil && len(f.files) > 0:
 		return errors.New("--event needs --url or --proof")
 	case f.newOnly && f.state == "":
 		return errors.New("--new needs --state, which says since when")
-	case f.hashes != "" && (f.newOnly || f.headOnly || f.event != "" || f.proof != ""):
+	case f.hashes != "" && (f.newOnly || f.headOnly || f.event != uuid.Nil || f.proof != ""):
 		return errors.New("--hashes needs a whole export")
 	}
 	return nil
@@ -265,7 +271,7 @@ func readTrail(ctx context.Context, console Console, given verifyFlags, trail *a
 	if err != nil {
 		return err
 	}
-	if given.event == "" {
+	if given.event == uuid.Nil {
 		return auditor.Online(ctx, client, trail, since, given.headOnly)
 	}
 	return auditor.OnlineProof(ctx, client, trail, given.event)
