@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,34 @@ func TestRowsAreReadInWholeAndInOrder(t *testing.T) {
 		}
 	}
 	require.Equal(t, "aaaaabbbbbccccc", read.String())
+}
+
+func TestAListWithoutEventsIsNoAnswerWhereThereMustBeSome(t *testing.T) {
+	t.Parallel()
+	const none, some = `{"data":[],"total":0}`, `{"data":[{"eventId":"0190c3a4-5b6d-7c11-8f0e-2f3b1d9a7c10"}],"total":1}`
+	for name, test := range map[string]struct {
+		list    list
+		answers []string
+		wrong   bool
+	}{
+		"all":                                {list{}, []string{some, some}, false},
+		"all, one empty":                     {list{}, []string{some, none}, true},
+		"a day, one empty":                   {list{Day: true}, []string{some, none}, true},
+		"an action that never happens":       {list{Action: true}, []string{some, none}, false},
+		"no action at all":                   {list{Action: true}, []string{none, none}, true},
+		"a position behind which nothing is": {list{Day: true, Deep: true}, []string{some, none}, false},
+		"nothing behind any position":        {list{Deep: true}, []string{none, none}, true},
+		"agents without events":              {list{Agent: true}, []string{none, none}, false},
+	} {
+		m := &matches{list: test.list}
+		var err error
+		for _, answer := range test.answers {
+			err = errors.Join(err, m.check(200, []byte(answer)))
+		}
+		err = errors.Join(err, m.err())
+		require.Equal(t, test.wrong, err != nil, "%s: %v", name, err)
+	}
+	require.Error(t, (&matches{}).check(503, []byte(some)))
 }
 
 func TestOptions(t *testing.T) {
