@@ -248,6 +248,10 @@ func TestACheckpointOfAnotherLogIsRefused(t *testing.T) {
 func TestOnlyTheTextOfACheckpointIsOne(t *testing.T) {
 	t.Parallel()
 	root := auditlog.HashLeaf(nil).String()
+	second := string(root[42] + 1) // of its six bits the last two say nothing
+	same, err := tlog.ParseHash(root[:42] + second + "=")
+	require.NoError(t, err)
+	require.Equal(t, auditlog.HashLeaf(nil), same)
 	got, err := auditlog.ParseCheckpoint(origin + "\n7\n" + root + "\nan extension\n")
 	require.NoError(t, err)
 	require.Equal(t, auditlog.Checkpoint{Origin: origin, Size: 7, Root: auditlog.HashLeaf(nil)}, got)
@@ -261,6 +265,7 @@ func TestOnlyTheTextOfACheckpointIsOne(t *testing.T) {
 		"a size past all":            origin + "\n9223372036854775808\n" + root + "\n",
 		"a short root":               origin + "\n7\n" + root[:40] + "\n",
 		"a root in an unpadded form": origin + "\n7\n" + strings.TrimRight(root, "=") + "\n",
+		"a root in a second form":    origin + "\n7\n" + root[:42] + second + "=\n",
 		"an empty extension":         origin + "\n7\n" + root + "\n\nmore\n",
 	} {
 		_, err := auditlog.ParseCheckpoint(text)
