@@ -2,10 +2,12 @@ package export_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -112,7 +114,9 @@ func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, 
 	return found, s.failure(first)
 }
 
-func (s *shelf) Strays(context.Context, int) ([]export.Row, error) { return s.strays, s.noEnd }
+func (s *shelf) Strays(ctx context.Context, _ int) ([]export.Row, error) {
+	return s.strays, cmp.Or(s.noEnd, ctx.Err())
+}
 
 func (s *shelf) Tiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
 	data := make([][]byte, len(tiles))
@@ -128,7 +132,9 @@ func (s *shelf) Tiles(_ context.Context, tiles []tlog.Tile) ([][]byte, error) {
 	return data, nil
 }
 
-func (s *shelf) Dropped(context.Context) ([]auditlog.DroppedDay, error) { return s.dropped, nil }
+func (s *shelf) Dropped(ctx context.Context) ([]auditlog.DroppedDay, error) {
+	return s.dropped, ctx.Err()
+}
 
 // output is what a client receives.
 type output struct {
@@ -391,6 +397,22 @@ func TestARowThatIsAddedIsShownWhereverAPageEnds(t *testing.T) {
 		require.EqualValues(t, index, x.lines[index+1].LeafIndex)
 		require.JSONEq(t, string(forged.Payload), string(x.lines[index+1].Event))
 	}
+}
+
+func TestMoreRowsThanAPageUnderOneLeafDoNotHoldAnExportUp(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t, 3)
+	forged := slices.Repeat([]export.Row{{Index: 1, Payload: []byte(`{"eventId":"forged"}`)}}, 600)
+	s.rows = slices.Insert(s.rows, 2, forged...)
+	s.fail = func(int64) error {
+		if s.asked > 10 {
+			return errors.New("it gets no further")
+		}
+		return nil
+	}
+	x := write(t, s, export.Request{Format: export.FormatLog})
+	require.Len(t, x.lines, 1+513+1, "as many of them as are read at a time")
+	require.EqualValues(t, 2, x.lines[514].LeafIndex)
 }
 
 func TestAnExportWhoseProofsCannotBeReadEndsWithATrailer(t *testing.T) {
