@@ -41,6 +41,7 @@ type shelf struct {
 	asked  []bool    // for each call of Rows, whether it was for the last days
 
 	payload func(i int64) []byte // nil for that of all tests
+	added   int                  // rows that somebody added under leaf 7
 }
 
 func (s *shelf) Lease(_ context.Context, holder uuid.UUID, _ time.Duration) (onward.Due, bool, error) {
@@ -96,6 +97,11 @@ func (s *shelf) Rows(_ context.Context, filter *trail.Filter, first, end int64, 
 			rows = append(rows, export.Row{Index: i, Payload: []byte(`{}`)})
 		default:
 			rows = append(rows, export.Row{Index: i, Payload: payload(i)})
+		}
+		for n := range s.added {
+			if i == 7 && len(rows) < limit {
+				rows = append(rows, export.Row{Index: i, Payload: payload(int64(10_000 + n))})
+			}
 		}
 	}
 	return rows, nil
@@ -348,6 +354,18 @@ func TestAPageIsLookedForInTheLastDaysFirst(t *testing.T) {
 	s.grow(5)
 	require.Equal(t, "4", published(t, conn, 4)[3].Headers().Get(onward.HeaderLeafIndex))
 	require.Equal(t, []bool{true, true, false}, s.pages(), "some were not")
+}
+
+func TestNoLeafIsPassedOverForRowsThatSomebodyAdded(t *testing.T) {
+	t.Parallel()
+	s := &shelf{next: 6, size: 600, added: 20}
+	conn := serve(t, s, testkit.NATSServer(t).URL())
+	leaves := map[string]int{}
+	for _, message := range published(t, conn, 594+20) {
+		leaves[message.Headers().Get(onward.HeaderLeafIndex)]++
+	}
+	require.Len(t, leaves, 594)
+	require.Equal(t, 21, leaves["7"])
 }
 
 func TestAStreamThatIsLostIsMadeAgain(t *testing.T) {
