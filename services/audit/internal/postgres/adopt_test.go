@@ -97,6 +97,31 @@ func TestEventsOfBeforeTheLogBecomeLeavesOfIt(t *testing.T) {
 	require.Equal(t, trail.Day(now.AddDate(-1, 0, 0)), dropped[0].Day)
 }
 
+func TestEventsOfBeforeTheLogStayWhileOneCannotBeStored(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	takeBack(t, database.OwnerURL, "log")
+	storeBefore(t, connect(t, database.AppURL), published(t, 1, nil),
+		published(t, 2, func(fields map[string]any) { fields["action"] = "agent.updated" }), published(t, 3, nil))
+	require.NoError(t, migrations.Apply(t.Context(), "audit", database.OwnerURL, nil))
+	conn, owner := connect(t, database.OwnerURL), testkit.Open(t, database.OwnerURL)
+	refuse(t, conn, "agent.updated", "internal_error")
+	key := testkit.AuditLogKey(t)
+
+	_, err := postgres.NewSequencer(sequencing(owner, key)).Adopt(t.Context())
+	require.ErrorContains(t, err, "cannot be stored now")
+	are, err := postgres.Unsequenced(t.Context(), owner)
+	require.NoError(t, err)
+	require.True(t, are)
+
+	_, err = conn.Exec(t.Context(), "DROP TRIGGER refuse ON audit.events")
+	require.NoError(t, err)
+	adopted, err := postgres.NewSequencer(sequencing(owner, key)).Adopt(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 3, adopted)
+	requireLog(t, owner, key, 3)
+}
+
 func TestTheLogCanBeTakenBackWithoutLosingAnEvent(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")

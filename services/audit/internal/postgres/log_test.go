@@ -1,6 +1,7 @@
 package postgres_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -47,6 +48,27 @@ func TestEveryEventHasAProofAgainstTheSignedCheckpoint(t *testing.T) {
 		require.NoError(t, err)
 		require.EqualValues(t, i, proof.LeafIndex, "in the order of arrival")
 		require.JSONEq(t, string(d.Payload), proof.Leaf)
+		requireProof(t, store.key, proof)
+	}
+}
+
+func TestAnEventBehindThePublishedCheckpointIsProvenByTheNewest(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "audit")
+	store := open(t, db)
+	batch := events(t, 0, 5)
+	record(t, store, batch[:3]...)
+	signed, err := asked(db, store.key).Newest(t.Context())
+	require.NoError(t, err)
+	published, _, err := auditlog.Open(signed, store.key.Verifier)
+	require.NoError(t, err)
+	record(t, store, batch[3:]...)
+	log := asked(db, store.key)
+	log.Published = func(context.Context) (auditlog.Checkpoint, []byte, bool, error) { return published, signed, true, nil }
+	for i, size := range []int64{3, 3, 3, 5, 5} {
+		proof, err := log.Prove(t.Context(), batch[i].Event.ID)
+		require.NoError(t, err)
+		require.Equal(t, size, proof.TreeSize, "leaf %d", i)
 		requireProof(t, store.key, proof)
 	}
 }
@@ -187,17 +209,20 @@ func TestAReplicaWithAnotherKeyStoresNothing(t *testing.T) {
 
 func TestNothingIsAddedToATreeThatDoesNotFitItsTiles(t *testing.T) {
 	t.Parallel()
-	database := testkit.Postgres(t, "audit")
-	db := testkit.Open(t, database.AppURL)
-	store := open(t, db)
-	record(t, store, events(t, 0, 3)...)
-	admin := connect(t, database.AdminURL)
-	// As after a restore that brought the tiles back, and not the head.
-	_, err := admin.Exec(t.Context(), "ALTER TABLE audit.tiles DISABLE TRIGGER ALL; UPDATE audit.tiles SET data = substring(data FROM 1 FOR 64)")
-	require.NoError(t, err)
+	for name, data := range map[string]string{
+		"as after a restore that brought the tiles back, and not the head": "substring(data FROM 1 FOR 64)",
+		"as after one that brought the head back, and not the tiles":       "data || data",
+	} {
+		database := testkit.Postgres(t, "audit")
+		db := testkit.Open(t, database.AppURL)
+		store := open(t, db)
+		record(t, store, events(t, 0, 3)...)
+		_, err := connect(t, database.AdminURL).Exec(t.Context(), "ALTER TABLE audit.tiles DISABLE TRIGGER ALL; UPDATE audit.tiles SET data = "+data)
+		require.NoError(t, err)
 
-	_, err = store.Record(t.Context(), events(t, 3, 1))
+		_, err = store.Record(t.Context(), events(t, 3, 1))
 
-	require.ErrorContains(t, err, "the tiles of the log do not fit its head")
-	require.Equal(t, 3, count(t, db))
+		require.ErrorIs(t, err, trail.ErrTorn, name)
+		require.Equal(t, 3, count(t, db))
+	}
 }

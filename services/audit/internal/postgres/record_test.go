@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
@@ -220,18 +222,23 @@ func inserts(t *testing.T, tel *telemetry.Telemetry) uint64 {
 	return 0
 }
 
+// refuse has Postgres refuse events with an action, with an error of this name or code.
+func refuse(t *testing.T, owner *pgx.Conn, action, fault string) {
+	t.Helper()
+	_, err := owner.Exec(t.Context(), fmt.Sprintf(`
+		CREATE FUNCTION audit.refuse_event() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '%s'; END $$;
+		CREATE TRIGGER refuse BEFORE INSERT ON audit.events
+			FOR EACH ROW WHEN (NEW.action = '%s') EXECUTE FUNCTION audit.refuse_event()`, fault, action))
+	require.NoError(t, err)
+}
+
 func TestARefusalThatIsNotTheRowsFaultIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	database := testkit.Postgres(t, "audit")
-	owner := connect(t, database.OwnerURL)
 	// Stands for a fault of the server that strikes one row: neither the row's
 	// data nor an outage.
-	_, err := owner.Exec(t.Context(), `
-		CREATE FUNCTION audit.stumble() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN RAISE EXCEPTION 'stumbled' USING ERRCODE = 'internal_error'; END $$;
-		CREATE TRIGGER stumble BEFORE INSERT ON audit.events
-			FOR EACH ROW WHEN (NEW.action = 'agent.updated') EXECUTE FUNCTION audit.stumble()`)
-	require.NoError(t, err)
+	refuse(t, connect(t, database.OwnerURL), "agent.updated", "internal_error")
 	db := testkit.Open(t, database.AppURL)
 	batch := []trail.Delivery{
 		published(t, 1, nil),
@@ -244,6 +251,23 @@ func TestARefusalThatIsNotTheRowsFaultIsTriedAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []trail.Verdict{trail.Stored, trail.Retry, trail.Dead}, verdicts)
 	require.Equal(t, 1, count(t, db))
+}
+
+func TestAnOutageThatBeginsBehindARefusedRowIsAnError(t *testing.T) {
+	t.Parallel()
+	for _, fault := range []string{"disk_full", "query_canceled"} {
+		database := testkit.Postgres(t, "audit")
+		refuse(t, connect(t, database.OwnerURL), "agent.updated", fault)
+		db := testkit.Open(t, database.AppURL)
+		batch := []trail.Delivery{published(t, 1, nil), published(t, 2, func(fields map[string]any) { fields["action"] = "agent.updated" })}
+		batch[0].Event.Payload = []byte("{")
+
+		_, err := open(t, db).Record(t.Context(), batch)
+
+		require.ErrorIs(t, err, apperr.Unavailable(nil), fault)
+		require.Zero(t, count(t, db))
+		require.Empty(t, letters(t, db))
+	}
 }
 
 func TestAFaultThatStrikesEveryRowIsAnErrorAndNotRetriedInSilence(t *testing.T) {
