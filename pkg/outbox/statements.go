@@ -52,20 +52,22 @@ WITH added AS (
 SELECT pg_notify('{channel}', '')`
 
 // Of each lifecycle subject only the oldest row can be claimed: the next one follows once it is
-// deleted, so that an older state can never be published over a newer one, by whatever replica.
+// deleted, so that an older state can never be published over a newer one, by whatever replica. The
+// oldest rows are found first, in one pass, and fetched by their key: a join of the rows with
+// themselves compares every two of a subject that has many.
 const sqlClaimOrdered = `-- name: outbox_claim_ordered
 WITH next AS (
-    SELECT o.event_id
-    FROM {table} o
-    WHERE o.subject LIKE '{lifecycle}'
-      AND (o.claimed_until IS NULL OR o.claimed_until < clock_timestamp())
-      AND NOT EXISTS (
-          SELECT FROM {table} e
-          WHERE e.subject LIKE '{lifecycle}' AND e.subject = o.subject
-            AND e.position < o.position)
-    ORDER BY o.position
+    SELECT event_id
+    FROM {table}
+    WHERE event_id = ANY (ARRAY(
+          SELECT DISTINCT ON (subject) event_id
+          FROM {table}
+          WHERE subject LIKE '{lifecycle}'
+          ORDER BY subject, position))
+      AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+    ORDER BY position
     LIMIT $1
-    FOR UPDATE OF o SKIP LOCKED
+    FOR UPDATE SKIP LOCKED
 )
 UPDATE {table} o
 SET claimed_until = clock_timestamp() + $2::interval

@@ -1,0 +1,108 @@
+package outbox_test
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/testkit"
+)
+
+// node is a step of a plan that was run.
+type node struct {
+	Rows         float64 `json:"Actual Rows"`
+	Loops        float64 `json:"Actual Loops"`
+	Filtered     float64 `json:"Rows Removed by Filter"`
+	JoinFiltered float64 `json:"Rows Removed by Join Filter"`
+	Plans        []node
+}
+
+// handled is how many rows the step and those below it gave on or dropped.
+func (n node) handled() float64 {
+	sum := n.Loops * (n.Rows + n.Filtered + n.JoinFiltered)
+	for _, below := range n.Plans {
+		sum += below.handled()
+	}
+	return sum
+}
+
+func TestAClaimGoesThroughALongBacklogAFewTimesOnly(t *testing.T) {
+	t.Parallel()
+	const rows = 4000
+	for name, subject := range map[string]string{"of one agent": "lifecycle.agent.x", "of many agents": "lifecycle.agent.%d"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.db = testkit.Open(t, testkit.Postgres(t, schema).OwnerURL)
+			_, err := b.db.Exec(b.ctx, `INSERT INTO registry.outbox (event_id, subject, payload)
+				SELECT gen_random_uuid(), replace($2, '%d', i::text), '' FROM generate_series(1, $1) i`, rows, subject)
+			require.NoError(t, err)
+			_, err = b.db.Exec(b.ctx, "ANALYZE registry.outbox") // Postgres joins by what it knows of a table
+			require.NoError(t, err)
+
+			for _, limit := range []int{1, outbox.BatchSize} {
+				tx, err := b.db.Begin(b.ctx)
+				require.NoError(t, err)
+				var explained []byte
+				sql := "EXPLAIN (ANALYZE, FORMAT JSON) " + outbox.ClaimOrderedSQL(b.out)
+				require.NoError(t, tx.QueryRow(b.ctx, sql, limit, time.Minute).Scan(&explained))
+				require.NoError(t, tx.Rollback(b.ctx))
+				var plans []struct{ Plan node }
+				require.NoError(t, json.Unmarshal(explained, &plans))
+				require.Less(t, plans[0].Plan.handled(), 10.*rows, "%s", explained)
+			}
+		})
+	}
+}
+
+// claim takes what of the lifecycle messages can be taken, and answers what is in them.
+func (b *bundle) claim(t *testing.T) (payloads []string) {
+	t.Helper()
+	rows, err := b.db.Query(b.ctx, outbox.ClaimOrderedSQL(b.out), outbox.BatchSize, time.Minute)
+	require.NoError(t, err)
+	var payload []byte
+	_, err = pgx.ForEachRow(rows, []any{nil, nil, &payload, nil}, func() error {
+		payloads = append(payloads, string(payload))
+		return nil
+	})
+	require.NoError(t, err)
+	return payloads
+}
+
+func TestOnlyTheOldestRowOfALifecycleSubjectIsClaimed(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, payload := range []string{"a1", "b1", "a2", "b2", "a3"} {
+		b.append(t, outbox.Message{ID: uuid.New(), Subject: "lifecycle.agent." + payload[:1], Payload: []byte(payload)})
+	}
+	b.append(t, messages("audit.registry.agent.created", 1)...)
+	require.ElementsMatch(t, []string{"a1", "b1"}, b.claim(t))
+	require.Empty(t, b.claim(t), "one that is claimed keeps those after it back")
+
+	_, err := b.db.Exec(b.ctx, "DELETE FROM registry.outbox WHERE payload = 'a1'")
+	require.NoError(t, err)
+	require.Equal(t, []string{"a2"}, b.claim(t))
+	_, err = b.db.Exec(b.ctx, "UPDATE registry.outbox SET claimed_until = clock_timestamp() - interval '1 s' WHERE payload = 'b1'")
+	require.NoError(t, err)
+	require.Equal(t, []string{"b1"}, b.claim(t), "a claim that ran out")
+}
+
+func TestARowThatSomebodyHoldsIsPassedBy(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	for _, payload := range []string{"a1", "a2", "b1"} {
+		b.append(t, outbox.Message{ID: uuid.New(), Subject: "lifecycle.agent." + payload[:1], Payload: []byte(payload)})
+	}
+	require.NoError(t, b.db.WithTx(b.ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(b.ctx, "SELECT FROM registry.outbox WHERE payload = 'a1' FOR UPDATE")
+		require.NoError(t, err)
+		require.Equal(t, []string{"b1"}, b.claim(t))
+		return err
+	}))
+	require.Equal(t, []string{"a1"}, b.claim(t))
+}
