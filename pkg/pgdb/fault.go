@@ -66,6 +66,9 @@ func unavailable(err error) bool {
 	return false
 }
 
+// readOnlyState is the SQLSTATE of a write that the server does not take because it is read-only.
+const readOnlyState = "25006"
+
 // unavailableState tells the SQLSTATEs of a server that cannot serve now from those of a wrong
 // statement (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 func unavailableState(code string) bool {
@@ -80,7 +83,7 @@ func unavailableState(code string) bool {
 	switch code {
 	case "57P01", "57P02", "57P03", // shut down, crashed, still starting
 		"57014", "55P03", // statement cancelled, lock not available: timeouts
-		"25006",          // read-only: a failover is under way
+		readOnlyState,    // a failover is under way
 		"25P03",          // the transaction lay idle for too long: this program was frozen
 		"40001", "40P01": // serialization failure, deadlock: the next try may pass
 		return true

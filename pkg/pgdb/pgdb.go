@@ -62,8 +62,9 @@ type DB struct{ *pgxpool.Pool }
 
 var _ Querier = (*DB)(nil)
 
-// Open makes the pool without connecting: the server may come later. It fails only for a URL that
-// cannot be parsed; the error never carries the URL, which holds a password.
+// Open makes the pool without connecting: the server may come later. It holds only connections that
+// take writes, unless the URL asks for others. It fails only for a URL that cannot be parsed; the
+// error never carries the URL, which holds a password.
 func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*DB, error) {
 	parsed, err := pgxpool.ParseConfig(cfg.URL.Reveal())
 	if err != nil {
@@ -73,6 +74,15 @@ func Open(ctx context.Context, cfg Config, tel *telemetry.Telemetry) (*DB, error
 		parsed.MaxConns = int32(min(cfg.MaxConns, 10_000)) // #nosec G115 -- bounded on this line
 	}
 	parsed.ConnConfig.ConnectTimeout = connectTimeout
+	// While a failover is under way the address may lead to a server that takes no writes. A connection
+	// to it would stay in the pool, and be good enough for whatever only reads.
+	if parsed.ConnConfig.ValidateConnect == nil { // the URL names no target_session_attrs
+		parsed.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	keeps := parsed.ConnConfig.OnPgError
+	parsed.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
+		return err.Code != readOnlyState && keeps(conn, err)
+	}
 	parsed.MaxConnIdleTime = 5 * time.Minute
 	parsed.HealthCheckPeriod = 15 * time.Second
 	// Without it a UUID goes through its text form, both ways.

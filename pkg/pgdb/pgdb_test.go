@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -188,7 +189,7 @@ func TestAStoppedServerIsUnavailableAndComesBack(t *testing.T) {
 	require.Eventually(t, func() bool { return db.Ready(ctx) == nil }, patient, 10*time.Millisecond)
 }
 
-// hanging is the URL of a server that greets who comes and answers nothing else.
+// hanging is the URL of a server that greets who comes, says that it takes writes, and answers nothing else.
 func hanging(t *testing.T) config.Secret {
 	t.Helper()
 	listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -216,6 +217,12 @@ func hanging(t *testing.T) config.Secret {
 					server.Send(&pgproto3.AuthenticationOk{})
 					server.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
 					_ = server.Flush()
+					_, _ = server.Receive() // whether it takes writes
+					server.Send(&pgproto3.RowDescription{Fields: []pgproto3.FieldDescription{{Name: []byte("transaction_read_only")}}})
+					server.Send(&pgproto3.DataRow{Values: [][]byte{[]byte("off")}})
+					server.Send(&pgproto3.CommandComplete{CommandTag: []byte("SHOW")})
+					server.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+					_ = server.Flush()
 				}
 			}
 		}
@@ -236,6 +243,42 @@ func TestAServerThatHangsDoesNotHoldUpTheEnd(t *testing.T) {
 	begun := time.Now()
 	db.Close()
 	require.Less(t, time.Since(begun), 8*time.Second)
+}
+
+func TestAServerThatTakesNoWritesIsUnavailableUntilItDoes(t *testing.T) {
+	t.Parallel()
+	urls := testkit.Postgres(t, "registry")
+	admin := testkit.Open(t, urls.AdminURL)
+	alter := func(setting string) {
+		_, err := admin.Exec(t.Context(), "ALTER DATABASE "+pgx.Identifier{admin.Config().ConnConfig.Database}.Sanitize()+" "+setting)
+		require.NoError(t, err)
+	}
+	alter("SET default_transaction_read_only = on")
+	db := testkit.Open(t, urls.OwnerURL)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(pgdb.Fault(db.Ready(t.Context()))).Code)
+	asked, err := url.Parse(urls.OwnerURL)
+	require.NoError(t, err)
+	query := asked.Query()
+	query.Set("target_session_attrs", "read-only")
+	asked.RawQuery = query.Encode()
+	require.NoError(t, testkit.Open(t, asked.String()).Ready(t.Context()), "what the URL asks for")
+
+	alter("RESET default_transaction_read_only")
+	_, err = db.Exec(t.Context(), "CREATE TABLE registry.things ()")
+	require.NoError(t, err)
+}
+
+func TestAConnectionThatTakesNoWritesAnyMoreIsThrownAway(t *testing.T) {
+	t.Parallel()
+	ctx, owner := setup(t)
+	db, err := pgdb.Open(ctx, pgdb.Config{URL: config.Secret(owner.Config().ConnString()), MaxConns: 1}, telemetry.Discard("test"))
+	require.NoError(t, err)
+	defer db.Close()
+	_, err = db.Exec(ctx, "SET default_transaction_read_only = on")
+	require.NoError(t, err)
+	err = db.WithTx(ctx, func(tx pgx.Tx) error { return insert(ctx, tx, 1, 1) })
+	require.Equal(t, apperr.ServiceUnavailable, apperr.From(pgdb.Fault(err)).Code)
+	require.NoError(t, insert(ctx, db, 1, 1))
 }
 
 func TestAServerThatTakesNoConnectionIsUnavailable(t *testing.T) {
