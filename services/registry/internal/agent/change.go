@@ -55,12 +55,13 @@ func (a Agent) apply(given Attributes) (Agent, difference) {
 }
 
 // revise makes next the following revision of the agent. A change of status in either direction ends every
-// token issued until now: suspending refuses them, and reactivating must not give them back.
+// token issued until now: suspending refuses them, and reactivating must not give them back. A clock that was
+// ahead once leaves a cutoff that is still to come, and tokens a millisecond after it: the next one ends these too.
 func (a Agent) revise(next Agent, now time.Time) Agent {
 	next.Revision = a.Revision + 1
 	next.UpdatedAt = later(a.UpdatedAt, now)
 	if next.Status != a.Status {
-		next.TokensValidAfter = later(a.TokensValidAfter, ceilMillisecond(now))
+		next.TokensValidAfter = later(a.TokensValidAfter.Add(time.Millisecond), ceilMillisecond(now))
 	}
 	return next
 }

@@ -287,6 +287,7 @@ func TestAChangeThatAltersNothingIsARevisionToo(t *testing.T) {
 	events := auditEvents(t, b.store.messages)
 	require.Equal(t, auditevent.AgentUpdated, events[0].Action)
 	require.Equal(t, []any{}, events[0].Metadata["changes"])
+	require.Equal(t, before.TokensValidAfter, after.TokensValidAfter)
 	require.Empty(t, b.cutoffs.told)
 }
 
@@ -312,7 +313,8 @@ func TestSuspendingReactivatingAndDecommissioningCutTokensOff(t *testing.T) {
 	b.now = b.now.Add(-time.Hour) // a clock that was set back
 	active, err := b.registry.Change(t.Context(), first.ID, agent.Attributes{Status: ref("active")}, permitted())
 	require.NoError(t, err)
-	require.Equal(t, suspended.TokensValidAfter, active.TokensValidAfter, "never moves back")
+	require.Equal(t, suspended.TokensValidAfter.Add(time.Millisecond), active.TokensValidAfter,
+		"never moves back, and ends what was issued a millisecond after the cutoff before")
 	require.Equal(t, suspended.UpdatedAt, active.UpdatedAt, "never moves back")
 	event = auditEvents(t, b.store.messages)[0]
 	require.Equal(t, auditevent.AgentReactivated, event.Action)
@@ -327,7 +329,7 @@ func TestSuspendingReactivatingAndDecommissioningCutTokensOff(t *testing.T) {
 
 	require.Equal(t, []revocation.Cutoff{
 		{AgentID: first.ID, Revision: 2, Blocked: true, ValidAfter: suspended.TokensValidAfter},
-		{AgentID: first.ID, Revision: 3, Blocked: false, ValidAfter: suspended.TokensValidAfter},
+		{AgentID: first.ID, Revision: 3, Blocked: false, ValidAfter: active.TokensValidAfter},
 		{AgentID: first.ID, Revision: 4, Blocked: true, ValidAfter: gone.TokensValidAfter},
 	}, b.cutoffs.told)
 }
