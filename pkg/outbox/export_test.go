@@ -3,5 +3,7 @@ package outbox
 // What tests look at.
 const BatchSize = batchSize
 
-// ClaimOrderedSQL is the statement that claims lifecycle messages.
+// The statements of an outbox.
 func ClaimOrderedSQL(o *Outbox) string { return o.sql.claimOrdered }
+func ReleaseSQL(o *Outbox) string      { return o.sql.release }
+func PostponeSQL(o *Outbox) string     { return o.sql.postpone }

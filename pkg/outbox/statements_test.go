@@ -74,12 +74,20 @@ func (b *bundle) claim(t *testing.T) (payloads []string) {
 	return payloads
 }
 
+// appendAgents appends all in one call; the first letter is the agent.
+func (b *bundle) appendAgents(t *testing.T, payloads ...string) {
+	t.Helper()
+	msgs := make([]outbox.Message, len(payloads))
+	for i, payload := range payloads {
+		msgs[i] = outbox.Message{ID: uuid.New(), Subject: "lifecycle.agent." + payload[:1], Payload: []byte(payload)}
+	}
+	b.append(t, msgs...)
+}
+
 func TestOnlyTheOldestRowOfALifecycleSubjectIsClaimed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	for _, payload := range []string{"a1", "b1", "a2", "b2", "a3"} {
-		b.append(t, outbox.Message{ID: uuid.New(), Subject: "lifecycle.agent." + payload[:1], Payload: []byte(payload)})
-	}
+	b.appendAgents(t, "a1", "b1", "a2", "b2", "a3")
 	b.append(t, messages("audit.registry.agent.created", 1)...)
 	require.ElementsMatch(t, []string{"a1", "b1"}, b.claim(t))
 	require.Empty(t, b.claim(t), "one that is claimed keeps those after it back")
@@ -95,9 +103,7 @@ func TestOnlyTheOldestRowOfALifecycleSubjectIsClaimed(t *testing.T) {
 func TestARowThatSomebodyHoldsIsPassedBy(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	for _, payload := range []string{"a1", "a2", "b1"} {
-		b.append(t, outbox.Message{ID: uuid.New(), Subject: "lifecycle.agent." + payload[:1], Payload: []byte(payload)})
-	}
+	b.appendAgents(t, "a1", "a2", "b1")
 	require.NoError(t, b.db.WithTx(b.ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(b.ctx, "SELECT FROM registry.outbox WHERE payload = 'a1' FOR UPDATE")
 		require.NoError(t, err)
@@ -105,4 +111,37 @@ func TestARowThatSomebodyHoldsIsPassedBy(t *testing.T) {
 		return err
 	}))
 	require.Equal(t, []string{"a1"}, b.claim(t))
+}
+
+func TestAClaimThatIsAnothersByNowIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for name, giveBack := range map[string]func(b *bundle, id uuid.UUID, until time.Time) error{
+		"on release": func(b *bundle, id uuid.UUID, until time.Time) error {
+			_, err := b.db.Exec(b.ctx, outbox.ReleaseSQL(b.out), []uuid.UUID{id}, []time.Time{until})
+			return err
+		},
+		"on postponement": func(b *bundle, id uuid.UUID, until time.Time) error {
+			_, err := b.db.Exec(b.ctx, outbox.PostponeSQL(b.out), []uuid.UUID{id}, []time.Time{until}, time.Hour)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			b.appendAgents(t, "a1")
+			var id uuid.UUID
+			var claimed time.Time
+			const sql = "UPDATE registry.outbox SET claimed_until = $1 RETURNING event_id, claimed_until"
+			require.NoError(t, b.db.QueryRow(b.ctx, sql, time.Now().Add(time.Minute)).Scan(&id, &claimed))
+			held := func() (same bool) {
+				err := b.db.QueryRow(b.ctx, "SELECT claimed_until IS NOT DISTINCT FROM $1 FROM registry.outbox", claimed).Scan(&same)
+				require.NoError(t, err)
+				return same
+			}
+			require.NoError(t, giveBack(b, id, claimed.Add(-time.Second)))
+			require.True(t, held())
+			require.NoError(t, giveBack(b, id, claimed))
+			require.False(t, held())
+		})
+	}
 }
