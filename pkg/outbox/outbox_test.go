@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,9 +47,14 @@ func setup(t *testing.T) *bundle {
 // relay runs until the returned func is called or the test ends.
 func (b *bundle) relay(t *testing.T, db *pgdb.DB, conn *natsx.Conn) (stop func()) {
 	t.Helper()
+	return b.run(t, outbox.RelayConfig{DB: db, Conn: conn, Telemetry: b.tel, Lease: time.Second})
+}
+
+func (b *bundle) run(t *testing.T, cfg outbox.RelayConfig) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(b.ctx)
 	done := make(chan error, 1)
-	relay := b.out.NewRelay(outbox.RelayConfig{DB: db, Conn: conn, Telemetry: b.tel, Lease: time.Second})
+	relay := b.out.NewRelay(cfg)
 	go func() { done <- relay.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
@@ -199,6 +205,48 @@ func TestTwoRelaysShareTheWork(t *testing.T) {
 	b.requireOnce(t, msgs)
 	require.NotZero(t, b.conn.NC().Stats().OutMsgs)
 	require.NotZero(t, second.NC().Stats().OutMsgs)
+}
+
+func TestARelayThatStoodStillPublishesNothing(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	b.append(t, messages("audit.registry.agent.created", 1)...)
+	var looks atomic.Int64
+	start := time.Now()
+	stop := b.run(t, outbox.RelayConfig{
+		DB: b.db, Conn: b.conn, Telemetry: b.tel, Lease: time.Minute,
+		Clock: func() time.Time { return start.Add(time.Duration(looks.Add(1)) * time.Hour) },
+	})
+	// Every change of a row gives it another place: it was claimed, and is given back or gone.
+	require.Eventually(t, func() (settled bool) {
+		const sql = "SELECT NOT EXISTS (SELECT FROM registry.outbox WHERE ctid = '(0,1)' OR claimed_until IS NOT NULL)"
+		require.NoError(t, b.db.QueryRow(b.ctx, sql).Scan(&settled))
+		return settled
+	}, patient, often)
+	stop()
+	require.Equal(t, 1, b.rows(t))
+	require.Empty(t, b.stored(t, natsx.AuditStream))
+}
+
+func TestARelayThatIsStoppedFinishesItsBatch(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	// Nobody declared a stream: this test answers in its place.
+	b.conn = testkit.ConnectNATS(t, testkit.NATSServer(t).URL())
+	stream, err := b.conn.NC().SubscribeSync("audit.>")
+	require.NoError(t, err)
+	b.append(t, messages("audit.registry.agent.created", 1)...)
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	relay := b.out.NewRelay(outbox.RelayConfig{DB: b.db, Conn: b.conn, Telemetry: b.tel})
+	done := make(chan error, 1)
+	go func() { done <- relay.Run(ctx) }()
+	msg, err := stream.NextMsg(patient)
+	require.NoError(t, err)
+	cancel()
+	require.NoError(t, msg.Respond([]byte(`{"stream":"AUDIT","seq":1}`)))
+	require.NoError(t, <-done)
+	require.Zero(t, b.rows(t), "what was acknowledged would be published again")
 }
 
 func TestWhileNATSIsAwayRowsWaitAndGoWhenItReturns(t *testing.T) {
