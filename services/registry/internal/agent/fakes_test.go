@@ -126,13 +126,16 @@ func (s *fakeStore) ReviseKeys(
 	return changed, nil
 }
 
-// fakeCutoffs remembers what it was told.
+// fakeCutoffs remembers what it was told by those who have not left.
 type fakeCutoffs struct {
 	told []revocation.Cutoff
 	err  error
 }
 
-func (c *fakeCutoffs) SetCutoff(_ context.Context, cutoff revocation.Cutoff) error {
+func (c *fakeCutoffs) SetCutoff(ctx context.Context, cutoff revocation.Cutoff) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
 	c.told = append(c.told, cutoff)
 	return c.err
 }
