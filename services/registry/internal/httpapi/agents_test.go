@@ -3,12 +3,15 @@ package httpapi_test
 import (
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -425,6 +428,34 @@ func TestPolicyIsAskedAgainWhenTheOwnerChangesUnderARequest(t *testing.T) {
 			require.Equal(t, "team-a", changed.requireStatus(http.StatusOK).json()["owner"], "changed only while it was allowed")
 		}
 	}
+}
+
+func TestPolicyIsAskedAgainWithTheScopesThatAreToBeGiven(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "p.rego"), []byte(`package agentidp.authz
+default reason := "team-b is given no scopes"
+default allow := false
+allow if not refused
+refused if {
+	input.resource.owner == "team-b"
+	input.resource.allowedScopes
+}
+`), 0o600))
+	b := setupWith(t, options{maxAgents: 10, policy: dir})
+	path := agentsPath + "/" + b.register(t, operator, fields{"owner": "team-a"}).id()
+	var group sync.WaitGroup
+	var changed answer
+	require.NoError(t, b.db.WithTx(t.Context(), func(tx pgx.Tx) error {
+		_, err := tx.Exec(t.Context(), "UPDATE registry.agents SET owner = 'team-b'")
+		require.NoError(t, err)
+		group.Go(func() { changed = b.call(t, operator, http.MethodPatch, path, `{"allowedScopes":["agents:read"]}`) })
+		const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+		require.Eventually(t, func() bool { return b.count(t, waiting) == 1 }, 10*time.Second, 10*time.Millisecond, "it waits for the agent")
+		return err
+	}))
+	group.Wait()
+	require.Equal(t, "team-b is given no scopes", changed.requireError(apperr.Forbidden)["reason"])
 }
 
 func TestOperatorsAreNotForTheirColleaguesToChange(t *testing.T) {

@@ -68,6 +68,8 @@ type bundle struct {
 type options struct {
 	maxAgents int64
 	rateLimit int
+	// policy is the directory of one that replaces the embedded policy; "" is none.
+	policy string
 	// tokenService is its answer to what Redis does not know: nil is that nothing was revoked.
 	tokenService error
 }
@@ -81,6 +83,10 @@ func setupWith(t *testing.T, o options) *bundle {
 	t.Helper()
 	authorizer, err := policy()
 	require.NoError(t, err)
+	if o.policy != "" {
+		authorizer, err = authz.New(t.Context(), authz.Config{PolicyDir: o.policy}, slog.New(slog.DiscardHandler))
+		require.NoError(t, err)
+	}
 	public, _ := signingKey()
 	tel := telemetry.Discard("registry")
 	b := &bundle{db: testkit.DB(t, "registry"), redis: testkit.Redis(t), clock: testkit.NewClock(time.Now())}
