@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -107,6 +109,11 @@ func setup(t *testing.T) bundle {
 
 func setupOn(t *testing.T, rdb *redisx.Client, perMinute int) bundle {
 	t.Helper()
+	return setupWith(t, rdb, guard.Config{Issuer: issuer, RateLimitPerMinute: perMinute})
+}
+
+func setupWith(t *testing.T, rdb *redisx.Client, cfg guard.Config) bundle {
+	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	require.NoError(t, err)
 	jwks, err := authn.MarshalJWKS([]authn.Key{{ID: "k", Algorithm: authn.EdDSA, Public: public}})
@@ -117,7 +124,6 @@ func setupOn(t *testing.T, rdb *redisx.Client, perMinute int) bundle {
 		key: private, agent: uuid.New(), origin: &auditevent.Origin{},
 	}
 	rdb.AddHook(b.trips)
-	cfg := guard.Config{Issuer: issuer, RateLimitPerMinute: perMinute}
 	b.guard, err = guard.NewRemote(t.Context(), cfg, tokenapi.NewClient(b.tokens), rdb, telemetry.Discard("test"))
 	require.NoError(t, err)
 	b.router = routes(b.guard, b.origin)
@@ -287,6 +293,37 @@ func TestWithoutAGoodTokenTheAnswerIs401(t *testing.T) {
 			requireCode(t, res, apperr.Unauthorized)
 			require.Equal(t, row.challenge, res.Header().Get("WWW-Authenticate"))
 			requireRate(t, res, limit)
+		})
+	}
+}
+
+func TestOnlyAScopeOfRFC6749GoesIntoAChallenge(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		scope string // as Rego spells it
+		shown bool
+	}{
+		"of another policy":     {`"agents:paint"`, true},
+		"a quote":               {`"a\", error=\"b"`, false},
+		"a backslash":           {`"a\\"`, false},
+		"a line break":          {`"a\r\nSet-Cookie: b"`, false},
+		"what is beyond ASCII":  {`"é"`, false},
+		"a character to delete": {`"a\u007f"`, false},
+		"nothing":               {`""`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			policy := "package agentidp.authz\ndefault allow := false\ndefault reason := \"no\"\ndefault scope := " + row.scope + "\n"
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "p.rego"), []byte(policy), 0o600))
+			b := setupWith(t, testkit.Redis(t), guard.Config{Issuer: issuer, Policy: authz.Config{PolicyDir: dir}}).hydrated(t)
+			res := b.patch(t, b.agent, "Bearer "+b.token(t, "").raw)
+			require.Equal(t, map[string]any{"reason": "no"}, requireCode(t, res, apperr.Forbidden))
+			if row.shown {
+				require.Equal(t, `Bearer realm="agentidp", error="insufficient_scope", scope="agents:paint"`, res.Header().Get("WWW-Authenticate"))
+			} else {
+				require.Empty(t, res.Header().Values("WWW-Authenticate"))
+			}
 		})
 	}
 }
