@@ -43,6 +43,7 @@ func TestInputsThatDifferHaveDifferentKeys(t *testing.T) {
 	for _, in := range []Input{
 		{}, {Method: "GET"}, {Path: "GET"}, {Subject: "a"}, {Owner: "a"}, {Authentication: "a"},
 		{Subject: "a", Owner: "b"}, {Subject: "ab"}, {Owner: "ab"}, {Subject: "a1:b"},
+		{Owner: "a:b"}, {Owner: "a", Authentication: "b:"}, {Scopes: []string{"a:b", "c"}}, {Scopes: []string{"a", "b:c"}},
 		{Scopes: []string{"a", "b"}}, {Scopes: []string{"a b"}}, {Scopes: []string{"b", "a"}}, {Scopes: []string{""}},
 		{Resource: &Resource{}}, {Resource: &Resource{Exists: &yes}}, {Resource: &Resource{Exists: &no}},
 		{Resource: &Resource{AgentID: "a"}}, {Resource: &Resource{Owner: "a"}}, {Resource: &Resource{RegisteredBy: "a"}},
