@@ -2,6 +2,7 @@ package mtls
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -192,6 +194,63 @@ func TestAProjectedSecretThatChangesIsTakenByNewConnections(t *testing.T) {
 	require.NoError(t, err, "the new authority is believed as well")
 	require.InDelta(t, time.Now().Add(time.Hour).Unix(), testutil.ToFloat64(caller.expiry.WithLabelValues("own")), 60)
 	require.InDelta(t, time.Now().Add(time.Hour).Unix(), testutil.ToFloat64(caller.expiry.WithLabelValues("authority")), 60)
+}
+
+// closing tells when the connection is closed.
+type closing struct {
+	net.Conn
+
+	closed *atomic.Int64
+}
+
+func (c closing) Close() error {
+	c.closed.Add(1)
+	return c.Conn.Close()
+}
+
+func TestIdleConnectionsOfBeforeAreClosedWhenTheFilesChange(t *testing.T) {
+	t.Parallel()
+	a := testca.NewAuthority(t)
+	url := listen(t, issued(t, a))
+	dir := t.TempDir()
+	a.Issue(t).Write(t, dir, a)
+	caller, _ := open(t, dir)
+	var closed atomic.Int64
+	c := &http.Client{Transport: caller.Transport(func() *http.Transport {
+		return &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+			return closing{conn, &closed}, err
+		}}
+	})}
+	t.Cleanup(c.CloseIdleConnections)
+	for range 2 {
+		_, err := ask(c, url)
+		require.NoError(t, err)
+	}
+	require.Zero(t, closed.Load())
+	a.Issue(t).Write(t, dir, a)
+	caller.look(t.Context(), &watch{})
+	_, err := ask(c, url)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, closed.Load())
+}
+
+func TestNoSessionIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	a := testca.NewAuthority(t)
+	server, caller := issued(t, a), issued(t, a)
+	url := listen(t, server)
+	eager := caller.current.Load().client.Clone()
+	eager.SessionTicketsDisabled, eager.ClientSessionCache = false, tls.NewLRUClientSessionCache(0)
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: eager, DisableKeepAlives: true}}
+	for range 2 {
+		res, err := c.Get(url)
+		require.NoError(t, err)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		require.False(t, res.TLS.DidResume)
+	}
 }
 
 func TestAServerShowsItsNewCertificateAndBelievesNewAuthorities(t *testing.T) {
