@@ -218,6 +218,15 @@ func TestBodiesThatAreNoObject(t *testing.T) {
 	}
 }
 
+func TestABodyMayBeNestedThirtyTwoLevelsDeep(t *testing.T) {
+	t.Parallel()
+	var body struct {
+		Raw json.RawMessage `json:"raw"`
+	}
+	w := post(`{"raw":`+strings.Repeat("[", 31)+strings.Repeat("]", 31)+"}", "application/json", &body, httpx.DecodeJSON)
+	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
+}
+
 func TestBracketsInStringsAreNotNesting(t *testing.T) {
 	t.Parallel()
 	var o base
