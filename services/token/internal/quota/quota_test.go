@@ -29,7 +29,10 @@ const (
 	often = 10 * time.Millisecond
 )
 
-var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+var (
+	noon     = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	november = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+)
 
 // redisServer is a server that a test may stop and restart.
 type redisServer interface {
@@ -107,7 +110,7 @@ func (b *bundle) counter() string {
 
 func (b *bundle) used(t *testing.T) int64 {
 	t.Helper()
-	used, err := b.store.Used(t.Context(), b.client, time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC))
+	used, err := b.store.Used(t.Context(), b.client, november)
 	require.NoError(t, err)
 	return used
 }
@@ -416,7 +419,7 @@ func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	for used := int64(1); used < 9; used++ {
-		_, taken, err := b.store.Take(ctx, quota.Count{AgentID: b.client, Month: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)}, 10)
+		_, taken, err := b.store.Take(ctx, quota.Count{AgentID: b.client, Month: november}, 10)
 		require.NoError(t, err)
 		require.True(t, taken)
 	}

@@ -270,6 +270,87 @@ func TestARefundTakesBackNoTokenThatWasCountedMeanwhile(t *testing.T) {
 	})
 }
 
+func TestARefundGoesToWhereTheTokenWasCounted(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		spend           func(t *testing.T, r *race) issue.Charge
+		redis, postgres int64 // after the refund
+	}{
+		"in redis": {func(t *testing.T, r *race) issue.Charge {
+			t.Helper()
+			return r.spend(t, r.budget)
+		}, 1, 0},
+		"in postgres, without redis": {func(t *testing.T, r *race) issue.Charge {
+			t.Helper()
+			return r.spends(by(t.Context(), nowhere))(t)
+		}, 1, 1},
+		"in postgres, beside a redis that is not level yet": {func(t *testing.T, r *race) issue.Charge {
+			t.Helper()
+			held := newHold()
+			slow := r.spends(by(t.Context(), func(command func() error) error {
+				held.pass()
+				return command()
+			}))
+			<-held.reached
+			r.spendBy(t, nowhere)
+			charge := r.spend(t, r.budget)
+			close(held.proceed)
+			require.False(t, slow(t).QuotaExceeded)
+			return charge
+		}, 2, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := setupRace(t, 10, nil)
+			require.False(t, r.spend(t, r.budget).QuotaExceeded)
+			charge := test.spend(t, r)
+			require.False(t, charge.QuotaExceeded)
+			r.budget.Refund(t.Context(), charge)
+			used, err := r.redis.Get(t.Context(), r.counter()).Int64()
+			require.NoError(t, err)
+			require.Equal(t, test.redis, used)
+			require.Equal(t, test.postgres, r.used(t))
+		})
+	}
+}
+
+// moved has something happen after redis answered the first pipeline.
+type moved struct {
+	ways
+
+	taken     atomic.Bool
+	meanwhile func() // a connection it makes begins by a pipeline too
+}
+
+func (m *moved) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		if m.taken.CompareAndSwap(false, true) {
+			m.meanwhile()
+		}
+		return err
+	}
+}
+
+func TestACounterThatWasRaisedAtAServerThatIsGoneIsRaisedAgain(t *testing.T) {
+	t.Parallel()
+	r := setupRace(t, 4, nil)
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	for range 3 { // by a replica that does not reach redis
+		_, taken, err := r.store.Take(t.Context(), quota.Count{AgentID: r.client, Month: november}, 4)
+		require.NoError(t, err)
+		require.True(t, taken)
+	}
+	r.redis.AddHook(&moved{meanwhile: func() {
+		require.NoError(t, r.server.Restart(t.Context()))
+		require.NoError(t, r.redis.Ping(t.Context()).Err())
+		require.NoError(t, r.redis.Set(t.Context(), r.counter(), 1, 0).Err(), "which another replica loaded before")
+	}})
+	r.flush(t)
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	r.exhausted(t)
+}
+
 // deafConn loses one answer when it is told to.
 type deafConn struct {
 	net.Conn
