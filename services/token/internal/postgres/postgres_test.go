@@ -114,6 +114,43 @@ func TestKeysAreKeptThroughTheirStates(t *testing.T) {
 	require.NotContains(t, stored(t, store), "waiting", "a key that never signed may come again")
 }
 
+func TestKeysChangeByATimeThatIsReadUnderTheLock(t *testing.T) {
+	t.Parallel()
+	db := testkit.DB(t, "token")
+	store := postgres.NewKeys(db, nil)
+	held, proceed := make(chan struct{}), make(chan struct{})
+	var group sync.WaitGroup
+	change := func(decide func(now time.Time)) {
+		group.Go(func() {
+			err := store.Change(t.Context(), func(_ []keys.Record, now time.Time) keys.Change {
+				decide(now)
+				return keys.Change{}
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	change(func(time.Time) {
+		close(held)
+		<-proceed
+	})
+	<-held
+	var second, between time.Time
+	change(func(now time.Time) { second = now })
+	require.Eventually(t, func() bool {
+		var waiting bool
+		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON database = pg_database.oid
+			WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)`).Scan(&waiting)
+		return err == nil && waiting
+	}, 10*time.Second, 10*time.Millisecond)
+	err := db.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&between)
+	close(proceed)
+	group.Wait()
+	require.NoError(t, err)
+	require.True(t, second.After(between), "%s is from before it was its turn", second)
+}
+
 func TestKeysThatTheOperationsGuideBuriesAreKnownToBeGone(t *testing.T) {
 	t.Parallel()
 	guide, err := os.ReadFile("../../../../docs/operations.md")
@@ -336,9 +373,11 @@ func TestTheQuotaIsCountedExactly(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.EqualValues(t, 13, used, "from what was seen on")
-	_, ok, err = store.Take(t.Context(), quota.Count{AgentID: newID(), Month: november, Used: 20}, 20)
-	require.NoError(t, err)
-	require.False(t, ok)
+	for _, agent := range []uuid.UUID{agent, newID()} { // of one count that is lower, and of none
+		_, ok, err = store.Take(t.Context(), quota.Count{AgentID: agent, Month: november, Used: 20}, 20)
+		require.NoError(t, err)
+		require.False(t, ok)
+	}
 }
 
 func TestCountsAreOnlyRaised(t *testing.T) {

@@ -30,7 +30,7 @@ RETURNING agent_id, month, used`
 INSERT INTO token.quota_usage AS old (agent_id, month, used)
 SELECT $1::uuid, $2::date, $3::bigint + 1 WHERE $3::bigint < $4::bigint
 ON CONFLICT (agent_id, month) DO UPDATE SET used = GREATEST(old.used, $3::bigint) + 1
-WHERE GREATEST(old.used, $3::bigint) < $4::bigint
+WHERE old.used < $4::bigint
 RETURNING used`
 
 	sqlQuotaGiveBack = "-- name: quota_give_back\n" + `
