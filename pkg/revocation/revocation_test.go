@@ -293,6 +293,16 @@ func TestAFailedWriteTakesTheMarkAway(t *testing.T) {
 	require.Equal(t, revocation.Unknown, b.verdict(t))
 }
 
+func TestAWriteThatTookTooLongTakesTheMarkAway(t *testing.T) {
+	t.Parallel()
+	b := hydrated(t)
+	ctx, cancel := context.WithDeadline(t.Context(), time.Now())
+	defer cancel()
+	revoked := []revocation.Revoked{{TokenID: tokenID, ExpiresAt: time.Now().Add(time.Hour)}}
+	require.ErrorIs(t, b.store.Load(ctx, revoked, nil), context.DeadlineExceeded)
+	require.Equal(t, revocation.Unknown, b.verdict(t))
+}
+
 func TestACutoffThatCannotBeReadIsNotTakenForLive(t *testing.T) {
 	t.Parallel()
 	b := hydrated(t)
@@ -362,6 +372,16 @@ func TestAHydrationThatWasInterruptedLeavesNoMark(t *testing.T) {
 	for name, interrupt := range map[string]func(context.Context, *devservers.Redis, *redisx.Client) error{
 		"by emptying":  func(ctx context.Context, _ *devservers.Redis, c *redisx.Client) error { return c.FlushAll(ctx).Err() },
 		"by a restart": func(ctx context.Context, s *devservers.Redis, _ *redisx.Client) error { return s.Restart(ctx) },
+		"by a restart that kept everything and is known before the end": func(ctx context.Context, s *devservers.Redis, c *redisx.Client) error {
+			if err := s.Restart(ctx); err != nil {
+				return err
+			}
+			begun, err := c.Keys(ctx, c.Key("revocations", "hydration", "*")).Result()
+			if err == nil && len(begun) != 1 {
+				err = errors.New("redis has lost that the hydration began")
+			}
+			return err
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
