@@ -40,8 +40,9 @@ type world struct {
 	hydrated    bool
 	hydrates    int
 	cacheErr    error
-	failLoads   int // of so many the cache breaks off
-	unanswered  int // so many statements are sent where nobody answers any more
+	failLoads   int    // of so many the cache breaks off
+	unanswered  int    // so many statements are sent where nobody answers any more
+	meanwhile   func() // where not nil, goes on while the cache loads
 }
 
 // answered tells whether a statement is.
@@ -56,14 +57,15 @@ func (w *world) answered(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (w *world) RevocationsAfter(_ context.Context, _ time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
+func (w *world) RevocationsAfter(_ context.Context, expiring time.Time, after uuid.UUID, limit int) ([]revocation.Revoked, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	from, found := slices.BinarySearchFunc(w.revoked, after.String(), func(r revocation.Revoked, id string) int { return strings.Compare(r.TokenID, id) })
 	if found {
 		from++
 	}
-	return slices.Clone(w.revoked[from:min(from+limit, len(w.revoked))]), w.storeErr
+	page := slices.DeleteFunc(slices.Clone(w.revoked[from:]), func(r revocation.Revoked) bool { return !r.ExpiresAt.After(expiring) })
+	return page[:min(limit, len(page))], w.storeErr
 }
 
 func (w *world) RevokedWithin(ctx context.Context, lately time.Duration) ([]revocation.Revoked, error) {
@@ -97,6 +99,9 @@ func (w *world) RecordCutoff(_ context.Context, cutoff revocation.Cutoff, _ time
 }
 
 func (w *world) Load(_ context.Context, revoked []revocation.Revoked, cutoffs []revocation.Cutoff) error {
+	if w.meanwhile != nil {
+		w.meanwhile()
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.cacheErr != nil {
@@ -180,13 +185,32 @@ func TestEverythingThatIsStoredIsLoadedOverAllPages(t *testing.T) {
 	require.True(t, w.hydrated)
 }
 
+func TestARevocationIsLoadedForAsLongAsItsTokenMayBeTaken(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		expires time.Duration
+		loaded  bool
+	}{
+		"it expires soon":                       {30 * time.Second, true},
+		"it has expired, by one of the clocks":  {-30 * time.Second, true},
+		"it has expired, whatever a clock says": {-2 * time.Minute, false},
+	} {
+		h, w := setup()
+		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString(), ExpiresAt: noon.Add(row.expires)}}
+		require.NoError(t, h.hydrate(t.Context()))
+		require.Equal(t, row.loaded, w.cache[w.revoked[0].TokenID], name)
+	}
+}
+
 func TestRedisIsNotMarkedBeforeItIsWhole(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*world){
 		"registry away": func(w *world) { w.registryErr = errAway },
 		"store away":    func(w *world) { w.storeErr = errAway },
 		"redis away":    func(w *world) { w.cacheErr = errAway },
-		"an odd jti":    func(w *world) { w.revoked = slices.Repeat([]revocation.Revoked{{TokenID: "odd"}}, pageSize) },
+		"an odd jti": func(w *world) {
+			w.revoked = slices.Repeat([]revocation.Revoked{{TokenID: "odd", ExpiresAt: noon.Add(time.Hour)}}, pageSize)
+		},
 	} {
 		h, w := setup()
 		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
@@ -222,7 +246,7 @@ func TestWhatNobodyAnnouncedIsBroughtToRedisAsWell(t *testing.T) {
 	t.Parallel()
 	h, w := setup()
 	w.hydrated = true // by a replica before, which was killed before it announced what it had stored
-	w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
+	w.revoked = []revocation.Revoked{{TokenID: uuid.NewString(), ExpiresAt: noon.Add(time.Hour)}}
 	start(t, h.Run)
 	require.Eventually(t, w.read(func(w *world) bool { return w.cache[w.revoked[0].TokenID] }), 5*time.Second, time.Millisecond)
 	w.set(func(w *world) { w.recent = []revocation.Revoked{{TokenID: "by a replica that does not reach redis"}} })
@@ -234,7 +258,7 @@ func TestEveryRevocationSinceTheLastLookIsLoaded(t *testing.T) {
 	t.Parallel()
 	h, w := setup()
 	w.hydrated = true
-	w.revoked, w.recent = []revocation.Revoked{{TokenID: "old"}}, []revocation.Revoked{{TokenID: "new"}}
+	w.revoked, w.recent = []revocation.Revoked{{TokenID: "old", ExpiresAt: noon.Add(time.Hour)}}, []revocation.Revoked{{TokenID: "new"}}
 	require.NoError(t, h.keepUp(t.Context(), recently))
 	require.Equal(t, recently+slowest, w.lately)
 	require.Equal(t, map[string]bool{"new": true}, w.cache)
@@ -246,6 +270,23 @@ func TestEveryRevocationSinceTheLastLookIsLoaded(t *testing.T) {
 	}
 	w.cacheErr = errAway
 	require.ErrorIs(t, h.keepUp(t.Context(), 0), errAway)
+}
+
+func TestWhatWasRevokedWhileNobodyCouldLookIsBroughtAsWell(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h, w := setup()
+		h.Clock, w.hydrated = time.Now, true
+		start(t, h.Run)
+		<-time.After(checkEvery + checkEvery/2) // between two looks
+		const away = slowest + checkEvery
+		w.set(func(w *world) { w.storeErr = errAway })
+		<-time.After(away)
+		w.set(func(w *world) { w.storeErr = nil })
+		<-time.After(checkEvery)
+		synctest.Wait()
+		require.GreaterOrEqual(t, w.lately, away+slowest, "all that one look is for")
+	})
 }
 
 func TestARevocationOfLateIsBroughtOnce(t *testing.T) {
@@ -311,6 +352,22 @@ func TestACutoffIsAnnouncedUntilItArrivesThoughNobodyHandsItInAgain(t *testing.T
 		defer h.mu.Unlock()
 		return len(h.cutoffs) == 0
 	}, 5*time.Second, 10*time.Millisecond)
+}
+
+func TestACutoffThatIsOvertakenWhileItIsAnnouncedIsNotTheLastOne(t *testing.T) {
+	t.Parallel()
+	h, w := setup()
+	suspended := lifecycle.AgentChanged{AgentID: uuid.Must(uuid.NewV7()), Status: registryapi.StatusSuspended, Revision: 2}
+	w.cacheErr = errAway
+	require.ErrorIs(t, h.Agent(t.Context(), suspended), errAway)
+	reactivated := suspended
+	reactivated.Status, reactivated.Revision, reactivated.TokensValidAfter = registryapi.StatusActive, 3, noon
+	w.cacheErr, w.meanwhile = nil, sync.OnceFunc(func() {
+		require.ErrorIs(t, h.Agent(t.Context(), reactivated), errBehind)
+	})
+	require.False(t, h.retry(t.Context()))
+	require.EqualValues(t, 3, h.cutoffs[suspended.AgentID].Revision)
+	require.True(t, h.retry(t.Context()))
 }
 
 func TestOnlyChangesThatRefuseTokensAreKept(t *testing.T) {
