@@ -203,6 +203,31 @@ func TestAnOutageIsAnErrorAndAChangeSpoilsAnAnswer(t *testing.T) {
 	require.ErrorIs(t, err, apperr.Unavailable(nil))
 }
 
+func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
+	t.Parallel()
+	b, client := setup(t), uuid.Must(uuid.NewV7()) // outside of the bubble, as the cache has a goroutine that never ends
+	synctest.Test(t, func(t *testing.T) {
+		leave := make(chan struct{})
+		b.during = func() { <-leave }
+		var all sync.WaitGroup
+		verify := func() {
+			all.Go(func() {
+				if _, err := b.secrets.Verify(t.Context(), client, good); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		verify()
+		verify()
+		b.epochs.Changed(client)
+		verify()
+		close(leave)
+		all.Wait()
+	})
+	require.Len(t, b.asked, 2, "the first two shared one call")
+}
+
 func TestSecretsAreScreenedTogetherAndEachHasItsOwnAnswer(t *testing.T) {
 	t.Parallel()
 	b, client := setup(t), uuid.Must(uuid.NewV7()) // outside of the bubble, as the cache has a goroutine that never ends
