@@ -246,6 +246,46 @@ func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
 	require.EqualValues(t, 1, b.calls.Load())
 }
 
+func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+			<-release
+			return registryapi.Agent{AgentID: id}, nil
+		}
+		var group sync.WaitGroup
+		for range 2 {
+			group.Go(func() {
+				if _, err := b.agents.Agent(t.Context(), id); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+			b.epochs.Changed(id)
+		}
+		close(release)
+		group.Wait()
+	})
+	require.EqualValues(t, 2, b.calls.Load())
+}
+
+func TestAnAnswerIsAsOldAsItsQuestion(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+		b.clock.Advance(3 * time.Second) // it may be from before that
+		return registryapi.Agent{AgentID: id}, nil
+	}
+	_, err := b.agents.Agent(t.Context(), id)
+	require.NoError(t, err)
+	b.clock.Advance(27 * time.Second)
+	require.True(t, b.known(id))
+	b.clock.Advance(1)
+	require.False(t, b.known(id))
+}
+
 func TestAgentsAreLookedUpTogetherWhileCallsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	b := setup() // outside of the bubble, as the cache has a goroutine that never ends
