@@ -190,7 +190,10 @@ func (w *world) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 
 func (w *world) Look(context.Context, uuid.UUID) (ratelimit.Window, error) { return w.looked, nil }
 
-func (w *world) Refund(_ context.Context, charge issue.Charge) {
+func (w *world) Refund(ctx context.Context, charge issue.Charge) {
+	if ctx.Err() != nil {
+		return
+	}
 	w.refunds++
 	w.refunded = charge
 }

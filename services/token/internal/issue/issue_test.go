@@ -1,6 +1,7 @@
 package issue_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"strings"
@@ -400,6 +401,17 @@ func TestWhatCannotBeLookedUpIsNeverGuessed(t *testing.T) {
 			require.Equal(t, []string{"temporarily_unavailable"}, w.outcomes)
 		})
 	}
+}
+
+func TestATokenIsGivenBackAlsoForWhoHasLeft(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.undurable = errAway
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, _, err := w.issuer().Issue(ctx, w.request(""))
+	requireKind(t, err, issue.Unavailable)
+	require.Equal(t, 1, w.refunds)
 }
 
 func TestAFaultOfOurOwnIsNotCalledTemporary(t *testing.T) {
