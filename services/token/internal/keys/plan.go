@@ -125,7 +125,7 @@ func (p policy) decide(records []Record, fresh *Record, why occasion, now time.T
 		change.Activate = next.ID
 		if active != nil {
 			change.Retire = active.ID
-			change.GoneAt = now.Add(max(active.TokenTTL, p.tokenTTL) + retirementMargin)
+			change.GoneAt = now.Add(active.TokenTTL + retirementMargin)
 		}
 		return change
 	}

@@ -462,6 +462,41 @@ func TestAKeyIsPublishedBeforeItSignsWhoeverMadeIt(t *testing.T) {
 	}
 }
 
+// overtaken is a store from which the first to read learns what it read after others have.
+type overtaken struct {
+	Store
+
+	meanwhile func()
+}
+
+func (o *overtaken) Keys(ctx context.Context) ([]Record, error) {
+	records, err := o.Store.Keys(ctx)
+	if meanwhile := o.meanwhile; meanwhile != nil {
+		o.meanwhile = nil
+		meanwhile()
+	}
+	return records, err
+}
+
+func TestAnOlderViewOfTheKeysNeverReplacesANewerOne(t *testing.T) {
+	t.Parallel()
+	store, clock := newMemory()
+	pass(t, ring(t, store, clock, ES256))
+	slow := &overtaken{Store: store}
+	r := ring(t, slow, clock, ES256)
+	var made Key
+	slow.meanwhile = func() {
+		var err error
+		made, err = custodianOf(t, store).Rotate(t.Context())
+		require.NoError(t, err)
+		clock.Advance(time.Second)
+		_, err = r.CurrentJWKS(t.Context()) // for a request, while the pass goes on
+		require.NoError(t, err)
+	}
+	pass(t, r)
+	require.Contains(t, kidsOf(t, r), made.ID)
+}
+
 // readOnly is a store that can be read and not written.
 type readOnly struct{ Store }
 
