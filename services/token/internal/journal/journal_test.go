@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,15 +76,15 @@ type store struct {
 	release chan struct{}
 }
 
-func (s *store) Append(_ context.Context, messages []outbox.Message) error {
+func (s *store) Append(ctx context.Context, messages []outbox.Message) error {
 	if s.entered != nil {
 		s.entered <- struct{}{}
 		<-s.release
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return s.err
+	if err := cmp.Or(ctx.Err(), s.err); err != nil {
+		return err
 	}
 	s.batches = append(s.batches, messages)
 	return nil
