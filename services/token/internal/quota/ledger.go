@@ -113,11 +113,13 @@ func (l *ledger) charge(acc account) (seen int64) {
 	return p.seen
 }
 
-// charged ends a charge to Postgres.
+// charged ends a charge to Postgres. A count that was read while it was under way may lack it.
 func (l *ledger) charged(acc account) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.page(acc).charging--
+	p := l.page(acc)
+	p.charging--
+	l.putAhead(p)
 }
 
 // catching answers the generation of the count that Redis is about to be raised to.

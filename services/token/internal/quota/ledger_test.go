@@ -31,6 +31,16 @@ func TestACounterIsNotLevelWhileSomethingIsCharged(t *testing.T) {
 	}
 }
 
+func TestACountThatWasReadWhileItWasChargedIsNotTakenForLevel(t *testing.T) {
+	t.Parallel()
+	l, acc := newLedger(), account{}
+	l.charge(acc)
+	generation := l.catching(acc)
+	l.charged(acc)
+	require.False(t, l.raised(acc, generation), "it may have been read before the charge was stored")
+	require.True(t, l.raised(acc, l.catching(acc)))
+}
+
 func TestACountThatPostgresWasToldOfIsNotCountedThereAgain(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
