@@ -213,16 +213,22 @@ func TestNothingIsAddedToATreeThatDoesNotFitItsTiles(t *testing.T) {
 		"as after a restore that brought the tiles back, and not the head": "substring(data FROM 1 FOR 64)",
 		"as after one that brought the head back, and not the tiles":       "data || data",
 	} {
-		database := testkit.Postgres(t, "audit")
-		db := testkit.Open(t, database.AppURL)
-		store := open(t, db)
-		record(t, store, events(t, 0, 3)...)
-		_, err := connect(t, database.AdminURL).Exec(t.Context(), "ALTER TABLE audit.tiles DISABLE TRIGGER ALL; UPDATE audit.tiles SET data = "+data)
-		require.NoError(t, err)
+		for guards, after := range map[string]string{
+			"":                         "ALTER TABLE audit.tiles ENABLE ALWAYS TRIGGER tiles_grow, ENABLE ALWAYS TRIGGER tiles_stay",
+			", and its guards are off": "",
+		} {
+			database := testkit.Postgres(t, "audit")
+			db := testkit.Open(t, database.AppURL)
+			store := open(t, db)
+			record(t, store, events(t, 0, 3)...)
+			_, err := connect(t, database.AdminURL).Exec(t.Context(),
+				"ALTER TABLE audit.tiles DISABLE TRIGGER ALL; UPDATE audit.tiles SET data = "+data+"; "+after)
+			require.NoError(t, err)
 
-		_, err = store.Record(t.Context(), events(t, 3, 1))
+			_, err = store.Record(t.Context(), events(t, 3, 1))
 
-		require.ErrorIs(t, err, trail.ErrTorn, name)
-		require.Equal(t, 3, count(t, db))
+			require.ErrorIs(t, err, trail.ErrTorn, name+guards)
+			require.Equal(t, 3, count(t, db))
+		}
 	}
 }

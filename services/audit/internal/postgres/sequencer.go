@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -64,7 +65,7 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	}
 	verdicts, err := s.record(ctx, work, insertAtOnce)
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
+	if errors.As(err, &refused) && !errors.Is(err, trail.ErrTorn) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
 		verdicts, err = s.record(ctx, work, s.insertApart)
 	}
 	if err != nil {
@@ -149,6 +150,9 @@ func (s *Sequencer) record(ctx context.Context, work []trail.Delivery, write ins
 		first, stored, err = s.sequence(ctx, tx, entries, write)
 		return err
 	})
+	if refusedByGuards(err) {
+		err = fmt.Errorf("%w: %w", trail.ErrTorn, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -160,6 +164,13 @@ func (s *Sequencer) record(ctx context.Context, work []trail.Delivery, write ins
 		verdicts[i] = e.verdict
 	}
 	return verdicts, nil
+}
+
+// refusedByGuards tells whether the database's own guards of head and tiles refused what would be added: it fits what is
+// there, unless head and tiles do not fit each other.
+func refusedByGuards(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && (strings.Contains(pg.Where, "audit.refuse_rewrite()") || strings.Contains(pg.Where, "audit.require_tiles()"))
 }
 
 func deliveries(entries []*entry) []trail.Delivery {
