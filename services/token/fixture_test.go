@@ -323,7 +323,8 @@ func (w *world) publish(t *testing.T, message outbox.Message, err error) {
 	require.NoError(t, err)
 }
 
-// events reads all audit events that are in the stream.
+// events reads all audit events that are in the stream, each once, as the audit service takes them: one whose
+// acknowledgement was late may have come both ways.
 func (w *world) events(t *testing.T) []auditevent.Event {
 	t.Helper()
 	stream, err := w.nats.JS().Stream(t.Context(), natsx.AuditStream)
@@ -331,11 +332,15 @@ func (w *world) events(t *testing.T) []auditevent.Event {
 	info, err := stream.Info(t.Context())
 	require.NoError(t, err)
 	var events []auditevent.Event
+	seen := map[uuid.UUID]bool{}
 	for seq := info.State.FirstSeq; seq <= info.State.LastSeq && seq > 0; seq++ {
 		message, err := stream.GetMsg(t.Context(), seq)
 		require.NoError(t, err)
 		for _, payload := range auditevent.Split(message.Subject, message.Data) {
-			events = append(events, testkit.Event(t, payload))
+			if event := testkit.Event(t, payload); !seen[event.EventID] {
+				seen[event.EventID] = true
+				events = append(events, event)
+			}
 		}
 	}
 	return events
