@@ -52,22 +52,23 @@ WITH added AS (
 SELECT pg_notify('{channel}', '')`
 
 // Of each lifecycle subject only the oldest row can be claimed: the next one follows once it is
-// deleted, so that an older state can never be published over a newer one, by whatever replica. The
-// oldest rows are found first, in one pass, and fetched by their key: a join of the rows with
-// themselves compares every two of a subject that has many.
+// deleted, so that an older state can never be published over a newer one, by whatever replica. Which
+// is the oldest is looked up for each row by itself, in the order of their places and until there are
+// enough: a join of the rows with themselves compares every two of a subject that has many, and to
+// find the oldest of all subjects first reads the whole backlog for each claim.
 const sqlClaimOrdered = `-- name: outbox_claim_ordered
 WITH next AS (
-    SELECT event_id
-    FROM {table}
-    WHERE event_id = ANY (ARRAY(
-          SELECT DISTINCT ON (subject) event_id
-          FROM {table}
-          WHERE subject LIKE '{lifecycle}'
-          ORDER BY subject, position))
-      AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-    ORDER BY position
+    SELECT o.event_id
+    FROM {table} o
+    WHERE o.subject LIKE '{lifecycle}'
+      AND (o.claimed_until IS NULL OR o.claimed_until < clock_timestamp())
+      AND o.position = (
+          SELECT e.position FROM {table} e
+          WHERE e.subject LIKE '{lifecycle}' AND e.subject = o.subject
+          ORDER BY e.subject, e.position LIMIT 1)
+    ORDER BY o.position
     LIMIT $1
-    FOR UPDATE SKIP LOCKED
+    FOR UPDATE OF o SKIP LOCKED
 )
 UPDATE {table} o
 SET claimed_until = clock_timestamp() + $2::interval
