@@ -84,7 +84,7 @@ func (b breaker) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proce
 type letIn struct{}
 
 func (b breaker) guard(ctx context.Context, send func(ctx context.Context) error) error {
-	if ctx.Value(letIn{}) != nil {
+	if ctx.Value(letIn{}) != nil || ctx.Err() != nil { // who has left asks nobody
 		return send(ctx)
 	}
 	_, err := b.Execute(func() (struct{}, error) {

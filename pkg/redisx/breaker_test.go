@@ -144,8 +144,11 @@ func TestWhoLeavesEarlySaysNothingAboutTheServer(t *testing.T) {
 	w := watch(t, server)
 	ended, end := context.WithCancel(t.Context())
 	end()
+	late, release := context.WithDeadline(t.Context(), time.Now())
+	defer release()
 	for range 20 {
 		require.ErrorIs(t, w.Ping(ended).Err(), context.Canceled)
+		require.ErrorIs(t, w.Ping(late).Err(), context.DeadlineExceeded)
 	}
 	require.NoError(t, w.Ping(t.Context()).Err())
 }
