@@ -208,7 +208,7 @@ func (l *Limiter) Read(ctx context.Context, limit int, reply any, err error) (Wi
 		}
 		l.opened.Inc()
 		l.logged.Do(func() {
-			l.tel.Log.WarnContext(ctx, "rate limit open: redis does not answer", "error", err)
+			l.tel.Log.WarnContext(ctx, "rate limit open: redis did not take the request", "error", err)
 		})
 		return Window{Limit: limit, Remaining: limit, Reset: time.Now().Add(Length), Allowed: true}, nil
 	}
