@@ -84,7 +84,8 @@ func (r *Redis) Stop() {
 	r.proc.stop(syscall.SIGTERM)
 }
 
-// Freeze has the server take connections and answer nothing, as one whose machine hangs, until Thaw.
+// Freeze has the server take connections and answer nothing, as one whose machine hangs, until Thaw. It outlives a
+// program that ends meanwhile.
 func (r *Redis) Freeze() error { return r.signal(syscall.SIGSTOP) }
 
 // Thaw ends Freeze. A frozen server has to be thawed before it can be stopped.

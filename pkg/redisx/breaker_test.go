@@ -151,4 +151,12 @@ func TestWhoLeavesEarlySaysNothingAboutTheServer(t *testing.T) {
 		require.ErrorIs(t, w.Ping(late).Err(), context.DeadlineExceeded)
 	}
 	require.NoError(t, w.Ping(t.Context()).Err())
+
+	testkit.Freeze(t, server)
+	require.Eventually(t, func() bool {
+		leaving, leave := context.WithCancel(t.Context())
+		time.AfterFunc(5*time.Millisecond, leave)
+		_ = w.Ping(leaving).Err()
+		return errors.Is(w.Ping(t.Context()).Err(), gobreaker.ErrOpenState)
+	}, 15*time.Second, time.Millisecond, "nor that it is well")
 }

@@ -229,3 +229,16 @@ func randomHex(bytes int) string {
 	_, _ = rand.Read(b) // never fails (crypto/rand)
 	return hex.EncodeToString(b)
 }
+
+// AwaitLock waits until a statement of the database's own user waits for a lock there.
+func AwaitLock(tb testing.TB, db *pgdb.DB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
+	defer cancel()
+	const sql = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')"
+	for waits := false; !waits; _ = idle.For(ctx, 10*time.Millisecond) {
+		if err := db.QueryRow(ctx, sql).Scan(&waits); err != nil {
+			tb.Fatalf("nobody waits for a lock: %v", err)
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -84,16 +85,6 @@ func TestNoActiveCredentialOutlivesADecommission(t *testing.T) {
 	}
 }
 
-// waiting waits until a statement waits for a lock, or all is over.
-func (f *fixture) waiting(t *testing.T, over <-chan error) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		var n int
-		err := f.db.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&n)
-		return err == nil && n > 0 || len(over) > 0
-	}, 10*time.Second, 10*time.Millisecond)
-}
-
 func TestOfTwoChangesOfOneCredentialTheSecondSeesWhatTheFirstDid(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("revoked already")
@@ -136,7 +127,7 @@ func TestOfTwoChangesOfOneCredentialTheSecondSeesWhatTheFirstDid(t *testing.T) {
 					return rotate(r)
 				})
 			}()
-			f.waiting(t, second)
+			testkit.AwaitLock(t, f.db)
 			close(goOn)
 			require.NoError(t, <-first)
 			require.ErrorIs(t, <-second, tt.want)
@@ -275,7 +266,7 @@ func TestADecommissionLocksCredentialsInTheOrderOfTheirIDs(t *testing.T) {
 			require.NoError(t, other.QueryRow(t.Context(), lock, first).Scan(&locked))
 			done := make(chan error, 1)
 			go func() { done <- f.Decommission(t.Context(), agent, start.Add(time.Hour), revoke) }()
-			f.waiting(t, done)
+			testkit.AwaitLock(t, f.db)
 			require.NoError(t, other.QueryRow(t.Context(), lock, last).Scan(&locked), "who waits for the first one must hold no other")
 			require.NoError(t, other.Rollback(t.Context()))
 			require.NoError(t, <-done)

@@ -450,8 +450,7 @@ refused if {
 		_, err := tx.Exec(t.Context(), "UPDATE registry.agents SET owner = 'team-b'")
 		require.NoError(t, err)
 		group.Go(func() { changed = b.call(t, operator, http.MethodPatch, path, `{"allowedScopes":["agents:read"]}`) })
-		const waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-		require.Eventually(t, func() bool { return b.count(t, waiting) == 1 }, 10*time.Second, 10*time.Millisecond, "it waits for the agent")
+		testkit.AwaitLock(t, b.db)
 		return err
 	}))
 	group.Wait()

@@ -213,7 +213,7 @@ func TestRedisIsNotMarkedBeforeItIsWhole(t *testing.T) {
 		},
 	} {
 		h, w := setup()
-		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString()}}
+		w.revoked = []revocation.Revoked{{TokenID: uuid.NewString(), ExpiresAt: noon.Add(time.Hour)}}
 		prepare(w)
 		require.Error(t, h.hydrate(t.Context()), name)
 		require.False(t, w.hydrated, name)

@@ -138,12 +138,7 @@ func TestKeysChangeByATimeThatIsReadUnderTheLock(t *testing.T) {
 	<-held
 	var second, between time.Time
 	change(func(now time.Time) { second = now })
-	require.Eventually(t, func() bool {
-		var waiting bool
-		err := db.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database ON database = pg_database.oid
-			WHERE datname = current_database() AND locktype = 'advisory' AND NOT granted)`).Scan(&waiting)
-		return err == nil && waiting
-	}, 10*time.Second, 10*time.Millisecond)
+	testkit.AwaitLock(t, db)
 	err := db.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&between)
 	close(proceed)
 	group.Wait()
