@@ -55,6 +55,16 @@ func newShelf(t *testing.T, events int) *shelf {
 	return s
 }
 
+// newShelfWithoutRows has leaves that match no filter.
+func newShelfWithoutRows(t *testing.T, leaves int) *shelf {
+	t.Helper()
+	s := newShelf(t, 0)
+	for range leaves {
+		s.add(tlog.Hash{})
+	}
+	return s
+}
+
 func (s *shelf) add(hash tlog.Hash) {
 	s.frontier.Add(hash)
 	s.levels[0] = append(s.levels[0], hash)
@@ -275,10 +285,7 @@ func TestAFilteredExportHasOnlyWhatMatchesAndProvesIt(t *testing.T) {
 
 func TestAFilterThatMatchesLittleIsServedByFewStatements(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, 0)
-	for range 20_000 {
-		s.add(tlog.Hash{})
-	}
+	s := newShelfWithoutRows(t, 20_000)
 	none := "agent.created"
 	x := write(t, s, export.Request{Filter: &trail.Filter{Action: &none}, Format: export.FormatLog})
 	require.Empty(t, x.lines)
@@ -287,10 +294,7 @@ func TestAFilterThatMatchesLittleIsServedByFewStatements(t *testing.T) {
 
 func TestAnExportThatFindsNothingForAWhileEndsAndGoesOnFromItsCursor(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, 0)
-	for range 40_000 {
-		s.add(tlog.Hash{})
-	}
+	s := newShelfWithoutRows(t, 40_000)
 	rare := "agent.created"
 	s.rows = []export.Row{{Index: 2048, Payload: []byte(`{"action":"agent.created"}`)}, {Index: 39_999, Payload: []byte(`{"action":"agent.created"}`)}}
 	s.takes = 10 * time.Second

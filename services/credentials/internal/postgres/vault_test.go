@@ -97,7 +97,7 @@ func TestDeletionsAreTakenByOneReplicaWhenTheyAreDueAndUntilTheyAreDone(t *testi
 	require.Empty(t, take(), "the other one is not due")
 }
 
-// destroyed counts what a Vault has to delete.
+// destroyed is a Vault that remembers which versions it was told to destroy.
 type destroyed struct {
 	secret.Vault
 

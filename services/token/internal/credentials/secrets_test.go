@@ -63,6 +63,13 @@ func (b *bundle) Screen(_ context.Context, secrets []credentialsapi.VerifyReques
 	return plausible, nil
 }
 
+// hold keeps answers back until release. It is for the bubble that it is called in, if it is in one.
+func (b *bundle) hold() (release func()) {
+	held := make(chan struct{})
+	b.during = func() { <-held }
+	return func() { close(held) }
+}
+
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	id := uuid.Must(uuid.NewV7())
@@ -194,9 +201,7 @@ func TestAnOutageIsAnErrorAndAChangeSpoilsAnAnswer(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, b.known(client))
 
-	blocked := make(chan struct{})
-	defer close(blocked)
-	b.during = func() { <-blocked }
+	defer b.hold()()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err = b.secrets.Verify(ctx, client, good)
@@ -207,8 +212,7 @@ func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
 	t.Parallel()
 	b, client := setup(t), uuid.Must(uuid.NewV7()) // outside of the bubble, as the cache has a goroutine that never ends
 	synctest.Test(t, func(t *testing.T) {
-		leave := make(chan struct{})
-		b.during = func() { <-leave }
+		release := b.hold()
 		var all sync.WaitGroup
 		verify := func() {
 			all.Go(func() {
@@ -222,7 +226,7 @@ func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
 		verify()
 		b.epochs.Changed(client)
 		verify()
-		close(leave)
+		release()
 		all.Wait()
 	})
 	require.Len(t, b.asked, 2, "the first two shared one call")
@@ -232,8 +236,7 @@ func TestSecretsAreScreenedTogetherAndEachHasItsOwnAnswer(t *testing.T) {
 	t.Parallel()
 	b, client := setup(t), uuid.Must(uuid.NewV7()) // outside of the bubble, as the cache has a goroutine that never ends
 	synctest.Test(t, func(t *testing.T) {
-		leave := make(chan struct{})
-		b.during = func() { <-leave }
+		release := b.hold()
 		var all sync.WaitGroup
 		ask := func(secret config.Secret, want bool) {
 			all.Go(func() {
@@ -249,7 +252,7 @@ func TestSecretsAreScreenedTogetherAndEachHasItsOwnAnswer(t *testing.T) {
 			ask(good, true)
 			ask("not a secret", false)
 		}
-		close(leave)
+		release()
 		all.Wait()
 		require.EqualValues(t, 2, b.screens.Load(), "who came while the first was under way went together")
 	})

@@ -47,6 +47,16 @@ func (b *bundle) Agents(_ context.Context, ids []uuid.UUID) (map[uuid.UUID]regis
 	return found, nil
 }
 
+// hold keeps answers back until release. It is for the bubble that it is called in.
+func (b *bundle) hold() (release func()) {
+	held := make(chan struct{})
+	b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+		<-held
+		return registryapi.Agent{AgentID: id}, nil
+	}
+	return func() { close(held) }
+}
+
 func setup() *bundle {
 	b := &bundle{clock: testkit.NewClock(time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)), metrics: telemetry.NewMetrics()}
 	b.following.Store(true)
@@ -218,11 +228,7 @@ func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
 	t.Parallel()
 	b, id := setup(), uuid.Must(uuid.NewV7())
 	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
-			<-release
-			return registryapi.Agent{AgentID: id}, nil
-		}
+		release := b.hold()
 		impatient, cancel := context.WithCancel(t.Context())
 		var group sync.WaitGroup
 		group.Go(func() {
@@ -240,7 +246,7 @@ func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
 		synctest.Wait()
 		cancel()
 		synctest.Wait()
-		close(release)
+		release()
 		group.Wait()
 	})
 	require.EqualValues(t, 1, b.calls.Load())
@@ -250,11 +256,7 @@ func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
 	t.Parallel()
 	b, id := setup(), uuid.Must(uuid.NewV7())
 	synctest.Test(t, func(t *testing.T) {
-		release := make(chan struct{})
-		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
-			<-release
-			return registryapi.Agent{AgentID: id}, nil
-		}
+		release := b.hold()
 		var group sync.WaitGroup
 		for range 2 {
 			group.Go(func() {
@@ -265,7 +267,7 @@ func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
 			synctest.Wait()
 			b.epochs.Changed(id)
 		}
-		close(release)
+		release()
 		group.Wait()
 	})
 	require.EqualValues(t, 2, b.calls.Load())
