@@ -112,8 +112,9 @@ func setup(t *testing.T) *bundle {
 func (b *bundle) do(t *testing.T, method, target string) *httptest.ResponseRecorder {
 	t.Helper()
 	recorder := httptest.NewRecorder()
-	b.server.PublicHandler().ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody))
-	requireSpec(t, method, target, recorder)
+	request := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
+	b.server.PublicHandler().ServeHTTP(recorder, request)
+	requireDescribed(t, request, recorder)
 	return recorder
 }
 

@@ -80,12 +80,12 @@ func TestExportStreamsTheLog(t *testing.T) {
 	require.Equal(t, "application/x-ndjson", response.Header().Get("Content-Type"))
 	lines := strings.Split(strings.TrimSpace(response.Body.String()), "\n")
 	require.Len(t, lines, 4)
-	doc, err := spec()
+	doc, err := document()
 	require.NoError(t, err)
 	for i, schema := range []string{"ExportHeader", "ExportLine", "ExportLine", "ExportTrailer"} {
 		var value any
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &value))
-		require.NoError(t, doc.Components.Schemas[schema].Value.VisitJSON(value), lines[i])
+		require.NoError(t, doc.Schema(schema).VisitJSON(value), lines[i])
 	}
 	require.Contains(t, lines[1], `"leafIndex":1,`)
 	require.JSONEq(t, `{"cursor":"3","complete":true,"dropped":[]}`, lines[3])

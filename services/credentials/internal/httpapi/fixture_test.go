@@ -7,14 +7,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/legacy"
 	"github.com/gin-gonic/gin"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -49,12 +44,12 @@ type fixture struct {
 	guard    *fakeGuard
 	public   http.Handler
 	internal http.Handler
-	routes   routers.Router
+	server   *httpx.Server
 }
 
 func setup(t *testing.T) *fixture {
 	t.Helper()
-	f := &fixture{domain: &fakeCredentials{}, guard: &fakeGuard{}, routes: document(t)}
+	f := &fixture{domain: &fakeCredentials{}, guard: &fakeGuard{}}
 	server, err := httpx.NewServer(httpx.Config{InternalAPIToken: internalToken}, httpx.Options{
 		Service: "credentials", Telemetry: telemetry.Discard("credentials"), OpenAPI: api.Spec,
 	})
@@ -62,36 +57,8 @@ func setup(t *testing.T) *fixture {
 	routes := httpapi.New(f.domain, f.guard)
 	routes.Public(server.Public())
 	routes.Internal(server.Internal())
-	f.public, f.internal = server.PublicHandler(), server.InternalHandler()
+	f.server, f.public, f.internal = server, server.PublicHandler(), server.InternalHandler()
 	return f
-}
-
-// documented is parsed once: that takes longer than all else a test does.
-var documented = sync.OnceValues(func() (*openapi3.T, error) {
-	return openapi3.NewLoader().LoadFromData(api.Spec)
-})
-
-// routed finds the operation of a request. Making it validates the document.
-var routed = sync.OnceValues(func() (routers.Router, error) {
-	doc, err := documented()
-	if err != nil {
-		return nil, err
-	}
-	return legacy.NewRouter(doc)
-})
-
-func load(t *testing.T) *openapi3.T {
-	t.Helper()
-	doc, err := documented()
-	require.NoError(t, err)
-	return doc
-}
-
-func document(t *testing.T) routers.Router {
-	t.Helper()
-	router, err := routed()
-	require.NoError(t, err)
-	return router
 }
 
 // response is what came back.
@@ -154,27 +121,8 @@ func (f *fixture) send(t *testing.T, to http.Handler, req *http.Request) respons
 	to.ServeHTTP(rec, req)
 	res := response{status: rec.Code, header: rec.Header(), body: rec.Body.String()}
 	require.NotEmpty(t, res.header.Get("X-Request-ID"))
-	f.holdAgainstDocument(t, req, res)
+	requireDescribed(t, req, rec)
 	return res
-}
-
-func (f *fixture) holdAgainstDocument(t *testing.T, req *http.Request, res response) {
-	t.Helper()
-	route, params, err := f.routes.FindRoute(req)
-	if err != nil { // 404 and 405 of no route
-		require.Contains(t, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, res.status)
-		return
-	}
-	// Text and YAML have no schema to be held against.
-	opaque := res.body != "" && !strings.HasPrefix(res.header.Get("Content-Type"), "application/json")
-	input := &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: req, Route: route, PathParams: params},
-		Status:                 res.status,
-		Header:                 res.header,
-		Options:                &openapi3filter.Options{IncludeResponseStatus: true, ExcludeResponseBody: opaque},
-	}
-	input.SetBodyBytes([]byte(res.body))
-	require.NoError(t, openapi3filter.ValidateResponse(t.Context(), input), res.body)
 }
 
 // fakeGuard admits everybody unless it is told otherwise, and keeps what it was asked.

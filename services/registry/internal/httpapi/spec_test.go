@@ -1,116 +1,36 @@
 package httpapi_test
 
 import (
-	"bytes"
-	"io"
 	"net/http"
 	"net/http/httptest"
-	"regexp"
-	"strings"
-	"sync"
 	"testing"
 
-	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/gorillamux"
-	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/testkit/apidoc"
 	"github.com/sentryagent/agentidp/services/registry/api"
 )
 
-var document = sync.OnceValues(func() (*openapi3.T, error) { return openapi3.NewLoader().LoadFromData(api.Spec) })
+var document = apidoc.Lazily(api.Spec)
 
-var documentRoutes = sync.OnceValues(func() (routers.Router, error) {
+// requireDescribed holds an answer against the document.
+func requireDescribed(tb testing.TB, request *http.Request, answer *httptest.ResponseRecorder) {
+	tb.Helper()
 	doc, err := document()
-	if err != nil {
-		return nil, err
-	}
-	return gorillamux.NewRouter(doc)
-})
-
-// requireSpec holds a response against the document: its status, headers and body must be described there. What is no
-// route (404, 405) is not in the document.
-func requireSpec(t *testing.T, method, target string, response *httptest.ResponseRecorder) {
-	t.Helper()
-	routes, err := documentRoutes()
-	require.NoError(t, err)
-	request := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
-	route, params, err := routes.FindRoute(request)
-	if err != nil {
-		require.Contains(t, []int{http.StatusNotFound, http.StatusMethodNotAllowed}, response.Code, "%s %s", method, target)
-		return
-	}
-	err = openapi3filter.ValidateResponse(t.Context(), &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: request, PathParams: params, Route: route},
-		Status:                 response.Code,
-		Header:                 response.Header(),
-		Body:                   io.NopCloser(bytes.NewReader(response.Body.Bytes())),
-		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
-	})
-	require.NoError(t, err, "%s %s: %s", method, target, response.Body)
+	require.NoError(tb, err)
+	require.NoError(tb, doc.Recorded(request, answer))
 }
 
-func TestTheDocumentAndItsExamplesAreValid(t *testing.T) {
+func TestTheDocumentKeepsItsRules(t *testing.T) {
 	t.Parallel()
 	doc, err := document()
 	require.NoError(t, err)
-	require.NoError(t, doc.Validate(t.Context(), openapi3.EnableExamplesValidation()))
-	require.Equal(t, "3.0.3", doc.OpenAPI)
-}
-
-func TestEveryRouteIsInTheDocumentAndTheOtherWayRound(t *testing.T) {
-	t.Parallel()
-	doc, err := document()
-	require.NoError(t, err)
-	b := setup(t)
-	parameter := regexp.MustCompile(`:(\w+)`)
-	served := map[string]bool{}
-	internal, ok := b.server.InternalHandler().(*gin.Engine)
-	require.True(t, ok)
-	for _, route := range append(b.server.Public().Routes(), internal.Routes()...) {
-		if route.Method == http.MethodHead {
-			continue
-		}
-		served[route.Method+" "+parameter.ReplaceAllString(route.Path, "{$1}")] = true
-	}
-
-	described := map[string]bool{}
-	ids := map[string]bool{}
-	for path, item := range doc.Paths.Map() {
-		for method, operation := range item.Operations() {
-			described[method+" "+path] = true
-			require.NotEmpty(t, operation.OperationID, "%s %s", method, path)
-			require.False(t, ids[operation.OperationID], "%s is there twice", operation.OperationID)
-			ids[operation.OperationID] = true
-		}
-	}
-	require.Equal(t, described, served)
-}
-
-func TestEveryErrorOfTheDocumentHasAnExample(t *testing.T) {
-	t.Parallel()
-	doc, err := document()
-	require.NoError(t, err)
-	for path, item := range doc.Paths.Map() {
-		for method, operation := range item.Operations() {
-			for status, response := range operation.Responses.Map() {
-				content := response.Value.Content.Get("application/json")
-				if status < "400" || content == nil {
-					require.Less(t, status, "400", "%s %s: %s has no body", method, path, status)
-					continue
-				}
-				require.True(t, strings.HasSuffix(content.Schema.Ref, "/Error"), "%s %s: %s", method, path, status)
-				require.NotEmpty(t, content.Examples, "%s %s: %s", method, path, status)
-			}
-		}
-	}
+	require.NoError(t, doc.Rules(t.Context()))
 }
 
 func TestTheServiceServesItsDocument(t *testing.T) {
 	t.Parallel()
-	b := setup(t)
-	got := b.callInternal(t, http.MethodGet, "/openapi.yaml", "").requireStatus(http.StatusOK)
-	require.Equal(t, api.Spec, got.Body.Bytes())
+	doc, err := document()
+	require.NoError(t, err)
+	require.NoError(t, doc.Served(t.Context(), setup(t).server))
 }
