@@ -14,14 +14,16 @@ import (
 	"github.com/sentryagent/agentidp/pkg/redisx"
 )
 
+// Margin is how long after its token expired a revocation still counts: verifiers accept tokens for some seconds longer, and
+// clocks differ. A replica whose clock is less than that ahead forgets none of a token that others still take.
+const Margin = time.Hour
+
 // ErrInterrupted says that Redis was emptied or replaced while it was being hydrated.
 var ErrInterrupted = errors.New("redis changed while it was being hydrated")
 
 const (
 	// batch bounds the commands of one round trip.
 	batch = 1000
-	// expiryMargin is added to a token's expiry: verifiers accept tokens for some seconds longer, and their clocks differ.
-	expiryMargin = time.Minute
 	// hydrationTimeout is how long one Hydrate may take.
 	hydrationTimeout = 10 * time.Minute
 )
@@ -79,14 +81,14 @@ func (s *Store) SetCutoff(ctx context.Context, c Cutoff) error {
 	return s.Load(ctx, nil, []Cutoff{c})
 }
 
-// Load writes many revocations and cutoffs in few round trips. A token is refused from then until it expires, and nothing is
-// kept of one that has. Repeats do no harm.
+// Load writes many revocations and cutoffs in few round trips. A token is refused from then until Margin after it expired, and nothing
+// is kept of one after that. Repeats do no harm.
 func (s *Store) Load(ctx context.Context, revoked []Revoked, cutoffs []Cutoff) error {
 	for some := range slices.Chunk(revoked, batch) {
 		if err := s.write(ctx, func(pipe redis.Pipeliner) {
 			for _, r := range some {
 				// How long and not until when: the server's clock may be wrong.
-				if left := time.Until(r.ExpiresAt.Add(expiryMargin)); left > 0 {
+				if left := time.Until(r.ExpiresAt.Add(Margin)); left > 0 {
 					pipe.Set(ctx, revokedKey(s.rdb, r.TokenID), "1", left)
 				}
 			}

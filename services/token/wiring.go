@@ -56,7 +56,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	revocations := postgres.NewRevocations(r.DB, box)
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
-	s.sweep("revocations", revocations.Purge, hydration.After)
+	s.sweep("revocations", revocations.Purge, revocation.Margin)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
 		Clock: time.Now, Log: r.Telemetry.Log,
@@ -141,7 +141,7 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 	}
 	used := postgres.NewAssertionIDs(r.DB)
 	// Longer than the clocks of replicas differ and exp has leeway, so that none comes back.
-	s.sweep("used assertions", used.Purge, 10*time.Minute)
+	s.sweep("used assertions", used.Purge, time.Hour)
 	published := clientkeys.New(clientkeys.Config{
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,

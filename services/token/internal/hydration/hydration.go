@@ -42,9 +42,6 @@ const (
 	pageSize = 1000
 )
 
-// After is how long after its token expired a revocation is of no use to anybody, whatever their clock says.
-const After = time.Hour
-
 // Store is the truth about revocations, and keeps cutoffs.
 type Store interface {
 	// RevocationsAfter reads revocations of tokens that expire after expiring, in
@@ -129,7 +126,7 @@ func (h *Hydrator) retry(ctx context.Context) (done bool) {
 	h.mu.Lock()
 	waiting := make([]revocation.Revoked, 0, len(h.unannounced))
 	for id, revoked := range h.unannounced {
-		if h.Clock().After(revoked.ExpiresAt.Add(After)) {
+		if h.Clock().After(revoked.ExpiresAt.Add(revocation.Margin)) {
 			delete(h.unannounced, id)
 			continue
 		}
@@ -319,7 +316,7 @@ func (h *Hydrator) hydrate(ctx context.Context) error {
 func (h *Hydrator) loadRevocations(ctx context.Context) (count int, err error) {
 	now := h.Clock()
 	for after := uuid.Nil; ; {
-		page, err := h.Store.RevocationsAfter(ctx, now.Add(-time.Minute), after, pageSize)
+		page, err := h.Store.RevocationsAfter(ctx, now.Add(-revocation.Margin), after, pageSize)
 		if err != nil {
 			return count, err
 		}
