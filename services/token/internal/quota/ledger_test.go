@@ -62,3 +62,22 @@ func TestACountThatPostgresWasToldOfIsNotCountedThereAgain(t *testing.T) {
 		})
 	}
 }
+
+func TestACountThatRoseWhileALowerOneWasWrittenIsStillToBeWritten(t *testing.T) {
+	t.Parallel()
+	l, acc := newLedger(), account{}
+	see := func(used int64) {
+		entered, _ := l.enter(acc)
+		require.True(t, entered)
+		require.True(t, l.leave(acc, used))
+	}
+	see(5)
+	writing := l.unwritten()
+	see(6)
+	l.written(writing)
+	left := l.unwritten()
+	require.Len(t, left, 1)
+	require.EqualValues(t, 6, left[0].Used)
+	l.written(left)
+	require.Empty(t, l.unwritten())
+}
