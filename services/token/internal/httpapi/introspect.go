@@ -78,8 +78,8 @@ func (a *api) revoke(c *gin.Context) {
 		writeProblem(c, err, who.dialect)
 		return
 	}
-	c.Status(http.StatusOK)
-	c.Writer.WriteHeaderNow()
+	// Nobody has to read it (RFC 7009 §2.2), but there are clients that take only JSON for an answer.
+	httpx.JSON(c, http.StatusOK, struct{}{})
 }
 
 func (a *api) revocation(c *gin.Context, who caller) error {
