@@ -210,6 +210,9 @@ func TestVerifyRefuses(t *testing.T) {
 		"no client_id":                             without("client_id"),
 		"no sub":                                   without("sub"),
 		"a sub that is no UUID":                    func(k *token) { k.claims["sub"], k.claims["client_id"] = "root", "root" },
+		"EdDSA under its name of RFC 9864": func(k *token) {
+			k.method, k.key, k.header["kid"], k.header["alg"] = jwt.SigningMethodEdDSA, signers()["ed"], "ed", "Ed25519"
+		},
 		"a sub in capitals": func(k *token) {
 			k.claims["sub"], k.claims["client_id"] = strings.ToUpper(agent), strings.ToUpper(agent)
 		},

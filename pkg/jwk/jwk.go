@@ -12,12 +12,14 @@ import (
 	"slices"
 )
 
-// The signature algorithms that a key of a known kind may be used with (RFC 7518 §3.1, RFC 8037 §3.1).
+// The signature algorithms that a key of a known kind may be used with (RFC 7518 §3.1, RFC 8037 §3.1, RFC 9864 §2.2).
 const (
 	RS256 = "RS256"
 	PS256 = "PS256"
 	ES256 = "ES256"
 	EdDSA = "EdDSA"
+	// Ed25519 is what RFC 9864 calls EdDSA with an Ed25519 key, the only kind that is known here: two names of one algorithm.
+	Ed25519 = "Ed25519"
 )
 
 // Limits of a key and of a set.
@@ -43,15 +45,23 @@ type Key struct {
 }
 
 // Fits reports whether signatures of that algorithm may be verified with the key: the algorithm is one of the key's kind,
-// and the key names no other one. It is false for a key that no set could hold.
+// and the key names no other one, under either name of EdDSA. It is false for a key that no set could hold.
 func (k Key) Fits(algorithm string) bool {
-	if k.Algorithm != "" && k.Algorithm != algorithm {
+	if k.Algorithm != "" && Canonical(k.Algorithm) != Canonical(algorithm) {
 		return false
 	}
 	return slices.Contains(algorithmsOf(k.Public), algorithm)
 }
 
-// algorithmsOf gives the algorithms of a key's kind, none for a key that is of no known kind or too weak.
+// Canonical gives the one name of an algorithm that has two, EdDSA for Ed25519, and any other as it is.
+func Canonical(algorithm string) string {
+	if algorithm == Ed25519 {
+		return EdDSA
+	}
+	return algorithm
+}
+
+// algorithmsOf gives the names of the algorithms of a key's kind, none for a key that is of no known kind or too weak.
 func algorithmsOf(public crypto.PublicKey) []string {
 	switch public := public.(type) {
 	case *rsa.PublicKey:
@@ -64,7 +74,7 @@ func algorithmsOf(public crypto.PublicKey) []string {
 		}
 	case ed25519.PublicKey:
 		if len(public) == ed25519.PublicKeySize {
-			return []string{EdDSA}
+			return []string{EdDSA, Ed25519}
 		}
 	}
 	return nil

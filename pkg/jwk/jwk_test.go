@@ -42,6 +42,7 @@ func set() []jwk.Key {
 		{ID: "rsa", Algorithm: jwk.PS256, Public: public("rsa")},
 		{ID: "ec", Algorithm: jwk.ES256, Public: public("ec")},
 		{ID: "ed", Algorithm: jwk.EdDSA, Public: public("ed")},
+		{ID: "ed by its new name", Algorithm: jwk.Ed25519, Public: public("ed")},
 		{Public: public("ec")},
 		{Public: public("rsa")},
 	}
@@ -122,8 +123,12 @@ func TestAKeyFitsTheAlgorithmsOfItsKind(t *testing.T) {
 		"RSA":                        {jwk.Key{Public: public("rsa")}, []string{"RS256", "PS256"}},
 		"RSA for PS256 only":         {jwk.Key{Algorithm: "PS256", Public: public("rsa")}, []string{"PS256"}},
 		"P-256":                      {jwk.Key{Public: public("ec")}, []string{"ES256"}},
-		"Ed25519":                    {jwk.Key{Algorithm: "EdDSA", Public: public("ed")}, []string{"EdDSA"}},
+		"Ed25519":                    {jwk.Key{Public: public("ed")}, []string{"EdDSA", "Ed25519"}},
+		"Ed25519 for EdDSA":          {jwk.Key{Algorithm: "EdDSA", Public: public("ed")}, []string{"EdDSA", "Ed25519"}},
+		"Ed25519 for Ed25519":        {jwk.Key{Algorithm: "Ed25519", Public: public("ed")}, []string{"EdDSA", "Ed25519"}},
+		"Ed25519 said to be Ed448":   {jwk.Key{Algorithm: "Ed448", Public: public("ed")}, nil},
 		"P-256 said to be for EdDSA": {jwk.Key{Algorithm: "EdDSA", Public: public("ec")}, nil},
+		"P-256 said to be Ed25519":   {jwk.Key{Algorithm: "Ed25519", Public: public("ec")}, nil},
 		"P-384":                      {jwk.Key{Public: public("p384")}, nil},
 		"a private key":              {jwk.Key{Public: signers()["rsa"]}, nil},
 		"an RSA key without modulus": {jwk.Key{Public: &rsa.PublicKey{E: 65537}}, nil},
@@ -134,7 +139,7 @@ func TestAKeyFitsTheAlgorithmsOfItsKind(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var fits []string
-			for _, algorithm := range []string{"", "none", "HS256", "RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA"} {
+			for _, algorithm := range []string{"", "none", "HS256", "RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "Ed448", "ed25519"} {
 				if tt.key.Fits(algorithm) {
 					fits = append(fits, algorithm)
 				}
@@ -189,6 +194,9 @@ func TestWhatIsWrongWithAKeyIsSaidByItsParameter(t *testing.T) {
 		"a point of order 4":                  {"ed", fields{"x": point(0)}, []string{"x"}},
 		"a point of order 8":                  {"ed", fields{"x": "xxdqcD1N2E-6PAt2DRBnDyogU_osOczGTsf9d5KsA3o"}, []string{"x"}},
 		"a point that is spelled in two ways": {"ed", fields{"x": encode(append([]byte{0xf0}, append(bytes.Repeat([]byte{0xff}, 30), 0x7f)...))}, []string{"x"}},
+		"Ed448 for an Ed25519 key":            {"ed", fields{"alg": "Ed448"}, []string{"alg"}},
+		"Ed25519 for a P-256 key":             {"ec", fields{"alg": "Ed25519"}, []string{"alg"}},
+		"an Ed448 key":                        {"ed", fields{"alg": "Ed25519", "crv": "Ed448"}, []string{"crv"}},
 		"an X25519 key":                       {"ed", fields{"crv": "X25519"}, []string{"crv"}},
 		"a symmetric key":                     {"ed", fields{"kty": "oct", "k": "c2VjcmV0"}, []string{"k", "kty"}},
 		"a kty in lower case":                 {"rsa", fields{"kty": "rsa"}, []string{"kty"}},

@@ -253,6 +253,11 @@ func setAssertion(t *testing.T, fields url.Values, issuer, client string, method
 	fields.Set("client_assertion", signed)
 }
 
+// ed25519Method is EdDSA under the name of RFC 9864, of which the library has no method.
+type ed25519Method struct{ *jwt.SigningMethodEd25519 }
+
+func (ed25519Method) Alg() string { return "Ed25519" }
+
 // keyWays registers a key for every algorithm that metadata names for private_key_jwt, and answers a way for each.
 func (in *installation) keyWays(t *testing.T, operator string, agent party, document metadata) []asks {
 	t.Helper()
@@ -268,6 +273,7 @@ func (in *installation) keyWays(t *testing.T, operator string, agent party, docu
 	}{
 		"RS256": {jwt.SigningMethodRS256, rsaKey}, "PS256": {jwt.SigningMethodPS256, rsaKey},
 		"ES256": {jwt.SigningMethodES256, ecKey}, "EdDSA": {jwt.SigningMethodEdDSA, edKey},
+		"Ed25519": {ed25519Method{jwt.SigningMethodEdDSA}, edKey},
 	}
 	var ways []asks
 	for _, algorithm := range document.TokenAlgorithms {

@@ -28,7 +28,7 @@ const keysURI = `{"jwksUri":"https://agent.example.com/jwks.json"}`
 func keySet() string {
 	return encode(fields{"jwks": fields{"keys": []fields{
 		{"kty": "EC", "use": "sig", "kid": "1", "alg": "ES256", "crv": "P-256", "x": ecX, "y": ecY},
-		{"kty": "OKP", "use": "sig", "crv": "Ed25519", "x": edX},
+		{"kty": "OKP", "use": "sig", "alg": "Ed25519", "crv": "Ed25519", "x": edX},
 	}}})
 }
 

@@ -17,6 +17,12 @@ func by(method jwt.SigningMethod, name string) func(*draft) {
 	return func(d *draft) { d.method, d.key = method, signers()[name] }
 }
 
+// byEd25519 signs by EdDSA under the name of RFC 9864, of which the library has no method.
+func byEd25519(d *draft) {
+	by(jwt.SigningMethodEdDSA, "ed")(d)
+	d.header["alg"] = "Ed25519"
+}
+
 func claim(name string, value any) func(*draft) { return func(d *draft) { d.claims[name] = value } }
 
 func without(name string) func(*draft) { return func(d *draft) { delete(d.claims, name) } }
@@ -30,6 +36,8 @@ func TestAnAssertionProvesWhoTheClientIs(t *testing.T) {
 		"RS256":                         by(jwt.SigningMethodRS256, "rsa"),
 		"PS256":                         by(jwt.SigningMethodPS256, "rsa"),
 		"EdDSA":                         by(jwt.SigningMethodEdDSA, "ed"),
+		"EdDSA by its new name":         byEd25519,
+		"the new name and a kid":        func(d *draft) { byEd25519(d); d.header["kid"] = "ed" },
 		"with the id of its key":        header("kid", "ec"),
 		"typ JWT":                       header("typ", "JWT"),
 		"typ in small letters":          header("typ", "jwt"),
@@ -127,6 +135,10 @@ func TestAnAssertionThatProvesNothingIsRefused(t *testing.T) {
 		"RS384":                      {by(jwt.SigningMethodRS384, "rsa"), "alg"},
 		"RS256 under the name PS256": {func(d *draft) { by(jwt.SigningMethodRS256, "rsa")(d); d.header["alg"] = "PS256" }, "signature"},
 		"another alg than it is":     {header("alg", "EdDSA"), "signature"},
+		"its new name for another":   {header("alg", "Ed25519"), "signature"},
+		"a kid of no Ed25519 key":    {func(d *draft) { byEd25519(d); d.header["kid"] = "ec" }, "no key"},
+		"Ed448":                      {func(d *draft) { byEd25519(d); d.header["alg"] = "Ed448" }, "alg is not one of RS256, PS256, ES256, EdDSA, Ed25519"},
+		"that name in small letters": {func(d *draft) { byEd25519(d); d.header["alg"] = "ed25519" }, "alg"},
 		"alg in small letters":       {header("alg", "es256"), "alg"},
 		"alg null":                   {header("alg", nil), "alg"},
 	} {
@@ -222,6 +234,25 @@ func TestTheKeyIsTheOneThatFits(t *testing.T) {
 			}
 			require.NoError(t, err)
 		})
+	}
+}
+
+func TestTheNamesOfEdDSAStandForEachOther(t *testing.T) {
+	t.Parallel()
+	public := signers()["ed"].Public()
+	for _, registered := range []string{"", "EdDSA", "Ed25519"} {
+		for _, said := range []string{"EdDSA", "Ed25519"} {
+			t.Run(registered+" says "+said, func(t *testing.T) {
+				t.Parallel()
+				d := good()
+				by(jwt.SigningMethodEdDSA, "ed")(&d)
+				d.header["alg"] = said
+				raw, one := d.sign(t), jwk.Key{Algorithm: registered, Public: public}
+				require.NoError(t, judge(verifier(t), raw, []jwk.Key{key("rsa"), one, key("ec")}))
+				other := jwk.Key{Algorithm: "EdDSA", Public: public}
+				require.ErrorContains(t, judge(verifier(t), raw, []jwk.Key{one, other}), "more than one")
+			})
+		}
 	}
 }
 

@@ -84,11 +84,17 @@ var (
 	errManyKeys = errors.New("more than one key of the client fits the assertion's alg and kid")
 )
 
+// algorithm is the alg that the header names, by its canonical name.
+func (a Assertion) algorithm() string {
+	name, _ := a.header.text("alg")
+	return jwk.Canonical(name)
+}
+
 // choose finds the key. More than one is nobody's guess to make: the client has to
 // name it. A key without an id is not meant by any kid.
 func (a Assertion) choose(keys []jwk.Key) (chosen jwk.Key, err error) {
 	err = errNoKey
-	algorithm, _ := a.header.text("alg")
+	algorithm := a.algorithm()
 	kid, _ := a.header.text("kid")
 	for _, key := range keys {
 		if !key.Fits(algorithm) || (a.header.has("kid") && key.ID != kid) {

@@ -27,8 +27,11 @@ const (
 	maxID = 255
 )
 
-// Algorithms are those that an assertion may be signed with.
-func Algorithms() []string { return []string{jwk.RS256, jwk.PS256, jwk.ES256, jwk.EdDSA} }
+// Algorithms are the names of those that an assertion may be signed with. Two of them are of one algorithm: some
+// clients sign by the older name, some only by that of RFC 9864.
+func Algorithms() []string {
+	return []string{jwk.RS256, jwk.PS256, jwk.ES256, jwk.EdDSA, jwk.Ed25519}
+}
 
 // Verifier holds assertions against what a client must say. It is safe for concurrent use.
 type Verifier struct {
@@ -92,7 +95,7 @@ func (v *Verifier) Check(a Assertion) error {
 // checkHeader is about alg, typ and crit. The typ of access tokens is refused like every
 // other: what was signed for one purpose must not serve another (RFC 8725 §3.11).
 func (a Assertion) checkHeader() error {
-	if algorithm, _ := a.header.text("alg"); method(algorithm) == nil {
+	if method(a.algorithm()) == nil {
 		return errAlgorithm
 	}
 	if a.header.has("typ") {
@@ -157,7 +160,7 @@ func (a Assertion) checkTimes(now time.Time) error {
 // one or not, it costs one verification by the assertion's algorithm. Its error is a
 // fixed text of this package, for the log.
 func (v *Verifier) Verify(a Assertion, keys []jwk.Key) error {
-	algorithm, _ := a.header.text("alg")
+	algorithm := a.algorithm()
 	how := method(algorithm)
 	if how == nil {
 		how, algorithm = jwt.SigningMethodRS256, jwk.RS256
@@ -174,6 +177,7 @@ func (v *Verifier) Verify(a Assertion, keys []jwk.Key) error {
 	return nil
 }
 
+// method is that of an algorithm by its canonical name, nil for one that no assertion may be signed with.
 func method(algorithm string) jwt.SigningMethod {
 	switch algorithm {
 	case jwk.RS256:

@@ -260,13 +260,13 @@ func TestMetadataListsWhatWorksAndNothingElse(t *testing.T) {
 		"response_types_supported":[],
 		"grant_types_supported":["client_credentials"],
 		"token_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post","private_key_jwt"],
-		"token_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"],
+		"token_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA","Ed25519"],
 		"revocation_endpoint":"https://idp.example.com/api/v1/token/revoke",
 		"revocation_endpoint_auth_methods_supported":["client_secret_basic","client_secret_post","private_key_jwt"],
-		"revocation_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"],
+		"revocation_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA","Ed25519"],
 		"introspection_endpoint":"https://idp.example.com/api/v1/token/introspect",
 		"introspection_endpoint_auth_methods_supported":["Bearer","client_secret_basic","client_secret_post","private_key_jwt"],
-		"introspection_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA"]`
+		"introspection_endpoint_auth_signing_alg_values_supported":["RS256","PS256","ES256","EdDSA","Ed25519"]`
 	require.JSONEq(t, "{"+common+"}", got.Body.String())
 	openID := b.get(t, b.server.PublicHandler(), "/.well-known/openid-configuration")
 	require.JSONEq(t, "{"+common+`,"subject_types_supported":["public"],"id_token_signing_alg_values_supported":["RS256","ES256","EdDSA"]}`, openID.Body.String())
