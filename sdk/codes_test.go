@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -14,7 +15,7 @@ func TestEveryCodeOfTheServicesIsAConstant(t *testing.T) {
 	source, err := os.ReadFile("errors.go")
 	require.NoError(t, err)
 	constants := map[string]bool{}
-	for _, found := range regexp.MustCompile(`Code = "([A-Z_]+)"`).FindAllSubmatch(source, -1) {
+	for _, found := range regexp.MustCompile(`Code = "([A-Za-z_]+)"`).FindAllSubmatch(source, -1) {
 		constants[string(found[1])] = true
 	}
 	documents, err := filepath.Glob("../services/*/api/openapi.yaml")
@@ -28,6 +29,16 @@ func TestEveryCodeOfTheServicesIsAConstant(t *testing.T) {
 		require.NotEmpty(t, codes, document)
 		for _, code := range codes {
 			require.True(t, constants[string(code[1])], "%s: %s has no constant", document, code[1])
+		}
+	}
+	// The token endpoint, introspection and revocation have codes of their own.
+	text, err := os.ReadFile("../services/token/api/openapi.yaml")
+	require.NoError(t, err)
+	enums := regexp.MustCompile(`(?m)^ +error:\n +type: string\n +enum: \[(.+)\]$`).FindAllSubmatch(text, -1)
+	require.NotEmpty(t, enums)
+	for _, enum := range enums {
+		for code := range strings.SplitSeq(string(enum[1]), ", ") {
+			require.True(t, constants[code], "%s has no constant", code)
 		}
 	}
 }

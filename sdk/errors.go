@@ -41,12 +41,17 @@ const (
 
 // The codes of an [OAuthError].
 const (
-	CodeInvalidRequest         Code = "invalid_request"
-	CodeInvalidClient          Code = "invalid_client"
-	CodeInvalidScope           Code = "invalid_scope"
-	CodeUnauthorizedClient     Code = "unauthorized_client"
-	CodeUnsupportedGrantType   Code = "unsupported_grant_type"
-	CodeTemporarilyUnavailable Code = "temporarily_unavailable"
+	CodeInvalidRequest          Code = "invalid_request"
+	CodeInvalidClient           Code = "invalid_client"
+	CodeInvalidScope            Code = "invalid_scope"
+	CodeInvalidTarget           Code = "invalid_target"
+	CodeInvalidToken            Code = "invalid_token"
+	CodeInsufficientScope       Code = "insufficient_scope"
+	CodeUnauthorizedClient      Code = "unauthorized_client"
+	CodeUnsupportedGrantType    Code = "unsupported_grant_type"
+	CodeUnsupportedResponseType Code = "unsupported_response_type"
+	CodeServerError             Code = "server_error"
+	CodeTemporarilyUnavailable  Code = "temporarily_unavailable"
 )
 
 // Error is an error of the API.
