@@ -8,16 +8,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/audit"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve"))
+	err := run(ctx, os.Stdout, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "audit:", err)
@@ -25,21 +27,18 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
-	switch command := args[0]; command {
-	case "serve":
-		return audit.Serve(ctx)
-	case "migrate":
-		return audit.Migrate(ctx)
-	case "retention":
-		return audit.Retain(ctx)
-	case "keygen":
-		return audit.Keygen(os.Stdout, os.Stderr, args[1:len(args)-1])
-	case "healthcheck":
-		return audit.Healthcheck(ctx)
-	case "readycheck":
-		return audit.Readycheck(ctx)
-	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, retention, keygen, healthcheck or readycheck", command)
-	}
+func run(ctx context.Context, out io.Writer, args []string) error {
+	return replica.Program{
+		Serve: audit.Serve, Migrate: audit.Migrate, Healthcheck: audit.Healthcheck, Readycheck: audit.Readycheck,
+		More: []replica.Command{
+			{
+				Name: "retention", Usage: "retention                    remove the days before the retention window",
+				Run: func(ctx context.Context, _ []string) error { return audit.Retain(ctx) },
+			},
+			{
+				Name: "keygen", Usage: "keygen ORIGIN                make the key of the log of that origin", TakesArguments: true,
+				Run: func(_ context.Context, args []string) error { return audit.Keygen(out, os.Stderr, args) },
+			},
+		},
+	}.Run(ctx, out, args)
 }

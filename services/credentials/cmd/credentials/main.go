@@ -6,16 +6,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/credentials"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve")[0])
+	err := run(ctx, os.Stdout, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "credentials:", err)
@@ -23,17 +25,8 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, command string) error {
-	switch command {
-	case "serve":
-		return credentials.Serve(ctx)
-	case "migrate":
-		return credentials.Migrate(ctx)
-	case "healthcheck":
-		return credentials.Healthcheck(ctx)
-	case "readycheck":
-		return credentials.Readycheck(ctx)
-	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, healthcheck or readycheck", command)
-	}
+func run(ctx context.Context, out io.Writer, args []string) error {
+	return replica.Program{
+		Serve: credentials.Serve, Migrate: credentials.Migrate, Healthcheck: credentials.Healthcheck, Readycheck: credentials.Readycheck,
+	}.Run(ctx, out, args)
 }

@@ -5,16 +5,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/registry"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve")[0])
+	err := run(ctx, os.Stdout, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "registry:", err)
@@ -22,17 +24,8 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, command string) error {
-	switch command {
-	case "migrate":
-		return registry.Migrate(ctx)
-	case "serve":
-		return registry.Serve(ctx)
-	case "healthcheck":
-		return registry.Healthcheck(ctx)
-	case "readycheck":
-		return registry.Readycheck(ctx)
-	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, healthcheck or readycheck", command)
-	}
+func run(ctx context.Context, out io.Writer, args []string) error {
+	return replica.Program{
+		Serve: registry.Serve, Migrate: registry.Migrate, Healthcheck: registry.Healthcheck, Readycheck: registry.Readycheck,
+	}.Run(ctx, out, args)
 }

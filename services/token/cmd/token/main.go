@@ -5,16 +5,18 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, append(os.Args[1:], "serve"))
+	err := run(ctx, os.Stdout, os.Args[1:])
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "token:", err)
@@ -22,19 +24,12 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, args []string) error {
-	switch command := args[0]; command {
-	case "migrate":
-		return token.Migrate(ctx)
-	case "serve":
-		return token.Serve(ctx)
-	case "keys":
-		return token.Keys(ctx, args[1:len(args)-1], os.Stdout)
-	case "healthcheck":
-		return token.Healthcheck(ctx)
-	case "readycheck":
-		return token.Readycheck(ctx)
-	default:
-		return fmt.Errorf("unknown command %q: serve, migrate, keys, healthcheck or readycheck", command)
-	}
+func run(ctx context.Context, out io.Writer, args []string) error {
+	return replica.Program{
+		Serve: token.Serve, Migrate: token.Migrate, Healthcheck: token.Healthcheck, Readycheck: token.Readycheck,
+		More: []replica.Command{{
+			Name: "keys", Usage: token.KeysUsage, TakesArguments: true,
+			Run: func(ctx context.Context, args []string) error { return token.Keys(ctx, args, out) },
+		}},
+	}.Run(ctx, out, args)
 }

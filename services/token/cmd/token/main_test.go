@@ -1,0 +1,26 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestACommandRefusesWhatItDoesNotTake(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"serve", "migrate", "healthcheck", "readycheck"} {
+		require.EqualError(t, run(t.Context(), nil, []string{command, "--dry-run"}), command+`: does not take "--dry-run"`)
+	}
+}
+
+func TestHelpTellsOfEveryCommand(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"--help"}, {"migrate", "--help"}, {"keys", "--help"}, {"keys", "retire", "--help"}} {
+		var out bytes.Buffer
+		require.NoError(t, run(t.Context(), &out, args), args)
+		for _, command := range []string{"serve", "migrate", "healthcheck", "readycheck", "keys list", "keys rotate", "keys retire"} {
+			require.Contains(t, out.String(), command, args)
+		}
+	}
+}
