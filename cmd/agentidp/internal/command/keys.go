@@ -11,6 +11,7 @@ import (
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/dev"
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token"
 )
 
@@ -29,9 +30,15 @@ func keysCommand(console Console) *cobra.Command {
 			if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--data-dir") }) {
 				return errors.New("--data-dir: must stand before the command, as in agentidp keys --data-dir DIR list")
 			}
+			if replica.AskForHelp(args) {
+				return nil
+			}
 			return token.CheckKeys(args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if replica.AskForHelp(args) {
+				return cmd.Help()
+			}
 			settings, err := dev.KeySettings(dataDir)
 			if err != nil {
 				return err
