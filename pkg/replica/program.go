@@ -38,7 +38,7 @@ func (p Program) Run(ctx context.Context, out io.Writer, args []string) error {
 		return p.Serve(ctx)
 	}
 	commands := p.commands()
-	if asksForHelp(args[0]) {
+	if args[0] == "help" || AsksForHelp(args[:1]) {
 		return help(out, commands)
 	}
 	name, args := args[0], args[1:]
@@ -46,7 +46,7 @@ func (p Program) Run(ctx context.Context, out io.Writer, args []string) error {
 	switch {
 	case at < 0:
 		return fmt.Errorf("unknown command %q: %s", name, names(commands))
-	case AskForHelp(args):
+	case AsksForHelp(args):
 		return help(out, commands)
 	case len(args) > 0 && !commands[at].TakesArguments:
 		return fmt.Errorf("%s: does not take %q", name, args[0])
@@ -54,10 +54,11 @@ func (p Program) Run(ctx context.Context, out io.Writer, args []string) error {
 	return commands[at].Run(ctx, args)
 }
 
-// AskForHelp is whether one of the arguments of a command asks what it can be told.
-func AskForHelp(args []string) bool { return slices.ContainsFunc(args, asksForHelp) }
-
-func asksForHelp(arg string) bool { return arg == "--help" || arg == "-h" || arg == "help" }
+// AsksForHelp is whether one of the arguments of a command asks what it can be told. A word without a dash does not: it may
+// be the argument itself.
+func AsksForHelp(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return arg == "--help" || arg == "-h" })
+}
 
 func (p Program) commands() []Command {
 	alone := func(name, does string, run func(context.Context) error) Command {

@@ -42,7 +42,7 @@ func TestAProgramDoesWhatItIsTold(t *testing.T) {
 	did, _, err := told(t)
 	require.NoError(t, err)
 	require.Equal(t, []string{"serve"}, did)
-	for _, args := range [][]string{{"serve"}, {"migrate"}, {"healthcheck"}, {"readycheck"}, {"retention"}, {"keygen"}, {"keygen", "a", "--b"}} {
+	for _, args := range [][]string{{"serve"}, {"migrate"}, {"healthcheck"}, {"readycheck"}, {"retention"}, {"keygen"}, {"keygen", "a", "--b"}, {"keygen", "help"}} {
 		did, printed, err := told(t, args...)
 		require.NoError(t, err)
 		require.Equal(t, args, did)
@@ -66,14 +66,16 @@ func TestAProgramRefusesWhatItDoesNotKnowAndDoesNothing(t *testing.T) {
 
 func TestAProgramThatIsAskedForHelpPrintsItsCommandsAndDoesNothing(t *testing.T) {
 	t.Parallel()
-	for _, word := range []string{"--help", "-h", "help"} {
-		for _, args := range [][]string{{word}, {"serve", word}, {"migrate", word}, {"retention", word}, {"keygen", word}, {"keygen", "a", word}} {
-			did, printed, err := told(t, args...)
-			require.NoError(t, err, args)
-			require.Empty(t, did, args)
-			for _, line := range []string{"serve ", "migrate ", "retention   remove old days\n", "keygen ORIGIN   make a key\n", "healthcheck ", "readycheck "} {
-				require.Contains(t, printed, line, args)
-			}
+	asked := [][]string{{"help"}}
+	for _, word := range []string{"--help", "-h"} {
+		asked = append(asked, [][]string{{word}, {"serve", word}, {"migrate", word}, {"retention", word}, {"keygen", word}, {"keygen", "a", word}}...)
+	}
+	for _, args := range asked {
+		did, printed, err := told(t, args...)
+		require.NoError(t, err, args)
+		require.Empty(t, did, args)
+		for _, line := range []string{"serve ", "migrate ", "retention   remove old days\n", "keygen ORIGIN   make a key\n", "healthcheck ", "readycheck "} {
+			require.Contains(t, printed, line, args)
 		}
 	}
 }

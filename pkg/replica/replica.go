@@ -1,5 +1,5 @@
 // Package replica is what one running copy of any service is made of: settings, telemetry, connections to Postgres, Redis
-// and NATS, and the order in which all of it starts and stops. It must not know a route, a table or a rule of any service.
+// and NATS, the order in which all of it starts and stops, and what its program can be told. It must not know a route, a table or a rule of any service.
 package replica
 
 import (

@@ -16,7 +16,7 @@ import (
 )
 
 // KeyLifetime is how long a cutoff stays in Redis: longer than any token lives (TOKEN_TTL ≤ 24 h).
-const KeyLifetime = 25 * time.Hour
+const KeyLifetime = 24*time.Hour + Margin
 
 // Revoked is one token that was revoked by its id.
 type Revoked struct {

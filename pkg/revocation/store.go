@@ -15,7 +15,7 @@ import (
 )
 
 // Margin is how long after its token expired a revocation still counts: verifiers accept tokens for some seconds longer, and
-// clocks differ. A replica whose clock is less than that ahead forgets none of a token that others still take.
+// clocks differ. While both together are less than that, no replica forgets one of a token that another still takes.
 const Margin = time.Hour
 
 // ErrInterrupted says that Redis was emptied or replaced while it was being hydrated.

@@ -1,6 +1,6 @@
 // Package apidoc holds a service against its OpenAPI document: each of its answers, the routes that it serves, and the
-// document by itself, whose rules are the same for all services. Only tests import it. It must not know what a service
-// answers: that stands in the document.
+// document by itself, whose rules are the same for all services. Only tests import it. What a service answers stands in
+// the document; known here are only the one path that a document cannot describe, and the forms of errors.
 package apidoc
 
 import (
@@ -106,7 +106,7 @@ var tile = regexp.MustCompile(`^(/api/v1/audit/tile/[^/]+/)(.+)$`)
 // asDescribed is the request as a document can describe it: OpenAPI 3.0 knows no path parameter of several segments, so
 // in the number of a tile the slashes are escaped.
 func asDescribed(request *http.Request) (*http.Request, error) {
-	path := tile.FindStringSubmatch(request.URL.Path)
+	path := tile.FindStringSubmatch(request.URL.EscapedPath())
 	if path == nil {
 		return request, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/dev"
 	"github.com/sentryagent/agentidp/pkg/apperr"
@@ -30,15 +31,12 @@ func keysCommand(console Console) *cobra.Command {
 			if slices.ContainsFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--data-dir") }) {
 				return errors.New("--data-dir: must stand before the command, as in agentidp keys --data-dir DIR list")
 			}
-			if replica.AskForHelp(args) {
-				return nil
+			if replica.AsksForHelp(args) {
+				return pflag.ErrHelp // which has the help printed, and is no error
 			}
 			return token.CheckKeys(args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if replica.AskForHelp(args) {
-				return cmd.Help()
-			}
 			settings, err := dev.KeySettings(dataDir)
 			if err != nil {
 				return err
