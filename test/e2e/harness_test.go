@@ -198,7 +198,7 @@ func loadSpec(t *testing.T, address string) *apidoc.Document {
 	require.NoError(t, err)
 	doc, err := apidoc.Parse(content)
 	require.NoError(t, err, address)
-	require.NoError(t, doc.Rules(t.Context()), address)
+	require.NoError(t, doc.Rules(t.Context(), "Error", "TokenError", "EndpointError"), address)
 	return doc
 }
 

@@ -1,6 +1,6 @@
 // Package apidoc holds a service against its OpenAPI document: each of its answers, the routes that it serves, and the
 // document by itself, whose rules are the same for all services. Only tests import it. What a service answers stands in
-// the document; known here are only the one path that a document cannot describe, and the forms of errors.
+// the document; known here is only the one path that a document cannot describe.
 package apidoc
 
 import (
@@ -16,12 +16,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/gin-gonic/gin"
+	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/httpx"
 )
@@ -53,9 +55,34 @@ func Parse(source []byte) (*Document, error) {
 	return &Document{source: source, doc: doc, routes: routes}, nil
 }
 
-// Lazily is Parse when the result is first asked for, once: it takes longer than all else that most tests do.
-func Lazily(source []byte) func() (*Document, error) {
-	return sync.OnceValues(func() (*Document, error) { return Parse(source) })
+// Lazy is a document that is read when it is first needed, once: it takes longer than all else that most tests do.
+type Lazy struct{ parse func() (*Document, error) }
+
+// Lazily makes one of the source of a document.
+func Lazily(source []byte) Lazy {
+	return Lazy{sync.OnceValues(func() (*Document, error) { return Parse(source) })}
+}
+
+// Require gives the document.
+func (l Lazy) Require(tb testing.TB) *Document {
+	tb.Helper()
+	doc, err := l.parse()
+	require.NoError(tb, err)
+	return doc
+}
+
+// RequireDescribed holds what a handler has written against the document.
+func (l Lazy) RequireDescribed(tb testing.TB, request *http.Request, answer *httptest.ResponseRecorder) {
+	tb.Helper()
+	require.NoError(tb, l.Require(tb).Recorded(request, answer))
+}
+
+// RequireServed holds the document against its rules, with errors of these schemas, and against the server.
+func (l Lazy) RequireServed(tb testing.TB, server *httpx.Server, errorSchemas ...string) {
+	tb.Helper()
+	doc := l.Require(tb)
+	require.NoError(tb, doc.Rules(tb.Context(), errorSchemas...))
+	require.NoError(tb, doc.Served(tb.Context(), server))
 }
 
 // Schema is a schema of the document's components, nil if there is none of that name.
@@ -156,8 +183,8 @@ func (d *Document) Served(ctx context.Context, server *httpx.Server) error {
 var parameter = regexp.MustCompile(`[:*](\w+)`)
 
 // Rules tells where the document breaks a rule of OpenAPI or of this house: examples fit their schemas, every operation has
-// an id of its own, a tag and a word on who may use it, and every error has a form that clients know, with an example.
-func (d *Document) Rules(ctx context.Context) error {
+// an id of its own, a tag and a word on who may use it, and every error is of one of the schemas, with an example.
+func (d *Document) Rules(ctx context.Context, errorSchemas ...string) error {
 	var faults []error
 	if err := d.doc.Validate(ctx, openapi3.EnableExamplesValidation()); err != nil {
 		faults = append(faults, err)
@@ -177,7 +204,7 @@ func (d *Document) Rules(ctx context.Context) error {
 			faults = append(faults, fmt.Errorf("%s lacks operationId, tags or security", name))
 		}
 		for status, response := range operation.Responses.Map() {
-			if status >= "400" && !isError(response.Value) {
+			if status >= "400" && !isError(response.Value, errorSchemas) {
 				faults = append(faults, fmt.Errorf("%s: %s is no error with an example", name, status))
 			}
 		}
@@ -185,12 +212,10 @@ func (d *Document) Rules(ctx context.Context) error {
 	return errors.Join(faults...)
 }
 
-// errorForm are the schemas of errors: the common one, and those of OAuth endpoints (RFC 6749 §5.2).
-var errorForm = regexp.MustCompile(`^#/components/schemas/(Token|Endpoint)?Error$`)
-
-func isError(response *openapi3.Response) bool {
+func isError(response *openapi3.Response, schemas []string) bool {
 	content := response.Content.Get("application/json")
-	return content != nil && errorForm.MatchString(content.Schema.Ref) && (content.Example != nil || len(content.Examples) > 0)
+	return content != nil && slices.Contains(schemas, strings.TrimPrefix(content.Schema.Ref, "#/components/schemas/")) &&
+		(content.Example != nil || len(content.Examples) > 0)
 }
 
 // Operations are those of the document, by method and path as in "GET /healthz".

@@ -114,7 +114,7 @@ func (b *bundle) do(t *testing.T, method, target string) *httptest.ResponseRecor
 	recorder := httptest.NewRecorder()
 	request := httptest.NewRequestWithContext(t.Context(), method, target, http.NoBody)
 	b.server.PublicHandler().ServeHTTP(recorder, request)
-	requireDescribed(t, request, recorder)
+	document.RequireDescribed(t, request, recorder)
 	return recorder
 }
 

@@ -80,8 +80,7 @@ func TestExportStreamsTheLog(t *testing.T) {
 	require.Equal(t, "application/x-ndjson", response.Header().Get("Content-Type"))
 	lines := strings.Split(strings.TrimSpace(response.Body.String()), "\n")
 	require.Len(t, lines, 4)
-	doc, err := document()
-	require.NoError(t, err)
+	doc := document.Require(t)
 	for i, schema := range []string{"ExportHeader", "ExportLine", "ExportLine", "ExportTrailer"} {
 		var value any
 		require.NoError(t, json.Unmarshal([]byte(lines[i]), &value))

@@ -1,26 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"testing"
 
-	"github.com/stretchr/testify/require"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
-func TestACommandRefusesWhatItDoesNotTake(t *testing.T) {
+func TestTheCommandsAreThoseOfAService(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"serve", "migrate", "healthcheck", "readycheck"} {
-		require.EqualError(t, run(t.Context(), nil, []string{command, "--dry-run"}), command+`: does not take "--dry-run"`)
-	}
-}
-
-func TestHelpTellsOfEveryCommand(t *testing.T) {
-	t.Parallel()
-	for _, args := range [][]string{{"--help"}, {"migrate", "--help"}} {
-		var out bytes.Buffer
-		require.NoError(t, run(t.Context(), &out, args), args)
-		for _, command := range []string{"serve", "migrate", "healthcheck", "readycheck"} {
-			require.Contains(t, out.String(), command, args)
-		}
-	}
+	testkit.RequireCommands(t, run, nil, nil)
 }

@@ -121,7 +121,7 @@ func (f *fixture) send(t *testing.T, to http.Handler, req *http.Request) respons
 	to.ServeHTTP(rec, req)
 	res := response{status: rec.Code, header: rec.Header(), body: rec.Body.String()}
 	require.NotEmpty(t, res.header.Get("X-Request-ID"))
-	requireDescribed(t, req, rec)
+	document.RequireDescribed(t, req, rec)
 	return res
 }
 

@@ -15,26 +15,9 @@ import (
 
 var document = apidoc.Lazily(api.Spec)
 
-// requireDescribed holds an answer against the document.
-func requireDescribed(tb testing.TB, request *http.Request, answer *httptest.ResponseRecorder) {
-	tb.Helper()
-	doc, err := document()
-	require.NoError(tb, err)
-	require.NoError(tb, doc.Recorded(request, answer))
-}
-
-func TestTheDocumentKeepsItsRules(t *testing.T) {
-	t.Parallel()
-	doc, err := document()
-	require.NoError(t, err)
-	require.NoError(t, doc.Rules(t.Context()))
-}
-
 func TestTheServiceServesItsDocument(t *testing.T) {
 	t.Parallel()
-	doc, err := document()
-	require.NoError(t, err)
-	require.NoError(t, doc.Served(t.Context(), setup(t).server))
+	document.RequireServed(t, setup(t).server, "Error")
 }
 
 // operational routes come with every server.
@@ -60,9 +43,7 @@ func TestEveryErrorOfEveryRouteIsDocumented(t *testing.T) {
 	always := []string{"400", "401", "500", "503"}
 	withBody := []string{"413", "415"}
 	public := []string{"403", "404", "429"}
-	doc, err := document()
-	require.NoError(t, err)
-	for name, operation := range doc.Operations() {
+	for name, operation := range document.Require(t).Operations() {
 		if slices.Contains(operational, name) {
 			continue
 		}

@@ -229,7 +229,7 @@ func (b *bundle) send(t *testing.T, to http.Handler, method, target, body string
 	to.ServeHTTP(recorder, request)
 	require.NotEmpty(t, recorder.Header().Get("X-Request-ID"))
 	require.Equal(t, "nosniff", recorder.Header().Get("X-Content-Type-Options"))
-	requireDescribed(t, request, recorder)
+	document.RequireDescribed(t, request, recorder)
 	return answer{ResponseRecorder: recorder, t: t}
 }
 

@@ -278,6 +278,6 @@ func (b *bundle) serve(tb testing.TB, handler http.Handler, request *http.Reques
 	recorder := httptest.NewRecorder()
 	path := strings.ReplaceAll(request.URL.Path, b.issuerPath, "") // the document has each route once
 	handler.ServeHTTP(recorder, request)
-	requireDescribed(tb, httptest.NewRequestWithContext(tb.Context(), request.Method, path, http.NoBody), recorder)
+	document.RequireDescribed(tb, httptest.NewRequestWithContext(tb.Context(), request.Method, path, http.NoBody), recorder)
 	return reply{recorder}
 }
