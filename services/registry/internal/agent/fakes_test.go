@@ -21,6 +21,7 @@ type fakeStore struct {
 	err      error
 	operator *uuid.UUID
 	replay   *agent.Agent
+	clock    func() time.Time
 }
 
 var _ agent.Store = (*fakeStore)(nil)
@@ -73,12 +74,12 @@ func (s *fakeStore) List(_ context.Context, filter agent.Filter, _ agent.Page) (
 	return agent.Listing{Total: total}, s.err
 }
 
-func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Agent) (agent.Revision, error)) (agent.Agent, error) {
+func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Agent, time.Time) (agent.Revision, error)) (agent.Agent, error) {
 	current, ok := s.agents[id]
 	if !ok {
 		return agent.Agent{}, agent.ErrNotFound
 	}
-	revision, err := change(current)
+	revision, err := change(current, s.clock().UTC().Truncate(time.Microsecond))
 	if err != nil {
 		return agent.Agent{}, err
 	}
@@ -109,11 +110,11 @@ func (s *fakeStore) keysOf(id uuid.UUID) *agent.Keys {
 }
 
 func (s *fakeStore) ReviseKeys(
-	ctx context.Context, id uuid.UUID, change func(agent.Agent, *agent.Keys) (agent.Revision, *agent.Keys, error),
+	ctx context.Context, id uuid.UUID, change func(agent.Agent, *agent.Keys, time.Time) (agent.Revision, *agent.Keys, error),
 ) (agent.Agent, error) {
 	var next *agent.Keys
-	changed, err := s.Revise(ctx, id, func(current agent.Agent) (agent.Revision, error) {
-		revision, keys, err := change(current, s.keysOf(id))
+	changed, err := s.Revise(ctx, id, func(current agent.Agent, now time.Time) (agent.Revision, error) {
+		revision, keys, err := change(current, s.keysOf(id), now)
 		next = keys
 		return revision, err
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -138,33 +139,32 @@ func (r *Registry) SetKeys(ctx context.Context, id uuid.UUID, keys Keys, demand 
 	if err != nil {
 		return Agent{}, fmt.Errorf("describe the keys: %w", err)
 	}
-	return r.store.ReviseKeys(ctx, id, func(current Agent, _ *Keys) (Revision, *Keys, error) {
+	return r.store.ReviseKeys(ctx, id, func(current Agent, _ *Keys, now time.Time) (Revision, *Keys, error) {
 		if err := demand.check(current); err != nil {
 			return Revision{}, nil, err
 		}
-		revision, err := r.keysRevision(current, demand.Origin, metadata)
+		revision, err := r.keysRevision(current, now, demand.Origin, metadata)
 		return revision, &keys, err
 	})
 }
 
 // RemoveKeys takes the keys of an agent away. Errors as those of Change, and AGENT_KEYS_NOT_FOUND.
 func (r *Registry) RemoveKeys(ctx context.Context, id uuid.UUID, demand Demand) error {
-	_, err := r.store.ReviseKeys(ctx, id, func(current Agent, keys *Keys) (Revision, *Keys, error) {
+	_, err := r.store.ReviseKeys(ctx, id, func(current Agent, keys *Keys, now time.Time) (Revision, *Keys, error) {
 		if err := demand.check(current); err != nil {
 			return Revision{}, nil, err
 		}
 		if keys == nil {
 			return Revision{}, nil, ErrKeysNotFound
 		}
-		revision, err := r.keysRevision(current, demand.Origin, map[string]any{"removed": true})
+		revision, err := r.keysRevision(current, now, demand.Origin, map[string]any{"removed": true})
 		return revision, nil, err
 	})
 	return err
 }
 
 // keysRevision is the agent after its keys changed, with what that leaves behind.
-func (r *Registry) keysRevision(current Agent, origin auditevent.Origin, metadata map[string]any) (Revision, error) {
-	now := r.now()
+func (r *Registry) keysRevision(current Agent, now time.Time, origin auditevent.Origin, metadata map[string]any) (Revision, error) {
 	next := current.revise(current, now)
 	audit, err := r.audited(auditevent.AgentKeysUpdated, next.ID, now, origin, metadata)
 	if err != nil {

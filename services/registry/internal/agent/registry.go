@@ -256,12 +256,11 @@ func (r *Registry) CutOff(ctx context.Context, since time.Time, after uuid.UUID,
 // then. Every change that was accepted is a revision of its own with its event, also one that altered nothing.
 // Errors: AGENT_NOT_FOUND, AGENT_ALREADY_DECOMMISSIONED, PRECONDITION_FAILED, and what Permit returns.
 func (r *Registry) Change(ctx context.Context, id uuid.UUID, given Attributes, demand Demand) (Agent, error) {
-	return r.revise(ctx, id, func(current Agent) (Revision, error) {
+	return r.revise(ctx, id, func(current Agent, now time.Time) (Revision, error) {
 		if err := demand.check(current); err != nil {
 			return Revision{}, err
 		}
 		next, diff := current.apply(given)
-		now := r.now()
 		next = current.revise(next, now)
 		messages, err := r.changed(current, next, now, demand.Origin, map[string]any{
 			"changes": diff.fields, "from": diff.from, "to": diff.to,
@@ -272,13 +271,12 @@ func (r *Registry) Change(ctx context.Context, id uuid.UUID, given Attributes, d
 
 // Decommission ends the agent for good. Errors as those of Change.
 func (r *Registry) Decommission(ctx context.Context, id uuid.UUID, demand Demand) error {
-	_, err := r.revise(ctx, id, func(current Agent) (Revision, error) {
+	_, err := r.revise(ctx, id, func(current Agent, now time.Time) (Revision, error) {
 		if err := demand.check(current); err != nil {
 			return Revision{}, err
 		}
 		next := current
 		next.Status = Decommissioned
-		now := r.now()
 		next = current.revise(next, now)
 		messages, err := r.changed(current, next, now, demand.Origin, map[string]any{"from": string(current.Status)})
 		return Revision{Agent: next, Messages: messages}, err
@@ -288,10 +286,10 @@ func (r *Registry) Decommission(ctx context.Context, id uuid.UUID, demand Demand
 
 // revise runs one change under the agent's lock and, once it is committed, makes a new cutoff known. That the
 // revocation store cannot be reached does not fail the change: its lifecycle event is committed with it.
-func (r *Registry) revise(ctx context.Context, id uuid.UUID, change func(Agent) (Revision, error)) (Agent, error) {
+func (r *Registry) revise(ctx context.Context, id uuid.UUID, change func(Agent, time.Time) (Revision, error)) (Agent, error) {
 	statusChanged := false
-	next, err := r.store.Revise(ctx, id, func(current Agent) (Revision, error) {
-		revision, err := change(current)
+	next, err := r.store.Revise(ctx, id, func(current Agent, now time.Time) (Revision, error) {
+		revision, err := change(current, now)
 		statusChanged = err == nil && revision.Agent.Status != current.Status
 		return revision, err
 	})

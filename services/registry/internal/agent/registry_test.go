@@ -27,7 +27,8 @@ type bundle struct {
 	registry *agent.Registry
 	store    *fakeStore
 	cutoffs  *fakeCutoffs
-	now      time.Time
+	now      time.Time     // by the store's clock
+	ahead    time.Duration // how much the replica's clock is ahead of it
 	outcomes []string
 }
 
@@ -39,9 +40,10 @@ var (
 func setup(t *testing.T) *bundle {
 	t.Helper()
 	b := &bundle{store: &fakeStore{agents: map[uuid.UUID]agent.Agent{}, keys: map[uuid.UUID]agent.Keys{}}, cutoffs: &fakeCutoffs{}, now: start}
+	b.store.clock = func() time.Time { return b.now }
 	b.registry = agent.New(agent.Options{
 		Store: b.store, Cutoffs: b.cutoffs, MaxAgents: 100,
-		Clock: func() time.Time { return b.now }, NewID: uuid.New, Log: slog.New(slog.DiscardHandler),
+		Clock: func() time.Time { return b.now.Add(b.ahead) }, NewID: uuid.New, Log: slog.New(slog.DiscardHandler),
 		Registered: func(outcome string) { b.outcomes = append(b.outcomes, outcome) },
 	})
 	return b
@@ -332,6 +334,38 @@ func TestSuspendingReactivatingAndDecommissioningCutTokensOff(t *testing.T) {
 		{AgentID: first.ID, Revision: 3, Blocked: false, ValidAfter: active.TokensValidAfter},
 		{AgentID: first.ID, Revision: 4, Blocked: true, ValidAfter: gone.TokensValidAfter},
 	}, b.cutoffs.told)
+}
+
+func TestAChangeIsOfTheStoresTimeHoweverWrongTheReplicasClockIs(t *testing.T) {
+	t.Parallel()
+	for name, ahead := range map[string]time.Duration{"slow": -time.Hour, "fast": time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := setup(t)
+			first := b.register(t)
+			b.now, b.ahead = b.now.Add(time.Minute), ahead
+			now := first.UpdatedAt.Add(time.Minute)
+
+			suspended, err := b.registry.Change(t.Context(), first.ID, agent.Attributes{Status: ref("suspended")}, permitted())
+			require.NoError(t, err)
+			cutoff := now.Truncate(time.Millisecond).Add(time.Millisecond)
+			require.Equal(t, cutoff, suspended.TokensValidAfter)
+			require.Equal(t, cutoff, lifecycleState(t, b.store.messages).TokensValidAfter)
+			require.Equal(t, cutoff, b.cutoffs.told[0].ValidAfter)
+
+			keyed, err := b.registry.SetKeys(t.Context(), first.ID, agent.Keys{URI: keysURI}, permitted())
+			require.NoError(t, err)
+			require.NoError(t, b.registry.Decommission(t.Context(), first.ID, permitted()))
+			gone := b.store.agents[first.ID]
+			require.Equal(t, cutoff.Add(time.Millisecond), gone.TokensValidAfter)
+			require.Equal(t, []time.Time{now, now, now}, []time.Time{suspended.UpdatedAt, keyed.UpdatedAt, gone.UpdatedAt})
+			events := auditEvents(t, b.store.messages)
+			require.Len(t, events, 3)
+			for _, event := range events {
+				require.Equal(t, now, event.Timestamp, event.Action)
+			}
+		})
+	}
 }
 
 func TestAWholeMillisecondIsItsOwnCutoff(t *testing.T) {

@@ -48,12 +48,13 @@ type Store interface {
 	// CutOff returns the agents with TokensValidAfter after since, in the order of their ids, from after the given one on.
 	CutOff(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]Agent, error)
 	List(ctx context.Context, filter Filter, page Page) (Listing, error)
-	// Revise locks the agent, calls change with it as it is, and stores what change returns, or nothing if it
-	// returns an error. The change must do no I/O.
-	Revise(ctx context.Context, id uuid.UUID, change func(Agent) (Revision, error)) (Agent, error)
+	// Revise locks the agent, calls change with it as it is and with the time, and stores what change returns, or nothing
+	// if it returns an error. The time is by the store's own clock, read under the lock, so that it does not matter whose
+	// clock is wrong; it is UTC, in whole microseconds. The change must do no I/O.
+	Revise(ctx context.Context, id uuid.UUID, change func(Agent, time.Time) (Revision, error)) (Agent, error)
 	// ReviseKeys does the same for an agent's keys, nil where there are none, and stores those that change leaves: nil
 	// removes them.
-	ReviseKeys(ctx context.Context, id uuid.UUID, change func(Agent, *Keys) (Revision, *Keys, error)) (Agent, error)
+	ReviseKeys(ctx context.Context, id uuid.UUID, change func(Agent, *Keys, time.Time) (Revision, *Keys, error)) (Agent, error)
 }
 
 // Entry is a new agent with all that is stored beside it.

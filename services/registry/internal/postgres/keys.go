@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -42,11 +43,11 @@ DELETE FROM registry.agent_keys WHERE agent_id = $1`
 
 // ReviseKeys changes the keys of one agent under the row lock of the agent.
 func (s *Store) ReviseKeys(
-	ctx context.Context, id uuid.UUID, change func(agent.Agent, *agent.Keys) (agent.Revision, *agent.Keys, error),
+	ctx context.Context, id uuid.UUID, change func(agent.Agent, *agent.Keys, time.Time) (agent.Revision, *agent.Keys, error),
 ) (agent.Agent, error) {
 	var next agent.Agent
 	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
-		current, err := lock(ctx, tx, id)
+		current, now, err := lock(ctx, tx, id)
 		if err != nil {
 			return err
 		}
@@ -55,7 +56,7 @@ func (s *Store) ReviseKeys(
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("read keys: %w", err)
 		}
-		revision, keys, err := change(current, stored.keys())
+		revision, keys, err := change(current, stored.keys(), now)
 		if err != nil {
 			return err
 		}

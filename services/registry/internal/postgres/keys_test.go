@@ -20,15 +20,15 @@ import (
 const keysURI = "https://agent.example.com/jwks.json"
 
 // set is a change that gives the agent these keys.
-func set(keys agent.Keys) func(agent.Agent, *agent.Keys) (agent.Revision, *agent.Keys, error) {
-	return func(current agent.Agent, _ *agent.Keys) (agent.Revision, *agent.Keys, error) {
+func set(keys agent.Keys) func(agent.Agent, *agent.Keys, time.Time) (agent.Revision, *agent.Keys, error) {
+	return func(current agent.Agent, _ *agent.Keys, _ time.Time) (agent.Revision, *agent.Keys, error) {
 		current.Revision++
 		current.UpdatedAt = current.UpdatedAt.Add(time.Second)
 		return agent.Revision{Agent: current, Messages: []outbox.Message{message()}}, &keys, nil
 	}
 }
 
-func remove(current agent.Agent, _ *agent.Keys) (agent.Revision, *agent.Keys, error) {
+func remove(current agent.Agent, _ *agent.Keys, _ time.Time) (agent.Revision, *agent.Keys, error) {
 	current.Revision++
 	return agent.Revision{Agent: current, Messages: []outbox.Message{message()}}, nil, nil
 }
@@ -76,10 +76,10 @@ func TestKeysAreReadAsTheyWereStored(t *testing.T) {
 	_, err := b.store.ReviseKeys(t.Context(), other.ID, set(agent.Keys{URI: keysURI}))
 	require.NoError(t, err)
 
-	_, err = b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, keys *agent.Keys) (agent.Revision, *agent.Keys, error) {
+	_, err = b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, keys *agent.Keys, now time.Time) (agent.Revision, *agent.Keys, error) {
 		require.Equal(t, int64(4), current.Revision)
 		require.Equal(t, &agent.Keys{JWKS: json.RawMessage(`{"keys":[]}`)}, keys)
-		return remove(current, keys)
+		return remove(current, keys, now)
 	})
 	require.NoError(t, err)
 	found, keys = b.agentAndKeys(t, first.ID)
@@ -93,7 +93,7 @@ func TestAChangeOfKeysThatIsRefusedStoresNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	first := b.add(t, newAgent(t0))
-	_, err := b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, _ *agent.Keys) (agent.Revision, *agent.Keys, error) {
+	_, err := b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, _ *agent.Keys, _ time.Time) (agent.Revision, *agent.Keys, error) {
 		return agent.Revision{Agent: current}, &agent.Keys{URI: keysURI}, agent.ErrPreconditionFailed
 	})
 	require.ErrorIs(t, err, agent.ErrPreconditionFailed)

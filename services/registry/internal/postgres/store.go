@@ -143,8 +143,10 @@ func join(ctx context.Context, tx pgx.Tx, limit int64) error {
 const sqlLeave = `-- name: fleet_leave
 UPDATE registry.fleet SET living = living - 1`
 
+// The clock is read outside of the SELECT that locks, which computes its columns before it waits for the lock.
 const sqlLock = `-- name: agent_lock
-SELECT ` + columns + ` FROM registry.agents WHERE agent_id = $1 FOR NO KEY UPDATE`
+SELECT locked.*, clock_timestamp()
+FROM (SELECT ` + columns + ` FROM registry.agents WHERE agent_id = $1 FOR NO KEY UPDATE) AS locked`
 
 const sqlUpdate = `-- name: agent_update
 UPDATE registry.agents
@@ -154,15 +156,15 @@ WHERE agent_id = $1`
 
 // Revise changes one agent under its row lock.
 func (s *Store) Revise(
-	ctx context.Context, id uuid.UUID, change func(agent.Agent) (agent.Revision, error),
+	ctx context.Context, id uuid.UUID, change func(agent.Agent, time.Time) (agent.Revision, error),
 ) (agent.Agent, error) {
 	var next agent.Agent
 	err := s.db.WithTx(ctx, func(tx pgx.Tx) error {
-		current, err := lock(ctx, tx, id)
+		current, now, err := lock(ctx, tx, id)
 		if err != nil {
 			return err
 		}
-		revision, err := change(current)
+		revision, err := change(current, now)
 		if err != nil {
 			return err
 		}
@@ -183,16 +185,16 @@ func (s *Store) Revise(
 	return next, nil
 }
 
-// lock reads an agent and holds its row until the transaction ends.
-func lock(ctx context.Context, tx pgx.Tx, id uuid.UUID) (agent.Agent, error) {
-	current, err := scanOne(tx.Query(ctx, sqlLock, id))
+// lock reads an agent, and the time once its row is locked, which it is until the transaction ends.
+func lock(ctx context.Context, tx pgx.Tx, id uuid.UUID) (current agent.Agent, now time.Time, err error) {
+	current, err = scanWith(tx.QueryRow(ctx, sqlLock, id), &now)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return agent.Agent{}, agent.ErrNotFound
+		return agent.Agent{}, time.Time{}, agent.ErrNotFound
 	}
 	if err != nil {
-		return agent.Agent{}, fmt.Errorf("lock agent: %w", err)
+		return agent.Agent{}, time.Time{}, fmt.Errorf("lock agent: %w", err)
 	}
-	return current, nil
+	return current, now.UTC(), nil
 }
 
 // update stores a revision with its messages.
@@ -274,7 +276,7 @@ func scanOne(rows pgx.Rows, err error) (agent.Agent, error) {
 func scan(row pgx.CollectableRow) (agent.Agent, error) { return scanWith(row) }
 
 // scanWith reads the columns of an agent, and into more what was selected behind them.
-func scanWith(row pgx.CollectableRow, more ...any) (agent.Agent, error) {
+func scanWith(row pgx.Row, more ...any) (agent.Agent, error) {
 	var (
 		a          agent.Agent
 		status     string

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -87,7 +88,7 @@ func (b bundle) living(t *testing.T) int {
 	return counted
 }
 
-func decommission(a agent.Agent) (agent.Revision, error) {
+func decommission(a agent.Agent, _ time.Time) (agent.Revision, error) {
 	a.Status, a.Revision = agent.Decommissioned, a.Revision+1
 	a.TokensValidAfter = t0.Add(time.Hour).Truncate(time.Millisecond)
 	return agent.Revision{Agent: a, Messages: []outbox.Message{message()}}, nil
@@ -227,7 +228,7 @@ func TestParallelChangesOfOneAgentAreAllKept(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range changes {
 		group.Go(func() {
-			_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+			_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent, _ time.Time) (agent.Revision, error) {
 				current.Revision++
 				current.Capabilities = append(current.Capabilities, fmt.Sprintf("added:c%d", i))
 				return agent.Revision{Agent: current, Messages: []outbox.Message{message()}}, nil
@@ -252,11 +253,11 @@ func TestParallelDecommissionsCountOnce(t *testing.T) {
 	errs := make([]error, 8)
 	for i := range errs {
 		group.Go(func() {
-			_, errs[i] = b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+			_, errs[i] = b.store.Revise(t.Context(), first.ID, func(current agent.Agent, now time.Time) (agent.Revision, error) {
 				if current.Status == agent.Decommissioned {
 					return agent.Revision{}, agent.ErrDecommissioned
 				}
-				return decommission(current)
+				return decommission(current, now)
 			})
 		})
 	}
@@ -284,7 +285,7 @@ func TestAChangeStoresEveryMutableField(t *testing.T) {
 	want.Status, want.UpdatedAt, want.Revision = agent.Suspended, t0.Add(time.Second), 2
 	want.TokensValidAfter = t0.Add(time.Second).Truncate(time.Millisecond)
 
-	changed, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+	changed, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent, _ time.Time) (agent.Revision, error) {
 		require.Equal(t, first, current)
 		return agent.Revision{Agent: want, Messages: []outbox.Message{message(), message()}}, nil
 	})
@@ -301,13 +302,50 @@ func TestAChangeThatIsRefusedStoresNothing(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	first := b.add(t, newAgent(t0))
-	_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+	_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent, _ time.Time) (agent.Revision, error) {
 		return agent.Revision{Agent: current}, agent.ErrPreconditionFailed
 	})
 	require.ErrorIs(t, err, agent.ErrPreconditionFailed)
 	found, err := b.store.Agent(t.Context(), first.ID)
 	require.NoError(t, err)
 	require.Equal(t, first, found)
+}
+
+func TestTheTimeOfAChangeIsReadOnceTheAgentIsLocked(t *testing.T) {
+	t.Parallel()
+	var at time.Time
+	for name, revise := range map[string]func(context.Context, *postgres.Store, uuid.UUID) error{
+		"of the agent": func(ctx context.Context, store *postgres.Store, id uuid.UUID) error {
+			_, err := store.Revise(ctx, id, func(current agent.Agent, now time.Time) (agent.Revision, error) {
+				at = now
+				return agent.Revision{Agent: current}, nil
+			})
+			return err
+		},
+		"of its keys": func(ctx context.Context, store *postgres.Store, id uuid.UUID) error {
+			_, err := store.ReviseKeys(ctx, id, func(current agent.Agent, _ *agent.Keys, now time.Time) (agent.Revision, *agent.Keys, error) {
+				at = now
+				return agent.Revision{Agent: current}, nil, nil
+			})
+			return err
+		},
+	} {
+		b := setup(t)
+		first := b.add(t, newAgent(t0))
+		var released time.Time
+		var group sync.WaitGroup
+		require.NoError(t, b.db.WithTx(t.Context(), func(tx pgx.Tx) error {
+			// It is locked and not updated: what finds it updated has its columns computed anew.
+			_, err := tx.Exec(t.Context(), "SELECT FROM registry.agents FOR UPDATE")
+			require.NoError(t, err)
+			group.Go(func() { assert.NoError(t, revise(t.Context(), b.store, first.ID), name) })
+			testkit.AwaitLock(t, b.db)
+			return tx.QueryRow(t.Context(), "SELECT clock_timestamp()").Scan(&released)
+		}))
+		group.Wait()
+		require.True(t, at.After(released), "%s: %v is not after %v", name, at, released)
+		require.Equal(t, time.UTC, at.Location())
+	}
 }
 
 func TestThereIsOneOperatorHoweverManyBootstrapsRun(t *testing.T) {
@@ -361,7 +399,7 @@ func TestAnOperatorHasOneSuccessorHoweverManyBootstrapsRun(t *testing.T) {
 	same, err := b.store.Bootstrap(t.Context(), operator("second@example.com", true))
 	require.NoError(t, err)
 	require.Equal(t, first, same, "it lives")
-	ended, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent) (agent.Revision, error) {
+	ended, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent, _ time.Time) (agent.Revision, error) {
 		current.Status, current.Revision = agent.Decommissioned, current.Revision+1
 		return agent.Revision{Agent: current}, nil
 	})
