@@ -48,4 +48,6 @@ type Agents interface {
 	// Agent asks the registry. It answers ErrUnknownAgent, or an error that means
 	// that the registry could not be asked.
 	Agent(ctx context.Context, id uuid.UUID) (Agent, error)
+	// AgentNow is Agent, but never answers what the registry was asked before it was called.
+	AgentNow(ctx context.Context, id uuid.UUID) (Agent, error)
 }

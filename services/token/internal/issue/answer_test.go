@@ -156,9 +156,10 @@ func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
 func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreKnowsBetter(t *testing.T) {
 	t.Parallel()
 	issuedAt := start
-	rememberedAsActive := func(w *world) {
-		before := w.agent
-		w.remembered, w.agent.Status = &before, issue.StatusSuspended
+	suspendedSince := func(w *world) (before *issue.Agent) {
+		active := w.agent
+		w.agent.Status = issue.StatusSuspended
+		return &active
 	}
 	kept := func(revision int64, blocked bool) func(*world) {
 		return func(w *world) {
@@ -174,7 +175,8 @@ func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreKnowsBetter(t *testing.T)
 		"store away":                 {prepare: func(w *world) { w.revokedErr = errAway }, failing: true},
 		"agent active":               {prepare: func(*world) {}},
 		"agent suspended":            {prepare: func(w *world) { w.agent.Status = issue.StatusSuspended }, refused: true},
-		"agent remembered as active": {prepare: rememberedAsActive, refused: true},
+		"agent remembered as active": {prepare: func(w *world) { w.remembered = suspendedSince(w) }, refused: true},
+		"agent asked for as active":  {prepare: func(w *world) { w.onItsWay = suspendedSince(w) }, refused: true},
 		"issued before reactivation": {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt }, refused: true},
 		"issued after reactivation":  {prepare: func(w *world) { w.agent.TokensValidAfter = issuedAt.Add(-time.Millisecond) }},
 		"agent unknown":              {prepare: func(w *world) { w.agentErr = issue.ErrUnknownAgent }, refused: true},

@@ -43,6 +43,7 @@ type world struct {
 	secretKnown  bool
 	agentKnown   bool
 	remembered   *issue.Agent // what memory has, if it is not what the registry says
+	onItsWay     *issue.Agent // what the registry said to who asked before, likewise
 	verified     int
 	failures     int
 	failureWait  time.Duration
@@ -101,7 +102,14 @@ func (w *world) Known(uuid.UUID) (issue.Agent, bool, error) {
 	return w.agent, w.agentKnown, w.agentErr
 }
 
-func (w *world) Agent(context.Context, uuid.UUID) (issue.Agent, error) {
+func (w *world) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
+	if w.onItsWay != nil {
+		return *w.onItsWay, nil
+	}
+	return w.AgentNow(ctx, id)
+}
+
+func (w *world) AgentNow(context.Context, uuid.UUID) (issue.Agent, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.asked++

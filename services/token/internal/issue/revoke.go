@@ -85,12 +85,13 @@ type Truth struct{ TruthConfig }
 func NewTruth(cfg TruthConfig) *Truth { return &Truth{cfg} }
 
 // Revoked reads the store and, of a token that is not revoked, asks the registry
-// about the agent, not memory. The store alone would not do: it hears of a suspension
-// and of its end through the registry's outbox, the stream and a consumer, and nobody
-// here can tell whether all of them have caught up. So what is answered holds of the
-// moment it was asked, whatever NATS does, and without the registry there is no answer:
-// no token is accepted because what would refuse it is away. An answer that is older
-// than the store's cutoff does not count. It is a revocation.Fallback.
+// about the agent, not memory, nor who has asked already. The store alone would not do:
+// it hears of a suspension and of its end through the registry's outbox, the stream and
+// a consumer, and nobody here can tell whether all of them have caught up. So what is
+// answered holds of the moment it was asked, or a later one, whatever NATS does, and
+// without the registry there is no answer: no token is accepted because what would
+// refuse it is away. An answer that is older than the store's cutoff does not count. It
+// is a revocation.Fallback.
 func (t *Truth) Revoked(ctx context.Context, query revocation.Query) (bool, error) {
 	id, err := uuid.Parse(query.TokenID)
 	if err != nil {
@@ -100,7 +101,7 @@ func (t *Truth) Revoked(ctx context.Context, query revocation.Query) (bool, erro
 	if err != nil || revoked {
 		return revoked, err
 	}
-	agent, err := t.Agents.Agent(ctx, query.AgentID)
+	agent, err := t.Agents.AgentNow(ctx, query.AgentID)
 	if errors.Is(err, ErrUnknownAgent) {
 		return true, nil
 	}

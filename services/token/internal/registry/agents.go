@@ -197,6 +197,19 @@ func (a *Agents) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
 	}
 }
 
+// AgentNow asks the registry, at once or together with all who asked while it waited for a
+// call to end, and remembers the answer. It joins nobody who has asked already: of a change
+// that was not told of, the epoch knows nothing.
+func (a *Agents) AgentNow(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	entry, err := a.ask(ctx, id, a.epochs.Of(id))
+	if err != nil {
+		return issue.Agent{}, err
+	}
+	return entry.answer()
+}
+
 func (a *Agents) ask(ctx context.Context, id uuid.UUID, epoch uint64) (remembered, error) {
 	entry := remembered{at: a.clock(), epoch: epoch}
 	answer, err := a.trips.Ask(ctx, id)

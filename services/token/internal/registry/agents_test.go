@@ -273,6 +273,56 @@ func TestWhoAsksAfterAChangeIsGivenNoAnswerFromBeforeIt(t *testing.T) {
 	require.EqualValues(t, 2, b.calls.Load())
 }
 
+func TestWhoAsksForNowIsGivenNoAnswerToAnEarlierQuestion(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	synctest.Test(t, func(t *testing.T) {
+		held := make(chan struct{})
+		var suspended atomic.Bool // and nobody tells
+		b.answer = func(id uuid.UUID) (registryapi.Agent, error) {
+			status := registryapi.StatusActive
+			if suspended.Load() {
+				status = registryapi.StatusSuspended
+			}
+			<-held
+			return registryapi.Agent{AgentID: id, Status: status}, nil
+		}
+		var group sync.WaitGroup
+		ask := func(ask func(context.Context, uuid.UUID) (issue.Agent, error), want issue.Status) {
+			group.Go(func() {
+				if agent, err := ask(t.Context(), id); err != nil || agent.Status != want {
+					t.Errorf("%v, %v", agent.Status, err)
+				}
+			})
+			synctest.Wait()
+		}
+		ask(b.agents.Agent, issue.StatusActive)
+		ask(b.agents.AgentNow, issue.StatusActive)
+		suspended.Store(true)
+		for range 90 {
+			ask(b.agents.AgentNow, issue.StatusSuspended)
+		}
+		close(held)
+		group.Wait()
+	})
+	require.EqualValues(t, 5, b.calls.Load(), "four that were under way, and all others")
+}
+
+func TestWhoAsksForNowDoesNotWaitForEver(t *testing.T) {
+	t.Parallel()
+	b, id := setup(), uuid.Must(uuid.NewV7())
+	synctest.Test(t, func(t *testing.T) {
+		release := b.hold()
+		defer release()
+		for range 4 {
+			go func() { _, _ = b.agents.AgentNow(t.Context(), id) }()
+			synctest.Wait()
+		}
+		_, err := b.agents.AgentNow(t.Context(), id)
+		require.ErrorIs(t, err, apperr.Unavailable(nil))
+	})
+}
+
 func TestAnAnswerIsAsOldAsItsQuestion(t *testing.T) {
 	t.Parallel()
 	b, id := setup(), uuid.Must(uuid.NewV7())
