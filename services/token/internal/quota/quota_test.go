@@ -197,6 +197,15 @@ func TestTheMonthIsThatOfTheCalendarInUTC(t *testing.T) {
 	}
 }
 
+func TestACounterOutlivesItsMonthByADayAsClocksDiffer(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	require.False(t, b.spend(t, b.replica(t, 0, 1, false)).QuotaExceeded)
+	lifetime, err := b.redis.PTTL(t.Context(), b.counter()).Result()
+	require.NoError(t, err)
+	require.InDelta(t, november.AddDate(0, 1, 1).Sub(noon), lifetime, float64(time.Minute))
+}
+
 func TestWhatAKilledReplicaHadWrittenIsReadBackByTheNextOne(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

@@ -332,6 +332,49 @@ func (m *moved) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Proces
 	}
 }
 
+// restart replaces the server; the client has noticed.
+func (r *race) restart(t *testing.T) {
+	t.Helper()
+	require.NoError(t, r.server.Restart(t.Context()))
+	require.NoError(t, r.redis.Ping(t.Context()).Err())
+}
+
+// late is the way of commands before whose first something else happens.
+func late(meanwhile func()) way {
+	once := sync.OnceFunc(meanwhile)
+	return func(command func() error) error {
+		once()
+		return command()
+	}
+}
+
+func TestACountThatRedisKeptOfAnEarlierLifeIsNotChargedOnTheWayToTheNextOne(t *testing.T) {
+	t.Parallel()
+	r := setupRace(t, 3, nil)
+	for range 3 {
+		require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	}
+	charge := r.spends(by(t.Context(), late(func() {
+		kept := r.counter()
+		r.restart(t)
+		require.NoError(t, r.redis.Set(t.Context(), kept, 1, 0).Err())
+	})))(t)
+	require.True(t, charge.QuotaExceeded)
+}
+
+func TestACounterThatIsCaughtUpWithWhileRedisRestartsIsRaisedAgain(t *testing.T) {
+	t.Parallel()
+	r := setupRace(t, 4, nil)
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	r.spendBy(t, nowhere) // the second one is counted in postgres
+	r.spendBy(t, late(func() {
+		r.restart(t)
+		require.NoError(t, r.redis.Set(t.Context(), r.counter(), 1, 0).Err(), "which another replica loaded before")
+	}))
+	require.False(t, r.spend(t, r.budget).QuotaExceeded)
+	r.exhausted(t)
+}
+
 func TestACounterThatWasRaisedAtAServerThatIsGoneIsRaisedAgain(t *testing.T) {
 	t.Parallel()
 	r := setupRace(t, 4, nil)
@@ -342,8 +385,7 @@ func TestACounterThatWasRaisedAtAServerThatIsGoneIsRaisedAgain(t *testing.T) {
 		require.True(t, taken)
 	}
 	r.redis.AddHook(&moved{meanwhile: func() {
-		require.NoError(t, r.server.Restart(t.Context()))
-		require.NoError(t, r.redis.Ping(t.Context()).Err())
+		r.restart(t)
 		require.NoError(t, r.redis.Set(t.Context(), r.counter(), 1, 0).Err(), "which another replica loaded before")
 	}})
 	r.flush(t)
