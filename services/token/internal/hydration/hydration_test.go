@@ -364,6 +364,7 @@ func TestACutoffThatIsOvertakenWhileItIsAnnouncedIsNotTheLastOne(t *testing.T) {
 	reactivated.Status, reactivated.Revision, reactivated.TokensValidAfter = registryapi.StatusActive, 3, noon
 	w.cacheErr, w.meanwhile = nil, sync.OnceFunc(func() {
 		require.ErrorIs(t, h.Agent(t.Context(), reactivated), errBehind)
+		require.ErrorIs(t, h.Agent(t.Context(), suspended), errBehind, "handed in again")
 	})
 	require.False(t, h.retry(t.Context()))
 	require.EqualValues(t, 3, h.cutoffs[suspended.AgentID].Revision)
