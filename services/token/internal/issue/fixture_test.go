@@ -196,7 +196,12 @@ func (w *world) Request(context.Context, uuid.UUID) (ratelimit.Window, error) {
 	return w.charge.Window, w.chargeErr
 }
 
-func (w *world) Look(context.Context, uuid.UUID) (ratelimit.Window, error) { return w.looked, nil }
+func (w *world) Look(context.Context, uuid.UUID) (ratelimit.Window, error) {
+	if w.chargeErr != nil {
+		return ratelimit.Window{}, w.chargeErr
+	}
+	return w.looked, nil
+}
 
 func (w *world) Refund(ctx context.Context, charge issue.Charge) {
 	if ctx.Err() != nil {

@@ -101,6 +101,7 @@ func TestATokenSaysWhatTheContractSays(t *testing.T) {
 	require.Equal(t, w.agent.ID, *event.AgentID)
 	require.Equal(t, w.agent.ID, *event.ActorID)
 	require.Equal(t, jti.String(), event.Metadata["jti"])
+	require.Equal(t, start.Add(time.Second+time.Hour), event.Metadata["expiresAt"], "what exp says")
 	require.Equal(t, []uuid.UUID{w.agent.ID}, w.used)
 	require.Equal(t, []string{"success"}, w.outcomes)
 }
@@ -338,6 +339,19 @@ func TestNobodyIsRefusedForWhatWasTrueAMomentAgo(t *testing.T) {
 			require.Equal(t, "agents:read resume:read", token.Scope)
 		})
 	}
+}
+
+func TestNobodyIsAskedWithoutLimitWhetherAScopeIsAllowedByNow(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.agentKnown, w.secretKnown = true, true
+	_, _, err := w.issue(t, "no:such")
+	requireKind(t, err, issue.InvalidScope)
+	require.Equal(t, 1, w.asked)
+	w.looked.Allowed = false
+	_, _, err = w.issue(t, "no:such")
+	requireKind(t, err, issue.TooManyRequests)
+	require.Equal(t, 1, w.asked)
 }
 
 func TestLimitsRefuse(t *testing.T) {
