@@ -202,6 +202,24 @@ func TestRemoteKeysFetchesOnceForManyRequests(t *testing.T) {
 	require.Equal(t, 1, server.called())
 }
 
+func TestRemoteKeysFetchesOnceAlsoForARequestThatComesAsAFetchEnds(t *testing.T) {
+	t.Parallel()
+	for range 200 { // which moment each comes at, nobody can say
+		keys, server, _ := remote()
+		var group sync.WaitGroup
+		for range 20 {
+			group.Go(func() {
+				_, err := keys.Key(context.Background(), "rsa")
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		require.Equal(t, 1, server.called())
+	}
+}
+
 func TestRemoteKeysRunFetchesUntilThereIsASet(t *testing.T) {
 	t.Parallel()
 	keys, server, _ := remote()
