@@ -51,6 +51,7 @@ func TestASetIsFetched(t *testing.T) {
 	require.Empty(t, requests[1].Cookies())
 	require.Equal(t, http.MethodGet, requests[0].Method)
 	require.Contains(t, requests[0].Header.Get("Accept"), "application/jwk-set+json")
+	require.Empty(t, requests[0].Header.Get("Accept-Encoding"), "what is taken is what was counted")
 	require.NotEqual(t, requests[0].RemoteAddr, requests[1].RemoteAddr, "no connection is kept")
 }
 
@@ -69,6 +70,11 @@ func TestWhatIsNoSetIsNotFetched(t *testing.T) {
 		"not found":      {http.NotFound, "404"},
 		"no content":     {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }, "204"},
 		"one octet more": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, jwk.MaxSetBytes+1)) }, "larger than 65536"},
+		"without end": {func(w http.ResponseWriter, _ *http.Request) {
+			for err := error(nil); err == nil; {
+				_, err = w.Write(make([]byte, jwk.MaxSetBytes))
+			}
+		}, "larger than 65536"},
 		"cut short": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "10")
 			_, _ = w.Write([]byte("{"))

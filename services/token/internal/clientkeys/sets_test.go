@@ -146,6 +146,23 @@ func TestAMissingKeyIsLookedForOnceAMinute(t *testing.T) {
 	require.Len(t, b.fetched, 2)
 }
 
+func TestWhoAsksAsAFetchEndsFindsWhatItBrought(t *testing.T) {
+	t.Parallel()
+	b := setup()
+	b.publish = []string{"a"}
+	b.requireFound(t, "a")
+	b.publish = []string{"a", "b"}
+	b.clock.Advance(time.Minute)
+	meanwhile := sync.OnceFunc(func() { b.requireFound(t, "b") })
+	keys, err := b.sets.Keys(t.Context(), clientID, theURI, func(keys []jwk.Key) bool {
+		defer meanwhile() // once what is remembered was judged
+		return with("b")(keys)
+	})
+	require.NoError(t, err)
+	require.True(t, with("b")(keys))
+	require.Len(t, b.fetched, 2)
+}
+
 func TestWhatCannotBeFetchedIsNotGuessed(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(*bundle){
@@ -246,7 +263,10 @@ func TestSlowServersDoNotTakeUpEverything(t *testing.T) {
 	t.Parallel()
 	b := setup() // outside: the cache has a goroutine of its own
 	synctest.Test(t, func(t *testing.T) {
-		b.wait = make(chan struct{})
+		b.publish = []string{"kept"}
+		b.requireFound(t, "kept")
+		b.clock.Advance(5 * time.Minute)
+		b.publish, b.wait = nil, make(chan struct{})
 		var all sync.WaitGroup
 		for range 64 {
 			all.Go(func() {
@@ -255,9 +275,10 @@ func TestSlowServersDoNotTakeUpEverything(t *testing.T) {
 		}
 		synctest.Wait()
 		b.requireUnknown(t, "a")
+		b.requireFound(t, "kept")
 		close(b.wait)
 		all.Wait()
-		require.Len(t, b.fetched, 64)
+		require.Len(t, b.fetched, 65)
 		b.publish = []string{"a"}
 		b.requireFound(t, "a")
 	})
