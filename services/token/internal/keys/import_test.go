@@ -137,6 +137,13 @@ func TestAnImportedKeySignsAtOnceWhereNoneDidBefore(t *testing.T) {
 	require.Equal(t, kid, signs(t, again), "a replica without the setting uses it as well")
 }
 
+func TestAnImportedKeyThatAnotherReplicaBringsMeanwhileComesInOnce(t *testing.T) {
+	t.Parallel()
+	at := start
+	brought := []Record{{ID: "theirs", State: Active, ActivatedAt: &at}}
+	require.True(t, policy{}.decide(brought, &Record{ID: "theirs"}, occasion{importing: true}, start).empty())
+}
+
 func TestAnImportedKeyIsPublishedFirstWhereAnotherSigns(t *testing.T) {
 	t.Parallel()
 	store, clock := newMemory()
