@@ -1,5 +1,6 @@
 // Package sweep deletes rows that have expired, beside the requests, so that a table of what counts for a while only does not
-// grow. It must not decide which have: that is a time in each row, and nothing may depend on a row's being gone.
+// grow. It must not decide which have, or how long after that they are kept: a store knows that of its rows, and nothing may
+// depend on a row's being gone.
 package sweep
 
 import (
@@ -16,16 +17,14 @@ const (
 	batch = 1000
 )
 
-// Purge deletes at most so many that had expired by then, and does not wait for another replica that is at it.
-type Purge func(ctx context.Context, expired time.Time, limit int) (deleted int64, err error)
+// Purge deletes at most so many that nobody needs any more, and does not wait for another replica that is at it.
+type Purge func(ctx context.Context, now time.Time, limit int) (deleted int64, err error)
 
 // Sweeper forgets what expired in one table, once a minute. Every replica may have one.
 type Sweeper struct {
 	Purge Purge
 	// What it forgets, for the log.
-	What string
-	// After is how long after it expired.
-	After time.Duration
+	What  string
 	Clock func() time.Time
 	Log   *slog.Logger
 }
@@ -51,7 +50,7 @@ func (s *Sweeper) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		deleted, err := s.Purge(ctx, s.Clock().Add(-s.After), batch)
+		deleted, err := s.Purge(ctx, s.Clock(), batch)
 		if err != nil || deleted < batch {
 			return err
 		}

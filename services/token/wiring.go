@@ -56,7 +56,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	revocations := postgres.NewRevocations(r.DB, box)
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
 	checker := revocation.NewChecker(r.Redis, truth.Revoked)
-	s.sweep("revocations", revocations.Purge, revocation.Margin)
+	s.sweep("revocations", revocations.Purge)
 	s.hydrator = hydration.New(hydration.Config{
 		Store: revocations, Registry: registered, Cache: revocation.NewStore(r.Redis),
 		Clock: time.Now, Log: r.Telemetry.Log,
@@ -140,8 +140,7 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 		return nil, err
 	}
 	used := postgres.NewAssertionIDs(r.DB)
-	// Longer than the clocks of replicas differ and exp has leeway, so that none comes back.
-	s.sweep("used assertions", used.Purge, time.Hour)
+	s.sweep("used assertions", used.Purge)
 	published := clientkeys.New(clientkeys.Config{
 		Fetch: clientkeys.NewFetcher().Fetch, Clock: time.Now, Log: r.Telemetry.Log,
 		CacheRequests: r.Telemetry.Metrics.CacheRequests,
@@ -149,8 +148,8 @@ func (s *Service) wireAssertions(cfg Config) (*issue.Assertions, error) {
 	return issue.NewAssertions(issue.AssertionsConfig{Agents: s.agents, Verifier: verifier, Keys: published, IDs: used, Budget: s.budget}), nil
 }
 
-func (s *Service) sweep(what string, purge sweep.Purge, after time.Duration) {
-	sweeper := &sweep.Sweeper{Purge: purge, What: what, After: after, Clock: time.Now, Log: s.replica.Telemetry.Log}
+func (s *Service) sweep(what string, purge sweep.Purge) {
+	sweeper := &sweep.Sweeper{Purge: purge, What: what, Clock: time.Now, Log: s.replica.Telemetry.Log}
 	s.sweeps = append(s.sweeps, sweeper.Run)
 }
 

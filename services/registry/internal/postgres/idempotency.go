@@ -62,9 +62,9 @@ WHERE (caller_id, idempotency_key) IN (
     SELECT caller_id, idempotency_key FROM registry.idempotency_keys
     WHERE expires_at <= $1 LIMIT $2 FOR UPDATE SKIP LOCKED)`
 
-// PurgeIdempotencyKeys deletes at most so many keys that had expired by then. Any number of replicas may do so at once.
-func (s *Store) PurgeIdempotencyKeys(ctx context.Context, expired time.Time, limit int) (deleted int64, err error) {
-	tag, err := s.db.Exec(ctx, sqlPurge, expired, limit)
+// PurgeIdempotencyKeys deletes at most so many keys that have expired by now. Any number of replicas may do so at once.
+func (s *Store) PurgeIdempotencyKeys(ctx context.Context, now time.Time, limit int) (deleted int64, err error) {
+	tag, err := s.db.Exec(ctx, sqlPurge, now, limit)
 	return tag.RowsAffected(), pgdb.Fault(err)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
+	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -43,8 +44,9 @@ func (s *AssertionIDs) Use(ctx context.Context, clientID uuid.UUID, id string, e
 	return tag.RowsAffected() == 1, nil
 }
 
-// Purge deletes at most so many that expired before then; none while another replica is at it.
-func (s *AssertionIDs) Purge(ctx context.Context, expired time.Time, limit int) (deleted int64, err error) {
-	tag, err := s.db.Exec(ctx, sqlAssertionsPurge, expired, limit)
+// Purge deletes at most so many that expired longer ago than clocks differ and exp has leeway, so that none comes back; none
+// while another replica is at it.
+func (s *AssertionIDs) Purge(ctx context.Context, now time.Time, limit int) (deleted int64, err error) {
+	tag, err := s.db.Exec(ctx, sqlAssertionsPurge, now.Add(-revocation.Margin), limit)
 	return tag.RowsAffected(), pgdb.Fault(err)
 }

@@ -329,10 +329,10 @@ func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
 	}
 	require.Len(t, seen, 5)
 	for _, purge := range []struct {
-		expired time.Duration
+		after   time.Duration
 		deleted int64
-	}{{time.Hour, 0}, {time.Hour + 1000, 3}, {time.Hour + 1000, 2}, {time.Hour + 1000, 0}} {
-		deleted, err := store.Purge(t.Context(), noon.Add(purge.expired), 3)
+	}{{2 * time.Hour, 0}, {2*time.Hour + 1000, 3}, {2*time.Hour + 1000, 2}, {2*time.Hour + 1000, 0}} {
+		deleted, err := store.Purge(t.Context(), noon.Add(purge.after), 3) // their tokens expired at one o'clock
 		require.NoError(t, err)
 		require.Equal(t, purge.deleted, deleted)
 	}

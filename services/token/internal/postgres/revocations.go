@@ -125,8 +125,8 @@ func (s *Revocations) RecordCutoff(ctx context.Context, cutoff revocation.Cutoff
 	return pgdb.Fault(err)
 }
 
-// Purge deletes at most so many of tokens that expired before then; none while another replica is at it.
-func (s *Revocations) Purge(ctx context.Context, expired time.Time, limit int) (deleted int64, err error) {
-	tag, err := s.db.Exec(ctx, sqlRevocationsPurge, expired, limit)
+// Purge deletes at most so many that do not count any more; none while another replica is at it.
+func (s *Revocations) Purge(ctx context.Context, now time.Time, limit int) (deleted int64, err error) {
+	tag, err := s.db.Exec(ctx, sqlRevocationsPurge, now.Add(-revocation.Margin), limit)
 	return tag.RowsAffected(), pgdb.Fault(err)
 }
