@@ -109,13 +109,13 @@ func apply(ctx context.Context, service, ownerURL string, log *slog.Logger, vers
 	}
 	results, err := provider.UpTo(ctx, version)
 	for _, r := range results {
-		log.InfoContext(ctx, "migration applied", "schema", service, "migration", r.Source.Path, "took", r.Duration.String())
+		log.InfoContext(ctx, "migration applied", slog.String("schema", service), slog.String("migration", r.Source.Path), slog.String("took", r.Duration.String()))
 	}
 	if err != nil {
 		return fmt.Errorf("migrate schema %s: %w", service, err)
 	}
 	if len(results) == 0 {
-		log.InfoContext(ctx, "schema is up to date", "schema", service)
+		log.InfoContext(ctx, "schema is up to date", slog.String("schema", service))
 	}
 	return nil
 }

@@ -60,7 +60,7 @@ func (c *Client) TokenSource(ctx context.Context) oauth2.TokenSource {
 }
 
 type tokenSource struct {
-	ctx    context.Context // oauth2.TokenSource has no other place for it
+	ctx    context.Context //nolint:containedctx // oauth2.TokenSource has no other place for it
 	client *Client
 }
 

@@ -127,7 +127,7 @@ func (k *RemoteKeys) refresh(ctx context.Context) {
 		err = fmt.Errorf("fetch signing keys: %w", err)
 		first := k.lastErr == nil || errors.Is(k.lastErr, errNoKeys)
 		if first && !errors.Is(err, context.Canceled) {
-			k.log.WarnContext(ctx, "signing keys could not be fetched", "error", err, "known", len(k.keys))
+			k.log.WarnContext(ctx, "signing keys could not be fetched", slog.Any("error", err), slog.Int("known", len(k.keys)))
 		}
 		k.lastErr = err
 		return
@@ -137,7 +137,7 @@ func (k *RemoteKeys) refresh(ctx context.Context) {
 		fresh[key.ID] = key
 	}
 	if k.lastErr != nil || !maps.EqualFunc(k.keys, fresh, func(a, b Key) bool { return a.Algorithm == b.Algorithm }) {
-		k.log.InfoContext(ctx, "signing keys fetched", "kids", slices.Sorted(maps.Keys(fresh)))
+		k.log.InfoContext(ctx, "signing keys fetched", slog.Any("kids", slices.Sorted(maps.Keys(fresh))))
 	}
 	k.keys, k.lastErr, k.fetched = fresh, nil, k.attempted
 }

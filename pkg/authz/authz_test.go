@@ -353,7 +353,6 @@ func TestADirectoryThatIsReplacedIsWatchedAgain(t *testing.T) {
 	eventually(t, a, false)
 }
 
-//nolint:paralleltest // the signal goes to the whole process
 func TestSIGHUPReloads(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "p.rego", allowAll)
@@ -362,7 +361,6 @@ func TestSIGHUPReloads(t *testing.T) {
 	require.Eventually(t, func() bool { return log.count(`"why":"SIGHUP"`) == 1 }, 10*time.Second, time.Millisecond)
 }
 
-//nolint:paralleltest // the signal goes to the whole process
 func TestSIGHUPReloadsAlsoWhatCannotBeWatched(t *testing.T) {
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "policy")

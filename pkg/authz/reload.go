@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -31,7 +32,7 @@ func (a *Authorizer) Run(ctx context.Context) error {
 	dir := filepath.Clean(a.cfg.PolicyDir)
 	watcher, err := watch(dir)
 	if err != nil {
-		a.log.ErrorContext(ctx, "policy files are not watched, only SIGHUP reloads them", "error", err)
+		a.log.ErrorContext(ctx, "policy files are not watched, only SIGHUP reloads them", slog.Any("error", err))
 		watcher = &fsnotify.Watcher{} // its channels are nil: nothing comes
 	} else {
 		defer func() { _ = watcher.Close() }()
@@ -69,14 +70,14 @@ func (a *Authorizer) follow(ctx context.Context, dir string, watcher *fsnotify.W
 		case event := <-watcher.Events:
 			if filepath.Clean(event.Name) == dir && event.Has(fsnotify.Create) {
 				if err := watcher.Add(dir); err != nil {
-					a.log.ErrorContext(ctx, "policy directory cannot be watched", "error", err)
+					a.log.ErrorContext(ctx, "policy directory cannot be watched", slog.Any("error", err))
 				}
 			} else if filepath.Dir(event.Name) != dir {
 				continue
 			}
 			settled.Reset(settle)
 		case err := <-watcher.Errors:
-			a.log.ErrorContext(ctx, "watching the policy directory failed", "error", err)
+			a.log.ErrorContext(ctx, "watching the policy directory failed", slog.Any("error", err))
 		case <-settled.C:
 			a.reload(ctx, "file change")
 		}
@@ -85,8 +86,8 @@ func (a *Authorizer) follow(ctx context.Context, dir string, watcher *fsnotify.W
 
 func (a *Authorizer) reload(ctx context.Context, why string) {
 	if err := a.load(ctx); err != nil {
-		a.log.ErrorContext(ctx, "policy refused, the one before it stays", "error", err, "why", why)
+		a.log.ErrorContext(ctx, "policy refused, the one before it stays", slog.Any("error", err), slog.String("why", why))
 		return
 	}
-	a.log.InfoContext(ctx, "policy loaded", "dir", a.cfg.PolicyDir, "why", why)
+	a.log.InfoContext(ctx, "policy loaded", slog.String("dir", a.cfg.PolicyDir), slog.String("why", why))
 }

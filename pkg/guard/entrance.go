@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
@@ -48,7 +49,7 @@ func (e *entrance) admit(ctx context.Context, p authn.Principal, others []revoca
 	tokens := append([]revocation.Query{query}, others...)
 	verdicts, charged, askErr := e.ask(ctx, tokens)
 	if askErr != nil {
-		e.telemetry.Log.DebugContext(ctx, "revocation not found in redis", "error", askErr)
+		e.telemetry.Log.DebugContext(ctx, "revocation not found in redis", slog.Any("error", askErr))
 	}
 	revoked, err := e.revocations.Resolve(ctx, query, verdicts[0])
 	if err := refusal(revoked, err); err != nil {

@@ -47,7 +47,7 @@ func TestACrowdedDoorwayGivesUpWhoHangsUp(t *testing.T) {
 	t.Parallel()
 	d := listenAtDoorway(t, func() bool { return true })
 	require.NoError(t, knock(t, d, "leaves").Close())
-	reset := knock(t, d, "resets").(*net.TCPConn) //nolint:forcetypeassert // what was dialed
+	reset := knock(t, d, "resets").(*net.TCPConn)
 	require.NoError(t, reset.SetLinger(0))
 	require.NoError(t, reset.Close())
 	knock(t, d, "stays")

@@ -210,7 +210,7 @@ func TestAFloodOfRequestsThatAreTurnedAwayDoesNotFloodTheLog(t *testing.T) {
 			logged++
 		}
 		if n, has := line["unlogged"]; has {
-			unlogged += n.(float64) //nolint:forcetypeassert // a JSON number
+			unlogged += n.(float64)
 		}
 	}
 	require.Equal(t, served, ok, "what is served has a line each")

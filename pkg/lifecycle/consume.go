@@ -32,10 +32,10 @@ const (
 // may see a state more than once, and must not mind an older one after a newer one. ConsumeAgents
 // declares the stream, waits for a NATS server that is away, and returns nil once ctx has ended.
 func ConsumeAgents(ctx context.Context, conn *natsx.Conn, tel *telemetry.Telemetry, durable string, handle func(context.Context, AgentChanged) error) error {
-	c := &consumer{conn: conn, log: tel.Log.With("consumer", durable), durable: durable, handle: handle}
+	c := &consumer{conn: conn, log: tel.Log.With(slog.String("consumer", durable)), durable: durable, handle: handle}
 	for ctx.Err() == nil {
 		if err := c.consume(ctx); err != nil && ctx.Err() == nil {
-			c.log.WarnContext(ctx, "lifecycle consumer starts again", "error", err)
+			c.log.WarnContext(ctx, "lifecycle consumer starts again", slog.Any("error", err))
 			_ = idle.For(ctx, setUpRetry)
 		}
 	}
@@ -86,7 +86,7 @@ func (c *consumer) consume(ctx context.Context) error {
 func (c *consumer) one(ctx context.Context, msg jetstream.Msg) {
 	change, err := parseAgent(msg.Subject(), msg.Data())
 	if err != nil {
-		c.log.ErrorContext(ctx, "lifecycle message cannot be read and is put aside", "subject", msg.Subject(), "error", err)
+		c.log.ErrorContext(ctx, "lifecycle message cannot be read and is put aside", slog.String("subject", msg.Subject()), slog.Any("error", err))
 		c.report(ctx, msg.Term())
 		return
 	}
@@ -95,7 +95,7 @@ func (c *consumer) one(ctx context.Context, msg jetstream.Msg) {
 	if err := c.handle(work, change); err != nil {
 		delay := retryDelay(msg)
 		if ctx.Err() == nil {
-			c.log.WarnContext(ctx, "lifecycle change is tried again", "agent_id", change.AgentID, "delay", delay.String(), "error", err)
+			c.log.WarnContext(ctx, "lifecycle change is tried again", slog.Any("agent_id", change.AgentID), slog.String("delay", delay.String()), slog.Any("error", err))
 		}
 		c.report(ctx, msg.NakWithDelay(delay))
 		return
@@ -106,7 +106,7 @@ func (c *consumer) one(ctx context.Context, msg jetstream.Msg) {
 // report logs an acknowledgement that could not be sent; the message comes again then.
 func (c *consumer) report(ctx context.Context, err error) {
 	if err != nil {
-		c.log.WarnContext(ctx, "lifecycle message could not be acknowledged", "error", err)
+		c.log.WarnContext(ctx, "lifecycle message could not be acknowledged", slog.Any("error", err))
 	}
 }
 

@@ -44,7 +44,7 @@ func Watch(ctx context.Context, conn *natsx.Conn, tel *telemetry.Telemetry, w Wa
 		// covered by it.
 		flush, cancel := context.WithTimeout(ctx, 5*time.Second)
 		if err := conn.NC().FlushWithContext(flush); err != nil {
-			v.log.WarnContext(ctx, "nats does not answer; lifecycle changes come after it does", "error", err)
+			v.log.WarnContext(ctx, "nats does not answer; lifecycle changes come after it does", slog.Any("error", err))
 		}
 		cancel()
 	}
@@ -82,7 +82,7 @@ func (v *watch) run(ctx context.Context) {
 			v.tell(ctx, msg)
 			// Only a full channel loses changes, so whatever is lost shows here.
 			if n, err := v.dropped(); err == nil && n != v.lost {
-				v.log.WarnContext(ctx, "lifecycle changes came faster than they were handled", "lost", n-v.lost)
+				v.log.WarnContext(ctx, "lifecycle changes came faster than they were handled", slog.Int("lost", n-v.lost))
 				v.lost = n
 				v.gap()
 			}
@@ -112,7 +112,7 @@ func (v *watch) tell(ctx context.Context, msg *nats.Msg) {
 	}
 	if err != nil {
 		// It says that something changed, and not what.
-		v.log.ErrorContext(ctx, "lifecycle message cannot be read", "subject", msg.Subject, "error", err)
+		v.log.ErrorContext(ctx, "lifecycle message cannot be read", slog.String("subject", msg.Subject), slog.Any("error", err))
 		v.gap()
 	}
 }

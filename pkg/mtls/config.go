@@ -46,7 +46,7 @@ func (c Config) Validate() error {
 func Open(cfg Config, tel *telemetry.Telemetry) (*Identity, error) {
 	expiry := newExpiry(tel.Metrics.Registry)
 	if !cfg.Enabled() {
-		return nil, nil //nolint:nilnil // no TLS is no error
+		return nil, nil
 	}
 	loaded, err := cfg.load()
 	if err != nil {

@@ -121,7 +121,7 @@ func (c *Conn) handlers() []nats.Option {
 		nats.ReconnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				c.log.Warn("nats is away", "error", err)
+				c.log.Warn("nats is away", slog.Any("error", err))
 			}
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
@@ -129,7 +129,7 @@ func (c *Conn) handlers() []nats.Option {
 			if sub != nil {
 				subject = sub.Subject
 			}
-			c.log.Warn("nats reports an error", "error", err, "subject", subject)
+			c.log.Warn("nats reports an error", slog.Any("error", err), slog.String("subject", subject))
 		}),
 		nats.ClosedHandler(func(*nats.Conn) { close(c.closed) }),
 	}

@@ -50,7 +50,6 @@ func deployed(t *testing.T) (conns map[string]*natsx.Conn, urls map[string]strin
 	return conns, urls
 }
 
-//nolint:paralleltest // the server reads its passwords from the process' environment
 func TestEachServiceHasItsOwnSubjectsAndNoOthers(t *testing.T) {
 	ctx := setup(t)
 	conns, urls := deployed(t)

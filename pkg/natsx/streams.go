@@ -3,6 +3,7 @@ package natsx
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -88,7 +89,7 @@ func (c *Conn) declare(ctx context.Context, stream jetstream.StreamConfig) error
 			return nil
 		}
 		if c.Connected() { // without a connection there is nothing new to say
-			c.log.WarnContext(ctx, "stream cannot be declared yet", "stream", stream.Name, "error", err)
+			c.log.WarnContext(ctx, "stream cannot be declared yet", slog.String("stream", stream.Name), slog.Any("error", err))
 		}
 		if ended := idle.For(ctx, wait); ended != nil {
 			return fmt.Errorf("declare stream %s: %w (last: %w)", stream.Name, ended, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -45,7 +46,7 @@ func (l *lane) run(ctx context.Context) {
 			poll, limit = pollInterval, batchSize
 		default:
 			if limit != 1 { // said once, until it works again
-				l.relay.log.WarnContext(ctx, "outbox waits", "error", err)
+				l.relay.log.WarnContext(ctx, "outbox waits", slog.Any("error", err))
 			}
 			poll, limit = min(2*poll, slowestPoll), 1
 		}
@@ -177,7 +178,7 @@ func (o *outcome) add(r *Relay, row claimed, err error) {
 	aboutIt := errors.As(err, &answer) && answer.Code < http.StatusInternalServerError && answer.ErrorCode != inProcess
 	if aboutIt || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrBadSubject) {
 		r.log.Error("jetstream refuses a message; it waits and is tried again",
-			"event_id", row.ID, "subject", row.Subject, "error", err)
+			slog.Any("event_id", row.ID), slog.String("subject", row.Subject), slog.Any("error", err))
 		o.refused = append(o.refused, row)
 		return
 	}

@@ -57,7 +57,7 @@ type Relay struct {
 func (o *Outbox) NewRelay(cfg RelayConfig) *Relay {
 	r := &Relay{
 		outbox: o, db: cfg.DB, conn: cfg.Conn, tel: cfg.Telemetry,
-		log: cfg.Telemetry.Log.With("outbox", o.channel), clock: cfg.Clock, lease: cfg.Lease,
+		log: cfg.Telemetry.Log.With(slog.String("outbox", o.channel)), clock: cfg.Clock, lease: cfg.Lease,
 	}
 	if r.clock == nil {
 		r.clock = time.Now
@@ -104,7 +104,7 @@ func (r *Relay) listen(ctx context.Context, wake func()) {
 			return
 		}
 		if failures%60 == 0 { // once a minute is enough while the database is away
-			r.log.WarnContext(ctx, "outbox cannot listen and polls instead", "error", err)
+			r.log.WarnContext(ctx, "outbox cannot listen and polls instead", slog.Any("error", err))
 		}
 		if idle.For(ctx, listenRetry) != nil {
 			return

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -208,7 +209,7 @@ func (l *Limiter) Read(ctx context.Context, limit int, reply any, err error) (Wi
 		}
 		l.opened.Inc()
 		l.logged.Do(func() {
-			l.tel.Log.WarnContext(ctx, "rate limit open: redis did not take the request", "error", err)
+			l.tel.Log.WarnContext(ctx, "rate limit open: redis did not take the request", slog.Any("error", err))
 		})
 		return Window{Limit: limit, Remaining: limit, Reset: time.Now().Add(Length), Allowed: true}, nil
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -81,7 +82,7 @@ func Open(cfg Config, tel *telemetry.Telemetry) (*Client, error) {
 			return fmt.Errorf("greet redis: %w", err)
 		}
 		if redis.HasErrorPrefix(err, "NOPERM") && tel != nil {
-			tel.Log.WarnContext(ctx, "redis refuses INFO: a restart that keeps old data cannot be noticed; allow this user +info", "error", err)
+			tel.Log.WarnContext(ctx, "redis refuses INFO: a restart that keeps old data cannot be noticed; allow this user +info", slog.Any("error", err))
 		}
 		runID.Store(parseRunID(info))
 		return nil

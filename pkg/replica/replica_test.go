@@ -74,7 +74,7 @@ func TestAReplicaStartsWithoutItsDependenciesAndItsWorkersEndAfterTheServer(t *t
 	require.Error(t, <-served, "a worker was told to end while the server still answered")
 }
 
-func TestGarbageIsCollectedLaterUnlessTheEnvironmentSaysWhen(t *testing.T) { //nolint:paralleltest // of the whole process
+func TestGarbageIsCollectedLaterUnlessTheEnvironmentSaysWhen(t *testing.T) {
 	for says, want := range map[string]int{"": 200, "70": 70} {
 		t.Setenv("GOGC", says)
 		before := debug.SetGCPercent(70)

@@ -97,7 +97,7 @@ func (c TokenConfig) checkImport(algorithm keys.Algorithm) error {
 // imported is the key to import, nil for none.
 func (c TokenConfig) imported() (*keys.PrivateKey, error) {
 	if c.JWTPrivateKey == "" {
-		return nil, nil //nolint:nilnil // there is none, and that is no error
+		return nil, nil
 	}
 	key, err := keys.ParsePrivateKey(c.JWTPrivateKey.Reveal())
 	return &key, err

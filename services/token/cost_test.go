@@ -47,7 +47,7 @@ func (w *world) audited(t *testing.T) uint64 {
 // What a token costs once its client is known, with the rate limit and the quota on: these counts are the promise that
 // makes the endpoint as fast as its signature. It runs beside no other test: while the machine is too busy to answer in
 // time, a token may take the way that is there for a Redis or a NATS that is away.
-func TestAWarmTokenCostsOneRoundTripToRedisOnePublishAndNoStatement(t *testing.T) { //nolint:paralleltest // see above
+func TestAWarmTokenCostsOneRoundTripToRedisOnePublishAndNoStatement(t *testing.T) {
 	const tokens = 200
 	w := setup(t, map[string]string{"RATE_LIMIT_PER_MINUTE": "100000", "FREE_TIER_MAX_MONTHLY_TOKENS": "100000"})
 	id := w.peers.register()

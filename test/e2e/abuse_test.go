@@ -27,7 +27,7 @@ type try struct {
 
 // It runs alone, before the parallel tests of the package: how much noise others make is not what it measures.
 //
-//nolint:paralleltest // see above
+
 func TestAnUnknownClientAndAWrongSecretDifferNeitherInTheAnswerNorInTime(t *testing.T) {
 	in := install(t, "AUTH_FAILURES_PER_MINUTE=0", "RATE_LIMIT_PER_MINUTE=100000")
 	operator := in.operator(t)

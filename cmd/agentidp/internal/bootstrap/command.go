@@ -118,6 +118,6 @@ func (f flags) store(environ func(string) (string, bool)) (Store, error) {
 	case f.secret != "":
 		return NewKubernetesSecret(f.secret, serviceAccountDir, environ)
 	default:
-		return nil, nil //nolint:nilnil // nowhere is an answer
+		return nil, nil
 	}
 }

@@ -210,8 +210,8 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodGet && a.secrets[strings.TrimPrefix(r.URL.Path, all+"/")] != nil:
 		secret := maps.Clone(a.secrets[strings.TrimPrefix(r.URL.Path, all+"/")])
 		data := map[string][]byte{}
-		for key, value := range secret["stringData"].(map[string]any) { //nolint:forcetypeassert // a fake
-			data[key] = []byte(value.(string)) //nolint:forcetypeassert // a fake
+		for key, value := range secret["stringData"].(map[string]any) {
+			data[key] = []byte(value.(string))
 		}
 		secret["data"] = data
 		delete(secret, "stringData")
@@ -311,7 +311,7 @@ func TestASecretThatKubernetesMadeWithoutAnAnswerIsKept(t *testing.T) {
 			require.Nil(t, api.made)
 			require.Empty(t, fake.revoked)
 			require.Len(t, fake.secrets, 1)
-			data := api.secrets["operator-credential"]["stringData"].(map[string]any) //nolint:forcetypeassert // a fake
+			data := api.secrets["operator-credential"]["stringData"].(map[string]any)
 			require.Equal(t, result.ClientSecret.Reveal(), data["AGENTIDP_CLIENT_SECRET"])
 		})
 	}

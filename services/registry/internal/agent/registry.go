@@ -306,7 +306,7 @@ func (r *Registry) revise(ctx context.Context, id uuid.UUID, change func(Agent, 
 	})
 	if err != nil {
 		r.log.WarnContext(ctx, "revocation store not told of a cutoff, the lifecycle event will tell it",
-			"agent_id", next.ID, "status", string(next.Status), "error", err)
+			slog.Any("agent_id", next.ID), slog.String("status", string(next.Status)), slog.Any("error", err))
 	}
 	return next, nil
 }

@@ -22,7 +22,7 @@ func FetcherAt(address string, dialable func(netip.Addr) bool, roots *x509.CertP
 }
 
 func (f *Fetcher) transport() *http.Transport {
-	return f.client.Transport.(*http.Transport) //nolint:forcetypeassert // it is one
+	return f.client.Transport.(*http.Transport)
 }
 
 // Limits are what a Fetcher keeps to, as far as it would take long to see.

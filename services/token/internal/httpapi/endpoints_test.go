@@ -376,7 +376,7 @@ func TestTheInternalAPI(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, send(good, "wrong").Code)
 	bad := send(`{"jti":"x"}`, internalToken)
 	require.Equal(t, http.StatusBadRequest, bad.Code)
-	require.Len(t, bad.field(t, "details").(map[string]any)["errors"], 3) //nolint:forcetypeassert // or the test fails
+	require.Len(t, bad.field(t, "details").(map[string]any)["errors"], 3)
 	b.truthErr = errAway
 	require.Equal(t, http.StatusServiceUnavailable, send(good, internalToken).Code)
 	require.Equal(t, http.StatusOK, b.get(t, b.server.InternalHandler(), "/internal/v1/jwks", "Authorization", "Bearer "+internalToken).Code)
