@@ -49,8 +49,13 @@ func Environ(lookup func(key string) (string, bool)) Option {
 // Load fills dst, a pointer to a struct, and validates it. Every required
 // setting that is not set, every value that cannot be read, and every error
 // of a `Validate() error` method of dst or of a struct in it is named in the
-// one error it returns. A struct with a setting that could not be read is not
-// asked to validate itself.
+// one error it returns.
+//
+// A struct is asked to validate itself if the values of its own settings could
+// be read, whatever is wrong in the structs within it. What it finds empty may
+// be missing, and what it finds in a struct within it may be zero as it could
+// not be read, or wrong: that is named already, and Validate must neither name
+// it again nor take it for what was meant.
 func Load(dst any, opts ...Option) error {
 	src := sources{environ: os.LookupEnv}
 	for _, opt := range opts {
@@ -136,35 +141,37 @@ type loader struct {
 	problems []string
 }
 
-// fill reads the settings of a struct and then lets it validate itself; it
-// reports whether all is well, nested structs included.
-func (l *loader) fill(v reflect.Value) bool {
-	good := true
+// fill reads the settings of a struct, those of nested structs included, and
+// then lets it validate itself.
+func (l *loader) fill(v reflect.Value) {
+	readable := true
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
 		if s, ok := describe(f); ok {
 			if err := l.read(v.Field(i), s); err != nil {
 				l.problems = append(l.problems, s.Name+": "+err.Error())
-				good = false
+				readable = readable && errors.Is(err, errMissing)
 			} else if u, ok := v.Field(i).Interface().(URL); ok && u != "" && !u.usable() {
 				// It was read, so what else is wrong can still be found.
 				l.problems = append(l.problems, s.Name+" must be an http or https URL")
 			}
 		} else if f.IsExported() && f.Type.Kind() == reflect.Struct {
-			good = l.fill(v.Field(i)) && good
+			l.fill(v.Field(i))
 		}
 	}
-	return good && l.validate(v)
+	if readable {
+		l.validate(v)
+	}
 }
 
-func (l *loader) validate(v reflect.Value) bool {
+func (l *loader) validate(v reflect.Value) {
 	validator, ok := v.Addr().Interface().(interface{ Validate() error })
 	if !ok {
-		return true
+		return
 	}
 	err := validator.Validate()
 	if err == nil {
-		return true
+		return
 	}
 	// errors.Join holds one problem per error.
 	var joined interface{ Unwrap() []error }
@@ -175,8 +182,9 @@ func (l *loader) validate(v reflect.Value) bool {
 	} else {
 		l.problems = append(l.problems, err.Error())
 	}
-	return false
 }
+
+var errMissing = errors.New("is required")
 
 // read finds a setting's value and stores it in field.
 func (l *loader) read(field reflect.Value, s Setting) error {
@@ -191,7 +199,7 @@ func (l *loader) read(field reflect.Value, s Setting) error {
 	text := l.settings.GetString(s.Name)
 	if text == "" {
 		if s.Required {
-			return errors.New("is required")
+			return errMissing
 		}
 		return nil
 	}

@@ -177,15 +177,36 @@ func TestAllProblemsAreNamedAtOnce(t *testing.T) {
 
 func TestValidateOfNestedStructsIsAsked(t *testing.T) {
 	t.Parallel()
-	var got settings
-	err := config.Load(&got, environ(map[string]string{"DATABASE_URL": "x", "DATABASE_MAX_CONNS": "0", "DEBUG": "perhaps"}))
-	require.ErrorContains(t, err, "DATABASE_MAX_CONNS: must be positive")
-	require.ErrorContains(t, err, "DEBUG")
-
-	err = config.Load(&got, environ(map[string]string{"DATABASE_URL": "x", "LIMIT": "-1", "TTL": "0"}))
-	var e *config.Error
-	require.ErrorAs(t, err, &e)
-	require.Equal(t, []string{"LIMIT: must not be negative", "TTL: must be positive"}, e.Problems)
+	for name, test := range map[string]struct {
+		env  map[string]string
+		want []string
+	}{
+		"several problems of one": {
+			map[string]string{"DATABASE_URL": "x", "LIMIT": "-1", "TTL": "0"},
+			[]string{"LIMIT: must not be negative", "TTL: must be positive"},
+		},
+		"a wrong value within does not hide one around it": {
+			map[string]string{"DATABASE_URL": "x", "DATABASE_MAX_CONNS": "0", "LIMIT": "-1"},
+			[]string{"DATABASE_MAX_CONNS: must be positive", "LIMIT: must not be negative"},
+		},
+		"nor does a missing one, wherever it is": {
+			map[string]string{"DATABASE_MAX_CONNS": "0", "LIMIT": "-1"},
+			[]string{"DATABASE_URL: is required", "DATABASE_MAX_CONNS: must be positive", "LIMIT: must not be negative"},
+		},
+		"nor one within that cannot be read": {
+			map[string]string{"DATABASE_URL": "x", "DATABASE_MAX_CONNS": "few", "LIMIT": "-1"},
+			[]string{`DATABASE_MAX_CONNS: "few" is no whole number`, "LIMIT: must not be negative"},
+		},
+		"what cannot be read is not judged, only what is within": {
+			map[string]string{"DATABASE_URL": "x", "DATABASE_MAX_CONNS": "0", "TTL": "soon"},
+			[]string{`TTL: "soon" is no duration such as 90s, 5m or a number of seconds`, "DATABASE_MAX_CONNS: must be positive"},
+		},
+	} {
+		var got settings
+		var e *config.Error
+		require.ErrorAs(t, config.Load(&got, environ(test.env)), &e, name)
+		require.Equal(t, test.want, e.Problems, name)
+	}
 }
 
 func TestAKindThatCannotBeReadIsAProblem(t *testing.T) {

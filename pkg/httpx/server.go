@@ -60,10 +60,7 @@ type Config struct {
 // Validate names every setting that cannot work.
 func (c Config) Validate() error {
 	var errs []error
-	errs = append(errs, checkToken("INTERNAL_API_TOKEN", c.InternalAPIToken))
-	if c.InternalAPITokenAlso != "" {
-		errs = append(errs, checkToken("INTERNAL_API_TOKEN_ALSO", c.InternalAPITokenAlso))
-	}
+	errs = append(errs, checkToken("INTERNAL_API_TOKEN", c.InternalAPIToken), checkToken("INTERNAL_API_TOKEN_ALSO", c.InternalAPITokenAlso))
 	if c.DrainDelay < 0 {
 		errs = append(errs, errors.New("DRAIN_DELAY: must not be negative"))
 	}
@@ -79,8 +76,9 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
+// checkToken takes a token that is not set: where one has to be, it is named as missing already.
 func checkToken(setting string, secret config.Secret) error {
-	if token := secret.Reveal(); len(token) < minInternalToken || !visibleASCII(token) {
+	if token := secret.Reveal(); token != "" && (len(token) < minInternalToken || !visibleASCII(token)) {
 		return fmt.Errorf("%s: must be at least %d visible ASCII characters", setting, minInternalToken)
 	}
 	return nil

@@ -46,21 +46,21 @@ type KeyConfig struct {
 	Propagation   time.Duration `env:"KEY_PROPAGATION" default:"10m" desc:"how long a new key is published before it signs, 10 s or more"`
 }
 
-// problems names every value that cannot be used. It is no Validate: that would keep the struct around it from being asked.
-func (c KeyConfig) problems() []error {
+// Validate names every value that cannot be used.
+func (c KeyConfig) Validate() error {
 	var errs []error
-	if _, err := keys.NewSealer(c.EncryptionKey.Reveal()); err != nil {
+	if _, err := keys.NewSealer(c.EncryptionKey.Reveal()); err != nil && c.EncryptionKey != "" {
 		errs = append(errs, fmt.Errorf("KEY_ENCRYPTION_KEY: %w", err))
 	}
 	if c.Propagation < keys.MinPropagation {
 		errs = append(errs, fmt.Errorf("KEY_PROPAGATION must be %s or more, so that every verifier learns of a key in time", keys.MinPropagation))
 	}
-	return errs
+	return errors.Join(errs...)
 }
 
 // Validate names every value that no service could work with.
 func (c TokenConfig) Validate() error {
-	errs := c.Keys.problems()
+	var errs []error
 	check := func(ok bool, problem string) {
 		if !ok {
 			errs = append(errs, errors.New(problem))
@@ -72,8 +72,9 @@ func (c TokenConfig) Validate() error {
 	} else if err := c.checkImport(algorithm); err != nil {
 		errs = append(errs, fmt.Errorf("JWT_PRIVATE_KEY: %w", err))
 	}
-	check(c.KeyRotation == 0 || c.KeyRotation > c.Keys.Propagation,
-		fmt.Sprintf("KEY_ROTATION must be longer than KEY_PROPAGATION (%s), or 0 for no rotation by itself", c.Keys.Propagation))
+	propagation := max(c.Keys.Propagation, keys.MinPropagation) // one that is shorter, or could not be read, is named already
+	check(c.KeyRotation == 0 || c.KeyRotation > propagation,
+		fmt.Sprintf("KEY_ROTATION must be longer than KEY_PROPAGATION (%s), or 0 for no rotation by itself", propagation))
 	check(c.TokenTTL >= minTokenTTL && c.TokenTTL <= maxTokenTTL, "TOKEN_TTL must be from 60 s to 24 h")
 	check(c.TokenTTL%time.Second == 0, "TOKEN_TTL must be whole seconds")
 	check(c.MonthlyTokens >= 0, "FREE_TIER_MAX_MONTHLY_TOKENS must not be negative")

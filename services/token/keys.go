@@ -29,9 +29,6 @@ type keysConfig struct {
 	Keys     KeyConfig
 }
 
-// Validate names every value that cannot be used.
-func (c keysConfig) Validate() error { return errors.Join(c.Keys.problems()...) }
-
 // Keys lists, rotates or retires signing keys, as args say (KeysUsage), and writes what came of it to out: a table, or
 // one JSON document. Running replicas follow within seconds.
 func Keys(ctx context.Context, args []string, out io.Writer, opts ...config.Option) error {

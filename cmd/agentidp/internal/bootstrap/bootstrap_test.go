@@ -336,7 +336,7 @@ func TestWhatWasNeverSentIsNotRevoked(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()
 	clients := setup(t, &services{}, token)
-	settings := Settings{RegistryURL: gone.URL, CredentialsURL: gone.URL, Token: token}
+	settings := Settings{RegistryURL: config.URL(gone.URL), CredentialsURL: config.URL(gone.URL), Token: token}
 	nobody, err := NewClients(settings, telemetry.Discard("test"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(within(t, 30*time.Second))
@@ -417,9 +417,7 @@ func TestAnAnswerWithoutASecretIsNotTakenForOne(t *testing.T) {
 func TestSettingsThatAreMissingOrWrongAreNamed(t *testing.T) {
 	t.Parallel()
 	_, err := LoadSettings(environ(nil))
-	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")
-	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL")
-	require.ErrorContains(t, err, "INTERNAL_API_TOKEN")
+	require.EqualError(t, err, "configuration: REGISTRY_INTERNAL_URL: is required; CREDENTIALS_INTERNAL_URL: is required; INTERNAL_API_TOKEN: is required")
 
 	_, err = LoadSettings(environ(map[string]string{
 		"REGISTRY_INTERNAL_URL": "registry:9090", "CREDENTIALS_INTERNAL_URL": "ftp://credentials", "INTERNAL_API_TOKEN": token,
@@ -436,6 +434,8 @@ func TestWithACertificateEveryServiceIsCalledByTLS(t *testing.T) {
 	err := given.Validate()
 	require.ErrorContains(t, err, "CREDENTIALS_INTERNAL_URL: must be an https URL")
 	require.NotContains(t, err.Error(), "REGISTRY_INTERNAL_URL")
+	given.CredentialsURL = "HTTP://credentials:9090"
+	require.ErrorContains(t, given.Validate(), "CREDENTIALS_INTERNAL_URL: must be an https URL")
 	given.CredentialsURL = "https://credentials:9090"
 	require.NoError(t, given.Validate())
 }

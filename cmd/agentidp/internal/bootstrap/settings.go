@@ -19,8 +19,8 @@ const callTimeout = 10 * time.Second
 
 // Settings say where the internal APIs are.
 type Settings struct {
-	RegistryURL    string `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"Base URL of the registry's internal port."`
-	CredentialsURL string `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"Base URL of the credentials service's internal port."`
+	RegistryURL    config.URL `env:"REGISTRY_INTERNAL_URL" required:"true" desc:"Base URL of the registry's internal port."`
+	CredentialsURL config.URL `env:"CREDENTIALS_INTERNAL_URL" required:"true" desc:"Base URL of the credentials service's internal port."`
 	// PublicURL is only kept beside the credential; nothing is asked of it.
 	PublicURL config.URL    `env:"AGENTIDP_URL" desc:"Base URL of the public routes, as agents know it."`
 	Token     config.Secret `env:"INTERNAL_API_TOKEN" required:"true" desc:"Token that the services ask of each other; or INTERNAL_API_TOKEN_FILE."`
@@ -36,17 +36,14 @@ func LoadSettings(opts ...config.Option) (Settings, error) {
 	return s, nil
 }
 
-// Validate refuses what is not an http URL.
+// Validate refuses to call by plain HTTP where there is a certificate.
 func (s Settings) Validate() error {
 	var failures []error
-	for _, setting := range []struct{ name, value string }{
-		{"REGISTRY_INTERNAL_URL", s.RegistryURL},
-		{"CREDENTIALS_INTERNAL_URL", s.CredentialsURL},
-	} {
-		parsed, err := url.Parse(setting.value)
-		if err != nil || parsed.Host == "" || (parsed.Scheme != "http" && parsed.Scheme != "https") {
-			failures = append(failures, fmt.Errorf("%s: must be an http or https URL", setting.name))
-		} else if s.TLS.Enabled() && parsed.Scheme != "https" {
+	for _, setting := range []struct {
+		name  string
+		value config.URL
+	}{{"REGISTRY_INTERNAL_URL", s.RegistryURL}, {"CREDENTIALS_INTERNAL_URL", s.CredentialsURL}} {
+		if parsed, err := url.Parse(string(setting.value)); err == nil && s.TLS.Enabled() && parsed.Scheme == "http" {
 			failures = append(failures, fmt.Errorf("%s: must be an https URL, as TLS_CERT_FILE is set", setting.name))
 		}
 	}
@@ -59,8 +56,8 @@ func NewClients(s Settings, tel *telemetry.Telemetry) (Clients, error) {
 	if err != nil {
 		return Clients{}, err
 	}
-	client := func(name, baseURL string) *peer.Client {
-		return peer.New(peer.Config{BaseURL: baseURL, Token: s.Token, Name: name, TLS: identity, Timeout: callTimeout, Telemetry: tel})
+	client := func(name string, baseURL config.URL) *peer.Client {
+		return peer.New(peer.Config{BaseURL: string(baseURL), Token: s.Token, Name: name, TLS: identity, Timeout: callTimeout, Telemetry: tel})
 	}
 	return Clients{
 		Registry:    registryapi.NewClient(client("registry", s.RegistryURL)),

@@ -15,6 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/atomicfile"
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/bootstrap"
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/ingress"
+	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/devservers"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
@@ -271,8 +272,8 @@ func (s *session) operator(ctx context.Context) (operator, string, error) {
 	}
 	defer func() { _ = shutdown(ctx) }() // nothing is exported
 	services, err := bootstrap.NewClients(bootstrap.Settings{
-		RegistryURL:    s.layout.services["registry"].internalURL,
-		CredentialsURL: s.layout.services["credentials"].internalURL,
+		RegistryURL:    config.URL(s.layout.services["registry"].internalURL),
+		CredentialsURL: config.URL(s.layout.services["credentials"].internalURL),
 		Token:          s.layout.internalToken,
 	}, tel)
 	if err != nil {
