@@ -137,13 +137,10 @@ func (db *DB) WithTx(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return nil
 }
 
-// Ready answers nil when the database takes queries.
+// Ready answers nil when the database takes queries, else a Fault. Which schema is there it does not ask.
 func (db *DB) Ready(ctx context.Context) error {
 	var one int
-	if err := db.QueryRow(ctx, sqlReady).Scan(&one); err != nil {
-		return fmt.Errorf("postgres is not ready: %w", err)
-	}
-	return nil
+	return Fault(db.QueryRow(ctx, sqlReady).Scan(&one))
 }
 
 const sqlReady = "-- name: ready\nSELECT 1"

@@ -46,6 +46,25 @@ func (d Database) For(service string) Database {
 	}
 }
 
+// Stop makes the database lose all its connections and refuse new ones, for the rest of the test.
+func (d Database) Stop(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
+	defer cancel()
+	cfg, err := pgx.ParseConfig(d.AdminURL)
+	if err != nil {
+		tb.Fatalf("stop the test database: %v", err)
+	}
+	server := withDatabase(d.AdminURL, "postgres")
+	err = execAdmin(ctx, server, "ALTER DATABASE "+pgx.Identifier{cfg.Database}.Sanitize()+" ALLOW_CONNECTIONS false")
+	if err == nil {
+		err = execAdmin(ctx, server, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", cfg.Database)
+	}
+	if err != nil {
+		tb.Fatalf("stop the test database: %v", err)
+	}
+}
+
 // Postgres makes a database with the roles, schema and migrations of a service ("" means of all
 // services), and drops it at the end of the test. The roles belong to the whole server: where
 // TEST_DATABASE_URL names one, their passwords become TEST_DB_PASSWORD (or a fixed one).
@@ -188,13 +207,13 @@ func retryInUse(ctx context.Context, do func() error) error {
 	}
 }
 
-func execAdmin(ctx context.Context, admin, sql string) error {
+func execAdmin(ctx context.Context, admin, sql string, args ...any) error {
 	conn, err := pgx.Connect(ctx, admin)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	_, err = conn.Exec(ctx, sql)
+	_, err = conn.Exec(ctx, sql, args...)
 	return err
 }
 

@@ -88,7 +88,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return fmt.Errorf("figures: %w", err)
 	}
-	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
+	if s.server, err = r.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
 	log := merkle.New(merkle.Config{Store: postgres.NewLog(r.DB), Signer: key.signer, Window: window, Clock: time.Now})
@@ -128,10 +128,8 @@ func (s *Service) witness(cfg Config, key logKey, log *merkle.Log) (err error) {
 
 // ready is about what requests need. NATS is not among it: without it the trail
 // falls behind, and can be read all the same.
-func (s *Service) ready(store *postgres.Store) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
-	}
+func (s *Service) ready(ctx context.Context) error {
+	return errors.Join(s.replica.DB.Ready(ctx), s.guard.Ready(ctx))
 }
 
 // Healthcheck asks the copy of the service that runs beside it whether it is alive.

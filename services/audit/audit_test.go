@@ -229,6 +229,14 @@ func TestTheServiceStartsBeforeWhatItNeeds(t *testing.T) {
 	}
 }
 
+func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
+	t.Parallel()
+	database := testkit.Postgres(t, "audit")
+	b := setupWith(t, database, nil)
+	database.Stop(t)
+	require.Equal(t, http.StatusServiceUnavailable, b.get(t, b.internal+"/readyz", "").status)
+}
+
 func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	t.Parallel()
 	_, err := audit.LoadConfig(environment(nil)...)

@@ -99,7 +99,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	s.agents = func(ctx context.Context) error {
 		return lifecycle.ConsumeAgents(ctx, r.NATS, r.Telemetry, name, domain.AgentChanged)
 	}
-	if s.server, err = r.Server(api.Spec, s.ready(store)); err != nil { //nolint:contextcheck // every request brings its own context
+	if s.server, err = r.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
 	routes := httpapi.New(domain, s.guard)
@@ -111,10 +111,8 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 // ready is about what requests need. NATS is not among it: events wait in the
 // outbox. Nor is the registry, nor Vault: known secrets are checked and all revoked
 // without them.
-func (s *Service) ready(store *postgres.Store) func(context.Context) error {
-	return func(ctx context.Context) error {
-		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
-	}
+func (s *Service) ready(ctx context.Context) error {
+	return errors.Join(s.replica.DB.Ready(ctx), s.guard.Ready(ctx))
 }
 
 // Listen opens both listeners, so that Addresses are known before Run.

@@ -260,6 +260,13 @@ func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {
 	f.stop()
 }
 
+func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
+	database := testkit.Postgres(t, "credentials")
+	f := setup(t, "DATABASE_URL="+database.AppURL)
+	database.Stop(t)
+	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.private+"/readyz").status)
+}
+
 func TestSettingsThatCannotWorkAreAllNamed(t *testing.T) {
 	t.Parallel()
 	complete := map[string]string{

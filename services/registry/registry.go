@@ -87,7 +87,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 		DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now,
 	})
 	s.server, err = r.Server(api.Spec, func(ctx context.Context) error { //nolint:contextcheck // every request brings its own context
-		return errors.Join(store.Ready(ctx), s.guard.Ready(ctx))
+		return errors.Join(r.DB.Ready(ctx), s.guard.Ready(ctx))
 	})
 	if err != nil {
 		return err

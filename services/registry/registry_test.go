@@ -36,6 +36,7 @@ type replica struct {
 	api              *registryapi.Client
 	nats             *natsx.Conn
 	tokens           *testkit.TokenService
+	database         testkit.Database
 	stop             func() error
 }
 
@@ -85,12 +86,13 @@ func setup(t *testing.T) *replica {
 	conn := testkit.ConnectNATS(t, natsServer.URL())
 	require.NoError(t, conn.DeclareAudit(t.Context()))
 	require.NoError(t, conn.DeclareLifecycle(t.Context()))
+	database := testkit.Postgres(t, "registry")
 	r := start(t, settings(map[string]string{
-		"DATABASE_URL": testkit.Postgres(t, "registry").AppURL, "REDIS_URL": testkit.RedisServer(t).URL(),
+		"DATABASE_URL": database.AppURL, "REDIS_URL": testkit.RedisServer(t).URL(),
 		"NATS_URL": natsServer.URL(), "TOKEN_INTERNAL_URL": tokens.URL,
 		"FREE_TIER_MAX_AGENTS": "50", "REGISTRY_FREE_TIER_MAX_AGENTS": "2",
 	}))
-	r.nats, r.tokens = conn, tokens
+	r.nats, r.tokens, r.database = conn, tokens, database
 	require.Eventually(t, func() bool { return get(t, r.internal+"/readyz").StatusCode == http.StatusOK }, patience, often)
 	return r
 }
@@ -210,6 +212,14 @@ func TestAReplicaStartsBeforeWhatItNeeds(t *testing.T) {
 	require.NotContains(t, text(t, unready), "127.0.0.1")
 	_, err := r.api.Agent(t.Context(), uuid.New())
 	require.ErrorContains(t, err, "SERVICE_UNAVAILABLE")
+	require.NoError(t, r.stop())
+}
+
+func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
+	t.Parallel()
+	r := setup(t)
+	r.database.Stop(t)
+	require.Equal(t, http.StatusServiceUnavailable, get(t, r.internal+"/readyz").StatusCode)
 	require.NoError(t, r.stop())
 }
 

@@ -1,15 +1,12 @@
 package token_test
 
 import (
-	"context"
 	"maps"
 	"net/http"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -181,7 +178,7 @@ func TestWithoutPostgresNothingIsGuessed(t *testing.T) {
 	access := w.issue(t, id, "tokens:read")
 	signer, private := w.registerKey(t)
 	require.Equal(t, http.StatusOK, w.askByAssertion(t, sign(t, signer, private)).status)
-	w.stopDatabase(t)
+	w.database.Stop(t)
 
 	w.issue(t, id, "")
 	signed := w.askByAssertion(t, sign(t, signer, private))
@@ -201,7 +198,7 @@ func TestAReplicaStaysReadyWithoutPostgresAndDoesNotBecomeSo(t *testing.T) {
 	w := setup(t, nil)
 	id := w.peers.register()
 	w.issue(t, id, "")
-	w.stopDatabase(t)
+	w.database.Stop(t)
 	w.issue(t, id, "")
 	require.Equal(t, http.StatusOK, w.get(t, w.public+"/.well-known/jwks.json").status)
 	require.Equal(t, http.StatusOK, w.get(t, w.internal+"/readyz").status, "all replicas would leave at once")
@@ -210,23 +207,6 @@ func TestAReplicaStaysReadyWithoutPostgresAndDoesNotBecomeSo(t *testing.T) {
 	late.run(t)
 	require.Eventually(t, func() bool { return late.get(t, late.internal+"/healthz").status == http.StatusOK }, soon, often)
 	require.Equal(t, http.StatusServiceUnavailable, late.get(t, late.internal+"/readyz").status, "it has no keys yet")
-}
-
-// stopDatabase makes the test's database refuse and lose all connections.
-func (w *world) stopDatabase(t *testing.T) {
-	t.Helper()
-	admin, err := url.Parse(w.database.AdminURL)
-	require.NoError(t, err)
-	name := strings.TrimPrefix(admin.Path, "/")
-	admin.Path = "/postgres"
-	ctx := context.WithoutCancel(t.Context())
-	conn, err := pgx.Connect(ctx, admin.String())
-	require.NoError(t, err)
-	defer func() { _ = conn.Close(ctx) }()
-	_, err = conn.Exec(ctx, "ALTER DATABASE "+pgx.Identifier{name}.Sanitize()+" ALLOW_CONNECTIONS false")
-	require.NoError(t, err)
-	_, err = conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-	require.NoError(t, err)
 }
 
 // jtiOf reads the id of a token.

@@ -29,15 +29,6 @@ func New(db *pgdb.DB) *Store {
 	return &Store{db: db, clock: time.Now}
 }
 
-const sqlReady = `-- name: audit_ready
-SELECT EXISTS (SELECT FROM audit.tree)`
-
-// Ready answers nil when Postgres is reachable and the schema is there.
-func (s *Store) Ready(ctx context.Context) error {
-	var recorded bool
-	return pgdb.Fault(s.db.QueryRow(ctx, sqlReady).Scan(&recorded))
-}
-
 // Get returns one event, or trail.ErrNotFound.
 func (s *Store) Get(ctx context.Context, id uuid.UUID) (trail.Event, error) {
 	leaf, err := NewLog(s.db).LeafOf(ctx, id)

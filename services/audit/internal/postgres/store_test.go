@@ -232,16 +232,6 @@ func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
 	require.ErrorIs(t, err, away)
 	_, err = store.Record(t.Context(), []trail.Delivery{published(t, 1, nil)})
 	require.ErrorIs(t, err, away)
-	require.ErrorIs(t, store.Ready(t.Context()), away)
-}
-
-func TestReadyNeedsTheSchema(t *testing.T) {
-	t.Parallel()
-	db := testkit.DB(t, "audit")
-	require.NoError(t, open(t, db).Ready(t.Context()))
-
-	other := testkit.DB(t, "registry")
-	require.Error(t, open(t, other).Ready(t.Context()))
 }
 
 func ids(events []trail.Event) []uuid.UUID {

@@ -136,7 +136,4 @@ SELECT count(*) FROM credentials.vault_deletions WHERE due_at <= statement_times
 	columns = `credential_id, agent_id, status, created_at, expires_at, rotated_at, revoked_at,
        last_used_at, previous_valid_until, previous_last_used_at`
 	recordColumns = columns + `, secret_hash, secret_fingerprint, previous_hash, previous_fingerprint`
-
-	sqlReady = `-- name: credential_ready
-SELECT EXISTS (SELECT FROM credentials.credentials), EXISTS (SELECT FROM credentials.outbox)`
 )

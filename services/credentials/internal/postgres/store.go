@@ -36,14 +36,6 @@ var _ secret.Store = (*Store)(nil)
 // NewStore makes a store whose events leave through the outbox.
 func NewStore(db *pgdb.DB, out *outbox.Outbox) *Store { return &Store{db: db, outbox: out} }
 
-// Ready answers nil once the database answers and its schema is there.
-func (s *Store) Ready(ctx context.Context) error {
-	if _, err := s.db.Exec(ctx, sqlReady); err != nil {
-		return pgdb.Fault(err)
-	}
-	return nil
-}
-
 // Standing implements secret.Store.
 func (s *Store) Standing(ctx context.Context, agentID uuid.UUID, at time.Time) (secret.Standing, error) {
 	var st secret.Standing

@@ -89,7 +89,6 @@ func requireCode(t *testing.T, code apperr.Code, err error) {
 func TestAStoredRecordComesBackAsItWas(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	require.NoError(t, f.Ready(t.Context()))
 	r := record(uuid.New(), start)
 	expires := start.Add(time.Hour)
 	r.ExpiresAt = &expires
@@ -433,7 +432,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	_, find := f.Find(ctx, agent, id)
 	_, candidates := f.Candidates(ctx, agent, secret.Fingerprint{})
 	for name, err := range map[string]error{
-		"ready": f.Ready(ctx), "standing": standing, "list": list, "find": find, "candidates": candidates,
+		"standing": standing, "list": list, "find": find, "candidates": candidates,
 		"insert":       f.Insert(ctx, agent, start, func(secret.Standing) (secret.Record, []outbox.Message, error) { return secret.Record{}, nil, nil }),
 		"change":       f.Change(ctx, agent, id, nothing),
 		"decommission": f.Decommission(ctx, agent, start, nothing),

@@ -39,21 +39,6 @@ func NewStore(db *pgdb.DB) *Store {
 	return &Store{db: db, outbox: outbox.New(Schema)}
 }
 
-const sqlReady = `-- name: agents_ready
-SELECT EXISTS (SELECT FROM registry.fleet)`
-
-// Ready reports whether the database answers and has the schema.
-func (s *Store) Ready(ctx context.Context) error {
-	var migrated bool
-	if err := s.db.QueryRow(ctx, sqlReady).Scan(&migrated); err != nil {
-		return pgdb.Fault(err)
-	}
-	if !migrated {
-		return errors.New("the registry's schema holds no fleet row")
-	}
-	return nil
-}
-
 const sqlLiving = `-- name: fleet_living
 SELECT living FROM registry.fleet`
 

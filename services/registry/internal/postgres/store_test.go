@@ -430,12 +430,6 @@ func TestAnOperatorHasOneSuccessorHoweverManyBootstrapsRun(t *testing.T) {
 	require.Equal(t, results[0].ID, same.ID, "the living one is the operator")
 }
 
-func TestReadiness(t *testing.T) {
-	t.Parallel()
-	b := setup(t)
-	require.NoError(t, b.store.Ready(t.Context()))
-}
-
 func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	t.Parallel()
 	db, err := pgdb.Open(t.Context(), pgdb.Config{
@@ -445,7 +439,6 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	t.Cleanup(db.Close)
 	store := postgres.NewStore(db)
 	calls := map[string]func(context.Context) error{
-		"ready":     store.Ready,
 		"get":       func(ctx context.Context) error { _, err := store.Agent(ctx, uuid.New()); return err },
 		"register":  func(ctx context.Context) error { _, err := store.Register(ctx, entryOf(newAgent(t0))); return err },
 		"bootstrap": func(ctx context.Context) error { _, err := store.Bootstrap(ctx, entryOf(newAgent(t0))); return err },
