@@ -4,18 +4,23 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/sentryagent/agentidp/pkg/config"
 )
 
-// Program is what the program of a service can be told to do.
+// Program is what the program of a service can be told to do. Whether the copy that runs beside it is alive, or can answer, it
+// asks by itself.
 type Program struct {
-	Serve       func(context.Context) error
-	Migrate     func(context.Context, ...config.Option) error
-	Healthcheck func(context.Context) error
-	Readycheck  func(context.Context) error
+	// Service is the service's name.
+	Service string
+	Serve   func(context.Context) error
+	// Migrate is what is done instead of this package's Migrate; nil where that is all.
+	Migrate func(context.Context, ...config.Option) error
 	// More are the commands that this service alone has.
 	More []Command
 }
@@ -27,8 +32,20 @@ type Command struct {
 	Usage string
 	// TakesArguments is false for a command that is refused with any.
 	TakesArguments bool
-	// Run gets what follows the name.
-	Run func(ctx context.Context, args []string) error
+	// Run gets what follows the name, and writes what came of it to out.
+	Run func(ctx context.Context, out io.Writer, args []string) error
+}
+
+// Main is all that the main function of a service's program does: what the command line says, until SIGINT or SIGTERM. Where
+// that fails it ends the process with status 1.
+func Main(p Program) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := p.Run(ctx, os.Stdout, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Service, err)
+		os.Exit(1)
+	}
 }
 
 // Run does what args say: serve if there are none. It refuses what a command does not take before it does anything, so that
@@ -51,7 +68,7 @@ func (p Program) Run(ctx context.Context, out io.Writer, args []string) error {
 	case len(args) > 0 && !commands[at].TakesArguments:
 		return fmt.Errorf("%s: does not take %q", name, args[0])
 	}
-	return commands[at].Run(ctx, args)
+	return commands[at].Run(ctx, out, args)
 }
 
 // AsksForHelp is whether one of the arguments of a command asks what it can be told. A word without a dash does not: it may
@@ -62,15 +79,22 @@ func AsksForHelp(args []string) bool {
 
 func (p Program) commands() []Command {
 	alone := func(name, does string, run func(context.Context) error) Command {
-		return Command{Name: name, Usage: fmt.Sprintf("%-28s %s", name, does), Run: func(ctx context.Context, _ []string) error { return run(ctx) }}
+		return Command{Name: name, Usage: fmt.Sprintf("%-28s %s", name, does), Run: func(ctx context.Context, _ io.Writer, _ []string) error { return run(ctx) }}
 	}
 	return slices.Concat([]Command{
 		alone("serve", "run the service; the default", p.Serve),
-		alone("migrate", "bring the schema up to date", func(ctx context.Context) error { return p.Migrate(ctx) }),
+		alone("migrate", "bring the schema up to date", p.migrate),
 	}, p.More, []Command{
-		alone("healthcheck", "ask the copy that runs beside it whether it is alive", p.Healthcheck),
-		alone("readycheck", "ask it whether it can answer", p.Readycheck),
+		alone("healthcheck", "ask the copy that runs beside it whether it is alive", func(ctx context.Context) error { return Healthcheck(ctx, p.Service) }),
+		alone("readycheck", "ask it whether it can answer", func(ctx context.Context) error { return Readycheck(ctx, p.Service) }),
 	})
+}
+
+func (p Program) migrate(ctx context.Context) error {
+	if p.Migrate != nil {
+		return p.Migrate(ctx)
+	}
+	return Migrate(ctx, p.Service)
 }
 
 func help(out io.Writer, commands []Command) error {

@@ -132,14 +132,6 @@ func (s *Service) ready(ctx context.Context) error {
 	return errors.Join(s.replica.DB.Ready(ctx), s.guard.Ready(ctx))
 }
 
-// Healthcheck asks the copy of the service that runs beside it whether it is alive.
-func Healthcheck(ctx context.Context) error { return replica.Healthcheck(ctx, name) }
-
-// Readycheck is Healthcheck for whether it can answer.
-func Readycheck(ctx context.Context) error {
-	return replica.Readycheck(ctx, name)
-}
-
 // Serve runs a replica with the settings of the environment.
 func Serve(ctx context.Context) error {
 	cfg, err := LoadConfig()

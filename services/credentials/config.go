@@ -1,7 +1,6 @@
 package credentials
 
 import (
-	"context"
 	"errors"
 
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -32,17 +31,4 @@ func (c Config) Validate() error {
 func LoadConfig(opts ...config.Option) (cfg Config, err error) {
 	err = replica.Load(name, &cfg, opts...)
 	return cfg, err
-}
-
-// Migrate brings the schema up to date, as the role that owns it (MIGRATE_DATABASE_URL).
-func Migrate(ctx context.Context, opts ...config.Option) error {
-	return replica.Migrate(ctx, name, opts...)
-}
-
-// Healthcheck asks the copy of the service that runs beside it whether it is alive.
-func Healthcheck(ctx context.Context) error { return replica.Healthcheck(ctx, name) }
-
-// Readycheck is Healthcheck for whether it can answer.
-func Readycheck(ctx context.Context) error {
-	return replica.Readycheck(ctx, name)
 }

@@ -286,14 +286,3 @@ func TestSettingsThatCannotWorkAreAllNamed(t *testing.T) {
 	_, err := credentials.New(t.Context(), credentials.Config{})
 	require.Error(t, err)
 }
-
-func TestMigrateNeedsTheOwnersURLAlone(t *testing.T) {
-	t.Parallel()
-	require.ErrorContains(t, credentials.Migrate(t.Context(), config.Environ(environment(nil))), "MIGRATE_DATABASE_URL")
-	owner := testkit.Postgres(t, "credentials").OwnerURL
-	for range 2 {
-		require.NoError(t, credentials.Migrate(t.Context(), config.Environ(environment(map[string]string{
-			"MIGRATE_DATABASE_URL": owner, "LOG_LEVEL": "error",
-		}))))
-	}
-}

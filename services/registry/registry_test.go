@@ -255,16 +255,3 @@ func TestAServiceThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 		require.ErrorContains(t, err, name)
 	}
 }
-
-func TestMigratingTwiceIsMigratingOnce(t *testing.T) {
-	t.Parallel()
-	database := testkit.Postgres(t, "registry")
-	// Nothing but the owner's URL is needed, and the service's own prefix counts here too.
-	values := map[string]string{"REGISTRY_MIGRATE_DATABASE_URL": database.OwnerURL, "LOG_LEVEL": "error"}
-	require.NoError(t, registry.Migrate(t.Context(), environment(values)))
-	require.ErrorContains(t, registry.Migrate(t.Context(), environment(nil)), "MIGRATE_DATABASE_URL")
-	values["REGISTRY_MIGRATE_DATABASE_URL"] = "postgres://nobody@127.0.0.1:1/none"
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	require.Error(t, registry.Migrate(ctx, environment(values)))
-}

@@ -1,8 +1,6 @@
 package token_test
 
 import (
-	"bytes"
-	"context"
 	"encoding/base64"
 	"net/http"
 	"net/url"
@@ -405,16 +403,4 @@ func TestAWrongConfigurationIsNamedAtOnce(t *testing.T) {
 		require.ErrorContains(t, err, name)
 	}
 	require.NotContains(t, err.Error(), "c2hvcnQ=")
-}
-
-func TestMigrateNeedsOnlyItsOwnSetting(t *testing.T) {
-	t.Parallel()
-	w := setup(t, nil)
-	var log bytes.Buffer
-	environ := config.Environ(func(string) (string, bool) { return "", false })
-	err := token.Migrate(context.Background(), environ, config.Values(map[string]string{
-		"MIGRATE_DATABASE_URL": w.database.OwnerURL, "LOG_LEVEL": "error",
-	}))
-	require.NoError(t, err, log.String())
-	require.ErrorContains(t, token.Migrate(context.Background(), environ), "MIGRATE_DATABASE_URL")
 }

@@ -8,5 +8,5 @@ import (
 
 func TestTheCommandsAreThoseOfAService(t *testing.T) {
 	t.Parallel()
-	testkit.RequireCommands(t, run, []string{"retention"}, []string{"keygen ORIGIN"}, []string{"retention", "--help"}, []string{"keygen", "--help"})
+	testkit.RequireCommands(t, program().Run, []string{"retention"}, []string{"keygen ORIGIN"}, []string{"retention", "--help"}, []string{"keygen", "--help"})
 }

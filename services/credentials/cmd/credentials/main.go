@@ -4,29 +4,12 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"io"
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/credentials"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, os.Args[1:])
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "credentials:", err)
-		os.Exit(1)
-	}
-}
+func main() { replica.Main(program()) }
 
-func run(ctx context.Context, out io.Writer, args []string) error {
-	return replica.Program{
-		Serve: credentials.Serve, Migrate: credentials.Migrate, Healthcheck: credentials.Healthcheck, Readycheck: credentials.Readycheck,
-	}.Run(ctx, out, args)
+func program() replica.Program {
+	return replica.Program{Service: "credentials", Serve: credentials.Serve}
 }

@@ -8,5 +8,5 @@ import (
 
 func TestTheCommandsAreThoseOfAService(t *testing.T) {
 	t.Parallel()
-	testkit.RequireCommands(t, run, nil, nil)
+	testkit.RequireCommands(t, program().Run, nil, nil)
 }

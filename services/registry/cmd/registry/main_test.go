@@ -13,12 +13,12 @@ func TestACommandSaysWhatItLacks(t *testing.T) {
 	t.Setenv("REGISTRY_ISSUER", "")
 	t.Setenv("MIGRATE_DATABASE_URL", "")
 	t.Setenv("REGISTRY_MIGRATE_DATABASE_URL", "")
-	require.ErrorContains(t, run(t.Context(), nil, nil), "ISSUER")
-	require.ErrorContains(t, run(t.Context(), nil, []string{"migrate"}), "MIGRATE_DATABASE_URL")
-	require.ErrorContains(t, run(t.Context(), nil, []string{"nosuch"}), `unknown command "nosuch"`)
+	require.ErrorContains(t, program().Run(t.Context(), nil, nil), "ISSUER")
+	require.ErrorContains(t, program().Run(t.Context(), nil, []string{"migrate"}), "MIGRATE_DATABASE_URL")
+	require.ErrorContains(t, program().Run(t.Context(), nil, []string{"nosuch"}), `unknown command "nosuch"`)
 }
 
 func TestTheCommandsAreThoseOfAService(t *testing.T) {
 	t.Parallel()
-	testkit.RequireCommands(t, run, nil, nil)
+	testkit.RequireCommands(t, program().Run, nil, nil)
 }

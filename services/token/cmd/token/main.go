@@ -4,32 +4,20 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
-	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, os.Stdout, os.Args[1:])
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "token:", err)
-		os.Exit(1)
-	}
-}
+func main() { replica.Main(program()) }
 
-func run(ctx context.Context, out io.Writer, args []string) error {
+func program() replica.Program {
 	return replica.Program{
-		Serve: token.Serve, Migrate: token.Migrate, Healthcheck: token.Healthcheck, Readycheck: token.Readycheck,
+		Service: "token", Serve: token.Serve,
 		More: []replica.Command{{
 			Name: "keys", Usage: token.KeysUsage, TakesArguments: true,
-			Run: func(ctx context.Context, args []string) error { return token.Keys(ctx, args, out) },
+			Run: func(ctx context.Context, out io.Writer, args []string) error { return token.Keys(ctx, args, out) },
 		}},
-	}.Run(ctx, out, args)
+	}
 }

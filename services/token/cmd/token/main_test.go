@@ -8,6 +8,6 @@ import (
 
 func TestTheCommandsAreThoseOfAService(t *testing.T) {
 	t.Parallel()
-	testkit.RequireCommands(t, run, nil, []string{"keys list", "keys rotate", "keys retire"},
+	testkit.RequireCommands(t, program().Run, nil, []string{"keys list", "keys rotate", "keys retire"},
 		[]string{"keys", "--help"}, []string{"keys", "retire", "--help"})
 }
