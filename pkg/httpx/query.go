@@ -69,13 +69,13 @@ func (q *Query) get(name string) (string, bool) {
 	return "", false
 }
 
-// Text is a parameter of 1 to longest characters (see CheckText); nil if absent or wrong.
+// Text is a parameter of 1 to longest characters (see apperr.CheckText); nil if absent or wrong.
 func (q *Query) Text(name string, longest int) *string {
 	value, ok := q.get(name)
 	if !ok {
 		return nil
 	}
-	if reason := CheckText(value, 1, longest); reason != "" {
+	if reason := apperr.CheckText(value, 1, longest); reason != "" {
 		q.Fail(name, reason)
 		return nil
 	}

@@ -10,7 +10,6 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authz"
-	"github.com/sentryagent/agentidp/pkg/httpx"
 )
 
 // Limits of the fields, in characters where they are text.
@@ -115,7 +114,7 @@ func (a Attributes) faults() []apperr.FieldError {
 		add("capabilities", checkCapabilities(*a.Capabilities))
 	}
 	if a.Owner != nil {
-		add("owner", httpx.CheckText(*a.Owner, 1, MaxOwner))
+		add("owner", apperr.CheckText(*a.Owner, 1, MaxOwner))
 	}
 	if a.DeploymentEnv != nil {
 		add("deploymentEnv", checkMember(*a.DeploymentEnv, Environments()))

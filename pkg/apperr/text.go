@@ -1,4 +1,4 @@
-package httpx
+package apperr
 
 import (
 	"strconv"
@@ -9,7 +9,7 @@ import (
 
 // CheckText returns "" if value is fit to be stored and shown: valid Unicode,
 // shortest to longest characters (not bytes), without control characters, and not only
-// spaces. Else it returns the reason, in words that follow the field's name.
+// spaces. Else it returns the Reason of a FieldError.
 func CheckText(value string, shortest, longest int) string {
 	switch length := utf8.RuneCountInString(value); {
 	case !utf8.ValidString(value) || strings.ContainsRune(value, utf8.RuneError):
