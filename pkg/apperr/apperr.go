@@ -1,6 +1,6 @@
 // Package apperr is the one typed error that travels from the deepest layer of
 // a service to its client, and across services: a client of an internal API
-// rebuilds it from the response body, so that errors.As works on both sides.
+// rebuilds it from the response body, so that CodeOf works on both sides.
 //
 // Message and Details are public and go to the client as they are; the cause
 // is for the log and never leaves the process. The package decides nothing
@@ -74,6 +74,17 @@ func From(err error) *Error {
 	return Internal(err)
 }
 
+// CodeOf is the code of the *Error in err, "" if there is none. To compare codes
+// is how errors are told apart: copies that were refined have the same, and so have
+// those that were rebuilt from a peer's response, and errors.Is knows neither.
+func CodeOf(err error) Code {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
+}
+
 // With returns a copy that also has these details; a key that is there
 // already is replaced.
 func (e *Error) With(details map[string]any) *Error {
@@ -122,11 +133,3 @@ func (e *Error) LogValue() slog.Value { return slog.StringValue(e.Error()) }
 
 // Unwrap returns the cause, nil if there is none.
 func (e *Error) Unwrap() error { return e.cause }
-
-// Is reports whether target is an *Error with the same code, so that
-// errors.Is(err, ErrSomething) holds for refined copies and for errors that
-// were rebuilt from a peer's response.
-func (e *Error) Is(target error) bool {
-	t, ok := target.(*Error)
-	return ok && t.Code == e.Code
-}

@@ -83,7 +83,7 @@ func TestWhatIsRememberedOfATokenIsHeldAgainstTheClockAndTheKeys(t *testing.T) {
 			row.change(keys, &clock)
 			again, err := v.Verify(t.Context(), raw)
 			if row.want != "" {
-				require.Equal(t, row.want, apperr.From(err).Code)
+				require.Equal(t, row.want, apperr.CodeOf(err))
 				return
 			}
 			require.NoError(t, err)

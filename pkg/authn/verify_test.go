@@ -312,7 +312,7 @@ func TestVerifyDoesNotGuessWhenKeysCannotBeAsked(t *testing.T) {
 	t.Parallel()
 	v := authn.NewVerifier(authn.VerifierConfig{Issuer: issuer, Audience: issuer, Keys: brokenKeys{}})
 	_, err := v.Verify(t.Context(), goodToken().sign(t))
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 func TestVerifyRefusesEverythingWithoutAnIssuerOrAudience(t *testing.T) {
@@ -323,7 +323,7 @@ func TestVerifyRefusesEverythingWithoutAnIssuerOrAudience(t *testing.T) {
 		cfg.Keys = keySet()
 		cfg.Clock = func() time.Time { return now }
 		_, err := authn.NewVerifier(cfg).Verify(t.Context(), goodToken().sign(t))
-		require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
+		require.Equal(t, apperr.InternalServerError, apperr.CodeOf(err))
 	}
 }
 

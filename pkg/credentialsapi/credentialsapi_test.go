@@ -70,7 +70,7 @@ func TestVerify(t *testing.T) {
 	}
 	for _, c := range []*caller{{err: apperr.Unavailable(nil)}, {answer: `{}`}} {
 		_, err := credentialsapi.NewClient(c).Verify(t.Context(), credentialsapi.VerifyRequest{})
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	}
 }
 
@@ -91,7 +91,7 @@ func TestScreen(t *testing.T) {
 
 	for _, c := range []*caller{{err: apperr.Unavailable(nil)}, {answer: `{}`}, {answer: `{"plausible":[true,true]}`}} {
 		_, err := credentialsapi.NewClient(c).Screen(t.Context(), []credentialsapi.VerifyRequest{{}})
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	}
 }
 

@@ -269,7 +269,7 @@ func TestOtherTokensAreLookedUpInTheSameRoundTrip(t *testing.T) {
 			require.Equal(t, pipelines, b.trips.pipelines.Load())
 
 			_, err = enter(gone)
-			require.Equal(t, apperr.Unauthorized, apperr.From(err).Code)
+			require.Equal(t, apperr.Unauthorized, apperr.CodeOf(err))
 		})
 	}
 }

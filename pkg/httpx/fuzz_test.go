@@ -86,7 +86,7 @@ func FuzzQuery(f *testing.F) {
 		page := q.Page()
 		require.GreaterOrEqual(t, page.Offset(), int64(0))
 		if err := q.Err(); err != nil {
-			require.Equal(t, apperr.ValidationError, apperr.From(err).Code)
+			require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 		}
 	})
 }

@@ -1,8 +1,7 @@
 // Package peer calls the internal API of another service: JSON over
 // keep-alive connections, with timeouts, a circuit breaker, one retry where
 // that is safe, and the request id and trace context passed on. Error bodies
-// become *apperr.Error again, so that errors.Is and errors.As work across
-// services.
+// become *apperr.Error again, so that apperr.CodeOf works across services.
 //
 // It knows no route and caches nothing. It never answers for a peer that did
 // not: what could not be asked is apperr.Unavailable.

@@ -83,7 +83,7 @@ func TestAnAgentThatIsMissingIsNotFoundAndNoAnswerIsNone(t *testing.T) {
 		`{}`: apperr.ServiceUnavailable, `{"agents":null}`: apperr.ServiceUnavailable,
 	} {
 		got, err := registryapi.NewClient(&caller{answer: answer}).Agent(t.Context(), uuid.New())
-		require.Equal(t, code, apperr.From(err).Code, answer)
+		require.Equal(t, code, apperr.CodeOf(err), answer)
 		require.Zero(t, got)
 	}
 	away := apperr.Unavailable(nil)
@@ -108,7 +108,7 @@ func TestCutoffs(t *testing.T) {
 
 	for _, answer := range []string{`{}`, `{"cutoffs":null}`} {
 		_, err = registryapi.NewClient(&caller{answer: answer}).Cutoffs(t.Context(), since, id)
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code, "no answer is not none")
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err), "no answer is not none")
 	}
 	away := apperr.Unavailable(nil)
 	_, err = registryapi.NewClient(&caller{err: away}).Cutoffs(t.Context(), since, id)
@@ -131,5 +131,5 @@ func TestBootstrap(t *testing.T) {
 		require.JSONEq(t, c.answer, string(data), "both sides write the same")
 	}
 	_, _, err := registryapi.NewClient(&caller{err: apperr.Unavailable(nil)}).Bootstrap(t.Context(), registryapi.BootstrapRequest{})
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }

@@ -244,7 +244,7 @@ func TestWithoutTheMarkTheFallbackDecides(t *testing.T) {
 
 	b.truth.err = errors.New("connection refused")
 	_, err = b.checker.Revoked(t.Context(), b.query())
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 func TestARevokedTokenIsRevokedAlsoWithoutTheMark(t *testing.T) {

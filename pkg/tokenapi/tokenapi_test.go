@@ -73,13 +73,13 @@ func TestAnErrorIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	client, _, _ := serve(t, http.StatusServiceUnavailable, `{"code":"SERVICE_UNAVAILABLE","message":"down"}`)
 	_, err := client.Revoked(t.Context(), revocation.Query{})
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	_, err = client.JWKS(t.Context())
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 
 	for _, body := range []string{`{}`, `{"revoked":null}`} {
 		client, _, _ = serve(t, http.StatusOK, body)
 		_, err = client.Revoked(t.Context(), revocation.Query{})
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code, body)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err), body)
 	}
 }

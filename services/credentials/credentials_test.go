@@ -235,7 +235,7 @@ func TestTheOperatorGetsItsCredentialOnce(t *testing.T) {
 	taken := credentialsapi.OperatorRevocation{AgentID: operator, CredentialID: first.CredentialID}
 	require.NoError(t, f.internal.RevokeOperatorCredential(t.Context(), taken))
 	require.False(t, f.verify(t, operator, first.ClientSecret.Reveal()).Valid)
-	require.ErrorIs(t, f.internal.RevokeOperatorCredential(t.Context(), taken), apperr.New(apperr.CredentialAlreadyRevoked, ""))
+	require.Equal(t, apperr.CredentialAlreadyRevoked, apperr.CodeOf(f.internal.RevokeOperatorCredential(t.Context(), taken)))
 }
 
 func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {

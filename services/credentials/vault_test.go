@@ -88,7 +88,7 @@ func TestWithoutVaultItsReplicaIsReadyAndSaysWhatIsAway(t *testing.T) {
 	}
 	require.True(t, f.verify(t, agent, secret).Valid)
 	_, err := f.internal.Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: agent, Secret: config.Secret(strange.(string))})
-	require.ErrorIs(t, err, apperr.New(apperr.ServiceUnavailable, ""))
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.Equal(t, http.StatusOK, f.get(t, f.private+"/readyz").status)
 	require.Eventually(t, func() bool {
 		return strings.Contains(f.metrics(t), `agentidp_dependency_up{dependency="vault"} 0`)

@@ -84,7 +84,7 @@ func (c Clients) Run(ctx context.Context, req Request) (Result, error) {
 	}
 	result := Result{Agent: agent, AgentCreated: created}
 	issued, err := c.credential(ctx, agent.AgentID, !req.NewSecret)
-	if errors.Is(err, apperr.New(apperr.AgentNotActive, "")) {
+	if apperr.CodeOf(err) == apperr.AgentNotActive {
 		err = fmt.Errorf("the operator %s (%s) is %s, and --new-operator makes another one (whose address --email gives): %w",
 			agent.AgentID, agent.Email, agent.Status, err)
 	}
@@ -106,7 +106,7 @@ func (c Clients) Agent(ctx context.Context, req Request) (agent registryapi.Agen
 		})
 		return failed
 	})
-	if errors.Is(err, apperr.New(apperr.AgentAlreadyExists, "")) {
+	if apperr.CodeOf(err) == apperr.AgentAlreadyExists {
 		err = fmt.Errorf("%s is taken, and an address is never free again, so choose another with --email: %w", req.Email, err)
 	}
 	if err != nil {
@@ -169,8 +169,7 @@ func mayHaveWorked(err error) bool {
 	if err == nil || errors.Is(err, peer.ErrTokenRefused) || peer.NotSent(err) {
 		return false
 	}
-	var known *apperr.Error
-	return !errors.As(err, &known) || known.Code.Status() >= http.StatusInternalServerError
+	return apperr.CodeOf(err).Status() >= http.StatusInternalServerError // as it is without a code
 }
 
 // Valid says whether secret is a good secret of the agent.
@@ -189,7 +188,6 @@ func (c Clients) Valid(ctx context.Context, agentID uuid.UUID, secret config.Sec
 // whileUnavailable repeats call as long as it fails with SERVICE_UNAVAILABLE and ctx lasts. A token that
 // is refused will be refused again.
 func whileUnavailable(ctx context.Context, call func() error) error {
-	unavailable := apperr.New(apperr.ServiceUnavailable, "")
 	ticker := time.NewTicker(retryEvery)
 	defer ticker.Stop()
 	for {
@@ -197,7 +195,7 @@ func whileUnavailable(ctx context.Context, call func() error) error {
 		if errors.Is(err, peer.ErrTokenRefused) {
 			return fmt.Errorf("INTERNAL_API_TOKEN is not the one that the services know, or they want a certificate (TLS_CERT_FILE): %w", err)
 		}
-		if err == nil || !errors.Is(err, unavailable) {
+		if apperr.CodeOf(err) != apperr.ServiceUnavailable {
 			return err
 		}
 		select {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -306,7 +307,7 @@ func TestARunThatEndsInDoubtLeavesNoCredential(t *testing.T) {
 	ctx, cancel := context.WithCancel(within(t, 30*time.Second))
 	clients.Credentials = silent{clients.Credentials, cancel}
 	_, err := clients.Run(ctx, Request{Email: "a@example.com", Owner: "ops"})
-	require.ErrorIs(t, err, apperr.New(apperr.ServiceUnavailable, ""))
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.Len(t, fake.secrets, 1)
 	require.NotContains(t, slices.Collect(maps.Values(fake.live)), true)
 }
@@ -343,7 +344,7 @@ func TestWhatWasNeverSentIsNotRevoked(t *testing.T) {
 	credentials := &unreached{Credentials: nobody.Credentials, stop: cancel}
 	clients.Credentials = credentials
 	_, err = clients.Run(ctx, Request{Email: "a@example.com", Owner: "ops"})
-	require.ErrorIs(t, err, apperr.New(apperr.ServiceUnavailable, ""))
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.Zero(t, credentials.revoked)
 }
 
@@ -379,19 +380,21 @@ func TestACredentialOfSomebodyElseIsLeftAlone(t *testing.T) {
 func TestFailuresAreTold(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		fake  *services
-		token string
-		email string
-		want  error
+		fake    *services
+		token   string
+		email   string
+		want    apperr.Code
+		refused bool
 	}{
-		"services that stay away":     {&services{unavailable: 1 << 30}, token, "a@example.com", apperr.New(apperr.ServiceUnavailable, "")},
-		"an email that is not one":    {&services{}, token, "nobody", apperr.New(apperr.ValidationError, "")},
-		"a token that nobody accepts": {&services{}, "wrong", "a@example.com", peer.ErrTokenRefused},
+		"services that stay away":     {&services{unavailable: 1 << 30}, token, "a@example.com", apperr.ServiceUnavailable, false},
+		"an email that is not one":    {&services{}, token, "nobody", apperr.ValidationError, false},
+		"a token that nobody accepts": {&services{}, "wrong", "a@example.com", apperr.ServiceUnavailable, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, err := setup(t, test.fake, test.token).Run(within(t, time.Second), Request{Email: test.email, Owner: "ops"})
-			require.ErrorIs(t, err, test.want)
+			require.Equal(t, test.want, apperr.CodeOf(err))
+			require.Equal(t, test.refused, errors.Is(err, peer.ErrTokenRefused))
 			require.Empty(t, test.fake.secrets)
 		})
 	}

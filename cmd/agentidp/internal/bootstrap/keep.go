@@ -86,7 +86,7 @@ func save(ctx context.Context, store Store, handover Handover) (doubt bool, err 
 	defer cancel()
 	err = whileUnavailable(ctx, func() error {
 		failed := store.Save(ctx, handover)
-		doubt = doubt || errors.Is(failed, apperr.New(apperr.ServiceUnavailable, "")) && !peer.NotSent(failed)
+		doubt = doubt || apperr.CodeOf(failed) == apperr.ServiceUnavailable && !peer.NotSent(failed)
 		return failed
 	})
 	return doubt && !errors.Is(err, errKept), err
@@ -100,9 +100,9 @@ func (c Clients) takeBack(ctx context.Context, agentID, credentialID uuid.UUID) 
 		return c.Credentials.RevokeOperatorCredential(ctx, credentialsapi.OperatorRevocation{AgentID: agentID, CredentialID: credentialID})
 	})
 	switch {
-	case err == nil, errors.Is(err, apperr.New(apperr.CredentialAlreadyRevoked, "")): // an attempt whose answer was lost did it
+	case err == nil, apperr.CodeOf(err) == apperr.CredentialAlreadyRevoked: // an attempt whose answer was lost did it
 		return true, nil
-	case errors.Is(err, apperr.New(apperr.CredentialNotFound, "")):
+	case apperr.CodeOf(err) == apperr.CredentialNotFound:
 		return false, nil
 	default:
 		return false, fmt.Errorf("credential %s may be good, and nobody knows its secret: it has to be revoked: %w", credentialID, err)

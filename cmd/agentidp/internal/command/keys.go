@@ -43,7 +43,7 @@ func keysCommand(console Console) *cobra.Command {
 			}
 			none := func(string) (string, bool) { return "", false } // the run's settings, not this shell's
 			err = token.Keys(cmd.Context(), args, console.Out, config.Values(settings), config.Environ(none))
-			if errors.Is(err, apperr.Unavailable(nil)) {
+			if apperr.CodeOf(err) == apperr.ServiceUnavailable {
 				return fmt.Errorf("no `agentidp dev` answers for %s: %w", dataDir, err)
 			}
 			return err

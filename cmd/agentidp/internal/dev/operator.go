@@ -52,7 +52,7 @@ func ensureOperator(ctx context.Context, services bootstrapper, path string) (op
 		}
 	}
 	result, err := services.Run(ctx, operatorRequest())
-	if errors.Is(err, apperr.New(apperr.AgentNotActive, "")) && found {
+	if apperr.CodeOf(err) == apperr.AgentNotActive && found {
 		return stored, inactiveWarning(agent), nil
 	}
 	if err != nil {

@@ -50,7 +50,7 @@ func (s *Sequencer) insertApart(ctx context.Context, tx pgx.Tx, _ *pgx.Batch, fr
 		case err == nil:
 			stored = append(stored, part...)
 			size = 2 * len(part)
-		case errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) || faultOfSchema(err):
+		case apperr.CodeOf(pgdb.Fault(err)) == apperr.ServiceUnavailable || faultOfSchema(err):
 			return nil, err
 		case len(part) > 1:
 			size = len(part) / 2

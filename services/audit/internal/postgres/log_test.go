@@ -79,16 +79,16 @@ func TestAProofIsForEventsInsideTheWindow(t *testing.T) {
 	store := open(t, db)
 	log := asked(db, store.key)
 	_, err := log.Prove(t.Context(), uuid.Must(uuid.NewV7()))
-	require.ErrorIs(t, err, apperr.New(apperr.AuditEventNotFound, ""))
+	require.Equal(t, apperr.AuditEventNotFound, apperr.CodeOf(err))
 
 	// Of the oldest day that is kept, what lies before the window is not shown any more.
 	oldest := trail.NewWindow(90).Oldest(now)
 	late := published(t, 1, func(fields map[string]any) { fields["timestamp"] = oldest })
 	record(t, store, late)
 	_, err = log.Prove(t.Context(), late.Event.ID)
-	require.ErrorIs(t, err, apperr.New(apperr.AuditEventNotFound, ""))
+	require.Equal(t, apperr.AuditEventNotFound, apperr.CodeOf(err))
 	_, err = log.Tile(t.Context(), tlog.Tile{H: 8, L: auditlog.EntriesLevel, N: 0, W: 1})
-	require.ErrorIs(t, err, apperr.New(apperr.NotFound, ""))
+	require.Equal(t, apperr.NotFound, apperr.CodeOf(err))
 }
 
 func TestEveryTwoSizesOfTheLogAreConsistent(t *testing.T) {
@@ -112,7 +112,7 @@ func TestEveryTwoSizesOfTheLogAreConsistent(t *testing.T) {
 		for to, root := range roots {
 			answer, err := log.Consistency(t.Context(), from, &to)
 			if from > to {
-				require.ErrorIs(t, err, apperr.New(apperr.ValidationError, ""))
+				require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 				continue
 			}
 			require.NoError(t, err)
@@ -124,7 +124,7 @@ func TestEveryTwoSizesOfTheLogAreConsistent(t *testing.T) {
 	require.Equal(t, auditlog.Consistency{From: 0, To: size, Hashes: []tlog.Hash{}}, answer)
 	beyond := size + 1
 	_, err = log.Consistency(t.Context(), 1, &beyond)
-	require.ErrorIs(t, err, apperr.New(apperr.ValidationError, ""))
+	require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 }
 
 func TestTilesAndEntriesRebuildTheTree(t *testing.T) {
@@ -165,7 +165,7 @@ func TestTilesAndEntriesRebuildTheTree(t *testing.T) {
 		"more entries than there are": {H: 8, L: auditlog.EntriesLevel, N: 2, W: 9},
 	} {
 		_, err := log.Tile(t.Context(), tile)
-		require.ErrorIs(t, err, apperr.New(apperr.NotFound, ""), name)
+		require.Equal(t, apperr.NotFound, apperr.CodeOf(err), name)
 	}
 }
 

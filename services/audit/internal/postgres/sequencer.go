@@ -65,7 +65,7 @@ func (s *Sequencer) Record(ctx context.Context, batch []trail.Delivery) ([]trail
 	}
 	verdicts, err := s.record(ctx, work, insertAtOnce)
 	var refused *pgconn.PgError
-	if errors.As(err, &refused) && !errors.Is(err, trail.ErrTorn) && !errors.Is(pgdb.Fault(err), apperr.Unavailable(nil)) {
+	if errors.As(err, &refused) && !errors.Is(err, trail.ErrTorn) && apperr.CodeOf(pgdb.Fault(err)) != apperr.ServiceUnavailable {
 		verdicts, err = s.record(ctx, work, s.insertApart)
 	}
 	if err != nil {

@@ -79,13 +79,6 @@ func (f *fixture) stored(t *testing.T, agentID, id uuid.UUID) secret.Record {
 	return seen
 }
 
-func requireCode(t *testing.T, code apperr.Code, err error) {
-	t.Helper()
-	var typed *apperr.Error
-	require.ErrorAs(t, err, &typed)
-	require.Equal(t, code, typed.Code)
-}
-
 func TestAStoredRecordComesBackAsItWas(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -197,12 +190,12 @@ func TestACredentialIsFoundUnderItsOwnAgentOnly(t *testing.T) {
 
 	for name, ids := range map[string][2]uuid.UUID{"another agent": {other, r.ID}, "another credential": {r.AgentID, uuid.New()}} {
 		_, err := f.Find(t.Context(), ids[0], ids[1])
-		requireCode(t, apperr.CredentialNotFound, err)
+		require.Equal(t, apperr.CredentialNotFound, apperr.CodeOf(err))
 		err = f.Change(t.Context(), ids[0], ids[1], func(*secret.Record) ([]outbox.Message, error) {
 			t.Error(name + ": asked to decide about nothing")
 			return nil, nil
 		})
-		requireCode(t, apperr.CredentialNotFound, err)
+		require.Equal(t, apperr.CredentialNotFound, apperr.CodeOf(err))
 	}
 	found, err := f.Candidates(t.Context(), other, r.Current.Fingerprint)
 	require.NoError(t, err)
@@ -439,7 +432,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"uses":         f.RecordUses(ctx, []secret.Use{{CredentialID: id, UsedAt: start}}),
 	} {
 		require.Error(t, err, name)
-		requireCode(t, apperr.ServiceUnavailable, err)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	}
 }
 

@@ -66,14 +66,6 @@ func (f *fixture) verify(t *testing.T, s config.Secret) secret.Verdict {
 	return v
 }
 
-func requireCode(t *testing.T, code apperr.Code, err error) *apperr.Error {
-	t.Helper()
-	var typed *apperr.Error
-	require.ErrorAs(t, err, &typed)
-	require.Equal(t, code, typed.Code)
-	return typed
-}
-
 // fakeStore keeps records in memory; one lock stands for all of Postgres'.
 type fakeStore struct {
 	mu       sync.Mutex

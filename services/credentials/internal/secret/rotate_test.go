@@ -113,7 +113,7 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		issued := f.create(t)
 		require.NoError(t, f.Revoke(t.Context(), f.agent, issued.ID, f.origin))
 		_, err := f.Rotate(t.Context(), f.agent, issued.ID, 0, f.origin)
-		requireCode(t, apperr.CredentialAlreadyRevoked, err)
+		require.Equal(t, apperr.CredentialAlreadyRevoked, apperr.CodeOf(err))
 	})
 	t.Run("an expired credential", func(t *testing.T) {
 		t.Parallel()
@@ -123,7 +123,8 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		require.NoError(t, err)
 		f.clock.Advance(time.Minute)
 		_, err = f.Rotate(t.Context(), f.agent, issued.ID, 0, f.origin)
-		require.Equal(t, expires, requireCode(t, apperr.CredentialExpired, err).Details["expiresAt"])
+		require.Equal(t, apperr.CredentialExpired, apperr.CodeOf(err))
+		require.Equal(t, expires, apperr.From(err).Details["expiresAt"])
 		require.NoError(t, f.Revoke(t.Context(), f.agent, issued.ID, f.origin), "it can still be revoked")
 	})
 	t.Run("another agent's credential", func(t *testing.T) {
@@ -131,7 +132,7 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		f := setup(t, 100)
 		issued := f.create(t)
 		_, err := f.Rotate(t.Context(), uuid.New(), issued.ID, 0, f.origin)
-		requireCode(t, apperr.CredentialNotFound, err)
+		require.Equal(t, apperr.CredentialNotFound, apperr.CodeOf(err))
 	})
 	t.Run("a suspended agent's credential", func(t *testing.T) {
 		t.Parallel()
@@ -139,7 +140,7 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		issued := f.create(t)
 		f.registry.status[f.agent] = registryapi.StatusSuspended
 		_, err := f.Rotate(t.Context(), f.agent, issued.ID, 0, f.origin)
-		requireCode(t, apperr.AgentNotActive, err)
+		require.Equal(t, apperr.AgentNotActive, apperr.CodeOf(err))
 		require.True(t, f.verify(t, issued.Secret).Valid)
 	})
 	t.Run("any credential while the registry is away", func(t *testing.T) {
@@ -148,7 +149,7 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		issued := f.create(t)
 		f.registry.down = true
 		_, err := f.Rotate(t.Context(), f.agent, issued.ID, 0, f.origin)
-		requireCode(t, apperr.ServiceUnavailable, err)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 		require.True(t, f.verify(t, issued.Secret).Valid)
 	})
 	t.Run("with a grace period out of range", func(t *testing.T) {
@@ -157,7 +158,7 @@ func TestWhatCannotBeRotated(t *testing.T) {
 		issued := f.create(t)
 		for _, grace := range []time.Duration{-time.Second, 24*time.Hour + time.Second} {
 			_, err := f.Rotate(t.Context(), f.agent, issued.ID, grace, f.origin)
-			requireCode(t, apperr.ValidationError, err)
+			require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 		}
 		f.rotate(t, issued.ID, 24*time.Hour)
 	})

@@ -55,9 +55,8 @@ func TestAnExpiryMustLieInTheFutureAndInTheCalendar(t *testing.T) {
 	} {
 		f := setup(t, 100)
 		_, err := f.Create(t.Context(), f.agent, &at, f.origin)
-		require.Error(t, err, name)
-		e := requireCode(t, apperr.ValidationError, err)
-		require.Equal(t, "expiresAt", e.Details["errors"].([]apperr.FieldError)[0].Field, name)
+		require.Equal(t, apperr.ValidationError, apperr.CodeOf(err), name)
+		require.Equal(t, "expiresAt", apperr.From(err).Details["errors"].([]apperr.FieldError)[0].Field, name)
 		require.Zero(t, f.registry.asked, name)
 		require.Empty(t, f.store.records, name)
 	}
@@ -69,7 +68,7 @@ func TestAnExpiryThatPassesDuringTheCreationIsRefused(t *testing.T) {
 	f.store.inserted = func() { f.clock.Advance(2 * time.Second) }
 	expires := start.Add(time.Second)
 	_, err := f.Create(t.Context(), f.agent, &expires, f.origin)
-	requireCode(t, apperr.ValidationError, err)
+	require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 	require.Empty(t, f.store.records)
 }
 
@@ -80,7 +79,8 @@ func TestOnlyActiveAgentsGetCredentials(t *testing.T) {
 		f := setup(t, 100)
 		f.registry.status[f.agent] = registryapi.StatusSuspended
 		_, err := f.Create(t.Context(), f.agent, nil, f.origin)
-		require.Equal(t, "suspended", requireCode(t, apperr.AgentNotActive, err).Details["status"])
+		require.Equal(t, apperr.AgentNotActive, apperr.CodeOf(err))
+		require.Equal(t, "suspended", apperr.From(err).Details["status"])
 		require.Zero(t, f.hasher.hashed)
 	})
 	t.Run("decommissioned", func(t *testing.T) {
@@ -88,20 +88,20 @@ func TestOnlyActiveAgentsGetCredentials(t *testing.T) {
 		f := setup(t, 100)
 		f.registry.status[f.agent] = registryapi.StatusDecommissioned
 		_, err := f.Create(t.Context(), f.agent, nil, f.origin)
-		requireCode(t, apperr.AgentNotActive, err)
+		require.Equal(t, apperr.AgentNotActive, apperr.CodeOf(err))
 	})
 	t.Run("unknown", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t, 100)
 		_, err := f.Create(t.Context(), uuid.New(), nil, f.origin)
-		requireCode(t, apperr.AgentNotFound, err)
+		require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 	})
 	t.Run("nobody can tell", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t, 100)
 		f.registry.down = true
 		_, err := f.Create(t.Context(), f.agent, nil, f.origin)
-		requireCode(t, apperr.ServiceUnavailable, err)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 		require.Empty(t, f.store.records)
 	})
 	t.Run("the database cannot be asked", func(t *testing.T) {
@@ -109,7 +109,7 @@ func TestOnlyActiveAgentsGetCredentials(t *testing.T) {
 		f := setup(t, 100)
 		f.store.failing = apperr.Unavailable(nil)
 		_, err := f.Create(t.Context(), f.agent, nil, f.origin)
-		requireCode(t, apperr.ServiceUnavailable, err)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	})
 	t.Run("no hash can be computed", func(t *testing.T) {
 		t.Parallel()
@@ -129,7 +129,8 @@ func TestACreationThatADecommissionOvertookIsRefused(t *testing.T) {
 		require.NoError(t, f.AgentChanged(t.Context(), change))
 	}
 	_, err := f.Create(t.Context(), f.agent, nil, f.origin)
-	require.Equal(t, "decommissioned", requireCode(t, apperr.AgentNotActive, err).Details["status"])
+	require.Equal(t, apperr.AgentNotActive, apperr.CodeOf(err))
+	require.Equal(t, "decommissioned", apperr.From(err).Details["status"])
 	require.Empty(t, f.store.records)
 }
 
@@ -142,13 +143,14 @@ func TestTheLimitCountsActiveCredentialsThatHaveNotExpired(t *testing.T) {
 	second := f.create(t)
 
 	_, err = f.Create(t.Context(), f.agent, nil, f.origin)
-	require.Equal(t, 2, requireCode(t, apperr.CredentialLimitExceeded, err).Details["limit"])
+	require.Equal(t, apperr.CredentialLimitExceeded, apperr.CodeOf(err))
+	require.Equal(t, 2, apperr.From(err).Details["limit"])
 	require.Equal(t, 2, f.hasher.hashed, "a creation at the limit computed a hash")
 
 	f.clock.Advance(time.Minute)
 	f.create(t) // one has expired
 	_, err = f.Create(t.Context(), f.agent, nil, f.origin)
-	requireCode(t, apperr.CredentialLimitExceeded, err)
+	require.Equal(t, apperr.CredentialLimitExceeded, apperr.CodeOf(err))
 
 	require.NoError(t, f.Revoke(t.Context(), f.agent, second.ID, f.origin))
 	f.create(t)
@@ -238,7 +240,7 @@ func TestListAsksTheRegistryOnlyAboutAgentsNeverHeardOf(t *testing.T) {
 
 	for _, filter := range []secret.Filter{filter, {Limit: 20, After: &secret.Position{}, Total: 7}} {
 		_, err = f.List(t.Context(), uuid.New(), filter)
-		requireCode(t, apperr.AgentNotFound, err)
+		require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 	}
 
 	issued := f.create(t)
@@ -253,7 +255,7 @@ func TestListAsksTheRegistryOnlyAboutAgentsNeverHeardOf(t *testing.T) {
 	require.Empty(t, listing.Credentials)
 
 	_, err = f.List(t.Context(), uuid.New(), filter)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 func TestRevokeIsFinalErasesTheSecretsAndNeedsNobodyElse(t *testing.T) {
@@ -278,9 +280,9 @@ func TestRevokeIsFinalErasesTheSecretsAndNeedsNobodyElse(t *testing.T) {
 	require.Equal(t, auditevent.CredentialRevoked, events[2].Action)
 	require.Equal(t, "requested", events[2].Metadata["reason"])
 
-	requireCode(t, apperr.CredentialAlreadyRevoked, f.Revoke(t.Context(), f.agent, issued.ID, f.origin))
-	requireCode(t, apperr.CredentialNotFound, f.Revoke(t.Context(), uuid.New(), issued.ID, f.origin))
-	requireCode(t, apperr.CredentialNotFound, f.Revoke(t.Context(), f.agent, uuid.New(), f.origin))
+	require.Equal(t, apperr.CredentialAlreadyRevoked, apperr.CodeOf(f.Revoke(t.Context(), f.agent, issued.ID, f.origin)))
+	require.Equal(t, apperr.CredentialNotFound, apperr.CodeOf(f.Revoke(t.Context(), uuid.New(), issued.ID, f.origin)))
+	require.Equal(t, apperr.CredentialNotFound, apperr.CodeOf(f.Revoke(t.Context(), f.agent, uuid.New(), f.origin)))
 	_, subjects = f.store.sent(t)
 	require.Len(t, subjects, 6, "a refused revocation sent something")
 }
@@ -323,7 +325,7 @@ func TestADecommissionRevokesEverythingInTheNameOfWhoOrderedIt(t *testing.T) {
 	require.Equal(t, secret.Active, f.store.records[foreign.ID].Status)
 
 	_, err = f.Create(t.Context(), f.agent, nil, f.origin)
-	requireCode(t, apperr.AgentNotActive, err)
+	require.Equal(t, apperr.AgentNotActive, apperr.CodeOf(err))
 }
 
 func TestOtherChangesOfAnAgentLeaveItsCredentialsAlone(t *testing.T) {

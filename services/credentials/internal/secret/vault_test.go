@@ -144,17 +144,18 @@ func TestWhileVaultIsAwayKnownSecretsGoOnAndNothingIsGuessed(t *testing.T) {
 	require.True(t, f.verify(t, known.Secret).Valid)
 	require.Equal(t, wrong, f.verify(t, secret.Generate()), "that needs no Vault")
 	_, err := f.Verify(t.Context(), f.agent, strange.Secret)
-	require.Positive(t, requireCode(t, apperr.ServiceUnavailable, err).RetryAfter)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
+	require.Positive(t, apperr.From(err).RetryAfter)
 	_, err = f.Create(t.Context(), f.agent, nil, f.origin)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	_, err = f.Rotate(t.Context(), f.agent, known.ID, 0, f.origin)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.True(t, f.verify(t, known.Secret).Valid, "it was not rotated")
 
 	require.NoError(t, f.Revoke(t.Context(), f.agent, known.ID, f.origin), "a revocation waits for nobody")
 	require.Equal(t, wrong, f.verify(t, known.Secret), "and counts at once, remembered or not")
 	_, err = f.DeleteUnwanted(t.Context())
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	overdue, err := f.OverdueDeletions(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 1, overdue)
@@ -229,7 +230,7 @@ func TestADeletionThatVaultRefusesKeepsNoOtherFromBeingDone(t *testing.T) {
 	}
 	v.refuses = secret.Place{AgentID: f.agent, CredentialID: a.ID}
 	_, err := f.DeleteUnwanted(t.Context())
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.NotNil(t, v.versions(f, a.ID))
 	require.Nil(t, v.versions(f, b.ID))
 	v.refuses = secret.Place{}
@@ -260,7 +261,7 @@ func TestWithoutVaultWhatIsThereCannotBeCheckedAndIsNotForgotten(t *testing.T) {
 	issued, other := f.create(t), f.create(t)
 	again(nil)
 	_, err := f.Verify(t.Context(), f.agent, issued.Secret)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.NoError(t, f.Revoke(t.Context(), f.agent, issued.ID, f.origin))
 	back := f.rotate(t, other.ID, 0)
 	require.True(t, f.verify(t, back.Secret).Valid, "a rotation takes it back into a hash")
@@ -279,10 +280,10 @@ func TestWhatWasNotStoredIsTakenBackFromVault(t *testing.T) {
 	issued := f.create(t)
 	f.store.refusing = apperr.Unavailable(errors.New("the database is away"))
 	_, err := f.Rotate(t.Context(), f.agent, issued.ID, 0, f.origin)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.Equal(t, []config.Secret{issued.Secret, ""}, v.versions(f, issued.ID))
 	_, err = f.Create(t.Context(), f.agent, nil, f.origin)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	for place, versions := range v.entries {
 		require.True(t, place.CredentialID == issued.ID || versions[0] == "")
 	}
@@ -300,7 +301,7 @@ func TestWhatWasNotStoredIsTakenBackAlsoAfterTheCallerIsGone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f.store.inserted, f.store.refusing = cancel, apperr.Unavailable(context.Canceled)
 	_, err := f.Create(ctx, f.agent, nil, f.origin)
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.Len(t, v.entries, 1)
 	for _, versions := range v.entries {
 		require.Equal(t, []config.Secret{""}, versions)

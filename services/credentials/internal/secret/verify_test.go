@@ -136,7 +136,7 @@ func TestWhatHappensWhileTheHashIsComputedCounts(t *testing.T) {
 		issued := f.create(t)
 		f.hasher.during = func() { f.store.failing = apperr.Unavailable(nil) }
 		_, err := f.Verify(t.Context(), f.agent, issued.Secret)
-		requireCode(t, apperr.ServiceUnavailable, err)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	})
 }
 
@@ -151,7 +151,7 @@ func TestNoVerdictIsAGuess(t *testing.T) {
 
 	f.store.failing = apperr.Unavailable(nil)
 	_, err = f.Verify(t.Context(), f.agent, secret.Generate())
-	requireCode(t, apperr.ServiceUnavailable, err)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 func TestUsesAheadOfTheClockCountAsNow(t *testing.T) {
@@ -186,5 +186,5 @@ func TestScreeningTellsWhatLooksLikeASecretOfTheClientAndCostsNoHash(t *testing.
 
 	f.store.failing = apperr.Unavailable(nil)
 	_, err = f.Screen(t.Context(), []secret.Presented{{ClientID: f.agent, Secret: issued.Secret}})
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }

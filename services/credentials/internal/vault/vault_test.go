@@ -53,10 +53,8 @@ func place() secret.Place { return secret.Place{AgentID: uuid.New(), CredentialI
 
 func requireUnavailable(t *testing.T, err error) {
 	t.Helper()
-	var typed *apperr.Error
-	require.ErrorAs(t, err, &typed)
-	require.Equal(t, apperr.ServiceUnavailable, typed.Code)
-	require.Positive(t, typed.RetryAfter)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
+	require.Positive(t, apperr.From(err).RetryAfter)
 }
 
 func TestASecretIsKeptInVersionsUntilTheyAreDeleted(t *testing.T) {

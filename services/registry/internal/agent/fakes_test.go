@@ -2,11 +2,11 @@ package agent_test
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/google/uuid"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
@@ -95,7 +95,7 @@ func (s *fakeStore) Agents(ctx context.Context, ids []uuid.UUID) (all []agent.Wi
 	for _, id := range ids {
 		if found, err := s.Agent(ctx, id); err == nil {
 			all = append(all, agent.WithKeys{Agent: found, Keys: s.keysOf(id)})
-		} else if !errors.Is(err, agent.ErrNotFound) {
+		} else if apperr.CodeOf(err) != apperr.AgentNotFound {
 			return nil, err
 		}
 	}

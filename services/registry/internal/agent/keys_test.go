@@ -155,7 +155,7 @@ func TestAURIReplacesASetAndIsRemoved(t *testing.T) {
 	require.Equal(t, int64(4), lifecycleState(t, b.store.messages).Revision)
 
 	b.store.messages = nil
-	require.ErrorIs(t, b.registry.RemoveKeys(t.Context(), first.ID, permitted()), agent.ErrKeysNotFound)
+	require.Equal(t, apperr.AgentKeysNotFound, apperr.CodeOf(b.registry.RemoveKeys(t.Context(), first.ID, permitted())))
 	require.Empty(t, b.store.messages)
 	require.Equal(t, int64(4), b.store.agents[first.ID].Revision)
 }
@@ -198,8 +198,8 @@ func TestAnAgentThatIsNotThereHasNoKeys(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	_, err := b.registry.SetKeys(t.Context(), uuid.New(), agent.Keys{URI: keysURI}, permitted())
-	require.ErrorIs(t, err, agent.ErrNotFound)
-	require.ErrorIs(t, b.registry.RemoveKeys(t.Context(), uuid.New(), permitted()), agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(b.registry.RemoveKeys(t.Context(), uuid.New(), permitted())))
 	_, _, err = b.registry.AgentAndKeys(t.Context(), uuid.New())
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 }

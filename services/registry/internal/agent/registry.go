@@ -173,7 +173,7 @@ func (r *Registry) endSuspended(ctx context.Context, operator Agent, o Operator)
 		return nil
 	}
 	err = r.Decommission(ctx, operator.ID, Demand{Permit: stillSuspended, Origin: o.Origin})
-	if errors.Is(err, errReactivated) || errors.Is(err, ErrDecommissioned) {
+	if errors.Is(err, errReactivated) || apperr.CodeOf(err) == apperr.AgentAlreadyDecommissioned {
 		return nil
 	}
 	return err
@@ -351,16 +351,16 @@ func defaultScopes(caller []string) []string {
 }
 
 func outcomeOf(fresh, result Agent, err error) string {
-	switch {
+	switch code := apperr.CodeOf(err); {
 	case err == nil && result.ID == fresh.ID:
 		return OutcomeSuccess
 	case err == nil:
 		return OutcomeReplayed
-	case errors.Is(err, ErrAlreadyExists):
+	case code == apperr.AgentAlreadyExists:
 		return OutcomeAlreadyExists
-	case errors.Is(err, ErrKeyReused):
+	case code == apperr.IdempotencyKeyReused:
 		return OutcomeKeyReused
-	case errors.Is(err, apperr.New(apperr.FreeTierLimitExceeded, "")):
+	case code == apperr.FreeTierLimitExceeded:
 		return OutcomeLimitExceeded
 	default:
 		return OutcomeError

@@ -454,10 +454,10 @@ func TestAnAgentThatIsNotThereCannotBeChanged(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	_, err := b.registry.Change(t.Context(), uuid.New(), agent.Attributes{Owner: ref("x")}, permitted())
-	require.ErrorIs(t, err, agent.ErrNotFound)
-	require.ErrorIs(t, b.registry.Decommission(t.Context(), uuid.New(), permitted()), agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(b.registry.Decommission(t.Context(), uuid.New(), permitted())))
 	_, err = b.registry.Agent(t.Context(), uuid.New())
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 }
 
 func TestTheOperatorIsCreatedOnce(t *testing.T) {
@@ -487,7 +487,7 @@ func TestTheOperatorIsCreatedOnce(t *testing.T) {
 
 	b.store.err = agent.ErrAlreadyExists
 	_, _, err = b.registry.Bootstrap(t.Context(), agent.Operator{Email: "x@example.com", Owner: "x", DeploymentEnv: "staging"})
-	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err))
 }
 
 func TestAnotherOperatorTakesThePlaceOfOneThatIsNotActive(t *testing.T) {
@@ -544,7 +544,7 @@ func TestASuspendedOperatorStaysWhereItsSuccessorCannotBeMade(t *testing.T) {
 	b.store.agents[first.ID] = first
 	wanted.Another = true
 	_, _, err = b.registry.Bootstrap(t.Context(), wanted)
-	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err))
 	require.Equal(t, first, b.store.agents[first.ID])
 	require.Equal(t, []string{agent.OutcomeSuccess, agent.OutcomeAlreadyExists}, b.outcomes)
 }

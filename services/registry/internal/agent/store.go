@@ -16,7 +16,7 @@ import (
 // IdempotencyWindow is how long a registration is remembered under its Idempotency-Key.
 const IdempotencyWindow = 24 * time.Hour
 
-// The errors a caller can meet. They are compared with errors.Is, which looks at the code.
+// The errors a caller can meet; a copy that has its cause is told by the code alone (apperr.CodeOf).
 var (
 	ErrNotFound           = apperr.New(apperr.AgentNotFound, "Agent with the specified ID was not found.")
 	ErrAlreadyExists      = apperr.New(apperr.AgentAlreadyExists, "An agent with this email address is already registered.")

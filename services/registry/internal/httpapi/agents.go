@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"errors"
 	"net/http"
 	"slices"
 
@@ -167,7 +166,7 @@ func (a *API) lookUpAllowed(c *gin.Context) (agent.Agent, authz.Resource, error)
 // caller may learn that is for the policy to say.
 func (a *API) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource, error) {
 	found, err := a.registry.Agent(c.Request.Context(), id)
-	if errors.Is(err, agent.ErrNotFound) {
+	if apperr.CodeOf(err) == apperr.AgentNotFound {
 		exists := false
 		return nil, authz.Resource{AgentID: id.String(), Exists: &exists}, nil
 	}

@@ -178,7 +178,7 @@ func TestOtherServicesReadAnAgentWithTheSharedClient(t *testing.T) {
 	require.JSONEq(t, answered.Body.String(), `{"jwks":`+string(changed.Keys.JWKS)+`}`)
 
 	_, err = client.Agent(t.Context(), uuid.New())
-	require.ErrorIs(t, err, apperr.New(apperr.AgentNotFound, ""))
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 
 	made, created, err := client.Bootstrap(t.Context(), registryapi.BootstrapRequest{Email: "o@example.com", Owner: "platform"})
 	require.NoError(t, err)

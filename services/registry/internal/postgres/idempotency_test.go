@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
@@ -71,7 +72,7 @@ func TestAKeyForAnotherBodyIsRefused(t *testing.T) {
 	_, err := b.store.Register(t.Context(), keyed(newAgent(t0), "key", "body"))
 	require.NoError(t, err)
 	_, err = b.store.Register(t.Context(), keyed(newAgent(t0), "key", "another body"))
-	require.ErrorIs(t, err, agent.ErrKeyReused)
+	require.Equal(t, apperr.IdempotencyKeyReused, apperr.CodeOf(err))
 	require.Equal(t, 1, b.living(t))
 }
 
@@ -115,7 +116,7 @@ func TestARefusedRegistrationIsNotRemembered(t *testing.T) {
 	duplicate := newAgent(t0)
 	duplicate.Email = taken.Email
 	_, err := b.store.Register(t.Context(), keyed(duplicate, "key", "body"))
-	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err))
 
 	_, err = b.store.Register(t.Context(), keyed(newAgent(t0), "key", "a corrected body"))
 	require.NoError(t, err)

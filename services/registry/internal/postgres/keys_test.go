@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
@@ -96,7 +97,7 @@ func TestAChangeOfKeysThatIsRefusedStoresNothing(t *testing.T) {
 	_, err := b.store.ReviseKeys(t.Context(), first.ID, func(current agent.Agent, _ *agent.Keys, _ time.Time) (agent.Revision, *agent.Keys, error) {
 		return agent.Revision{Agent: current}, &agent.Keys{URI: keysURI}, agent.ErrPreconditionFailed
 	})
-	require.ErrorIs(t, err, agent.ErrPreconditionFailed)
+	require.Equal(t, apperr.PreconditionFailed, apperr.CodeOf(err))
 	found, keys := b.agentAndKeys(t, first.ID)
 	require.Equal(t, first, found)
 	require.Nil(t, keys)
@@ -109,7 +110,7 @@ func TestKeysOfAnAgentThatIsNotThere(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, found)
 	_, err = b.store.ReviseKeys(t.Context(), uuid.New(), set(agent.Keys{URI: keysURI}))
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 }
 
 func TestAChangeOfTheAgentLeavesItsKeys(t *testing.T) {

@@ -125,9 +125,9 @@ func TestAnUnknownAgentIsNotFound(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	_, err := b.store.Agent(t.Context(), uuid.New())
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 	_, err = b.store.Revise(t.Context(), uuid.New(), decommission)
-	require.ErrorIs(t, err, agent.ErrNotFound)
+	require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 }
 
 func TestAnAddressIsTakenInEveryCaseAndForGood(t *testing.T) {
@@ -143,7 +143,7 @@ func TestAnAddressIsTakenInEveryCaseAndForGood(t *testing.T) {
 		second := newAgent(t0)
 		second.Email = email
 		_, err := b.store.Register(t.Context(), entryOf(second))
-		require.ErrorIs(t, err, agent.ErrAlreadyExists)
+		require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err))
 	}
 	require.Equal(t, 0, b.living(t))
 	require.Equal(t, 2, b.count(t, "SELECT count(*) FROM registry.outbox"), "what was refused leaves no message")
@@ -196,7 +196,7 @@ func TestADecommissionedAgentMakesRoomForOne(t *testing.T) {
 	first, err := register()
 	require.NoError(t, err)
 	_, err = register()
-	require.ErrorIs(t, err, agent.LimitExceeded(1))
+	require.Equal(t, agent.LimitExceeded(1), err)
 
 	_, err = b.store.Revise(t.Context(), first.ID, decommission)
 	require.NoError(t, err)
@@ -204,7 +204,7 @@ func TestADecommissionedAgentMakesRoomForOne(t *testing.T) {
 	_, err = register()
 	require.NoError(t, err)
 	_, err = register()
-	require.ErrorIs(t, err, agent.LimitExceeded(1))
+	require.Equal(t, agent.LimitExceeded(1), err)
 }
 
 func TestALimitThatWasLoweredRefusesUntilThereIsRoom(t *testing.T) {
@@ -216,7 +216,7 @@ func TestALimitThatWasLoweredRefusesUntilThereIsRoom(t *testing.T) {
 	entry := entryOf(newAgent(t0))
 	entry.Limit = 2
 	_, err := b.store.Register(t.Context(), entry)
-	require.ErrorIs(t, err, agent.LimitExceeded(2))
+	require.Equal(t, agent.LimitExceeded(2), err)
 	require.Equal(t, 3, b.living(t))
 }
 
@@ -268,7 +268,7 @@ func TestParallelDecommissionsCountOnce(t *testing.T) {
 			won++
 			continue
 		}
-		require.ErrorIs(t, err, agent.ErrDecommissioned)
+		require.Equal(t, apperr.AgentAlreadyDecommissioned, apperr.CodeOf(err))
 	}
 	require.Equal(t, 1, won)
 	require.Equal(t, 1, b.living(t))
@@ -305,7 +305,7 @@ func TestAChangeThatIsRefusedStoresNothing(t *testing.T) {
 	_, err := b.store.Revise(t.Context(), first.ID, func(current agent.Agent, _ time.Time) (agent.Revision, error) {
 		return agent.Revision{Agent: current}, agent.ErrPreconditionFailed
 	})
-	require.ErrorIs(t, err, agent.ErrPreconditionFailed)
+	require.Equal(t, apperr.PreconditionFailed, apperr.CodeOf(err))
 	found, err := b.store.Agent(t.Context(), first.ID)
 	require.NoError(t, err)
 	require.Equal(t, first, found)
@@ -381,7 +381,7 @@ func TestAnOperatorDoesNotTakeOverAnAddress(t *testing.T) {
 	fresh := newAgent(t0)
 	fresh.RegisteredBy, fresh.Email = nil, strings.ToUpper(other.Email)
 	_, err := b.store.Bootstrap(t.Context(), entryOf(fresh))
-	require.ErrorIs(t, err, agent.ErrAlreadyExists)
+	require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err))
 }
 
 func TestAnOperatorHasOneSuccessorHoweverManyBootstrapsRun(t *testing.T) {
@@ -408,7 +408,7 @@ func TestAnOperatorHasOneSuccessorHoweverManyBootstrapsRun(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, ended, same, "nobody asked for another")
 	_, err = b.store.Bootstrap(t.Context(), operator("First@example.com", true))
-	require.ErrorIs(t, err, agent.ErrAlreadyExists, "its address stays taken")
+	require.Equal(t, apperr.AgentAlreadyExists, apperr.CodeOf(err), "its address stays taken")
 
 	results := make([]agent.Agent, 16)
 	var group sync.WaitGroup
@@ -455,7 +455,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		},
 	}
 	for name, call := range calls {
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(call(t.Context())).Code, name)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(call(t.Context())), name)
 	}
 }
 

@@ -107,7 +107,7 @@ func (b *bundle) requireMissing(t *testing.T, kid string) {
 func (b *bundle) requireUnknown(t *testing.T, kid string) {
 	t.Helper()
 	_, err := b.ask(t, kid)
-	require.Equal(t, apperr.ServiceUnavailable, apperr.From(err).Code)
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 func TestASetIsRememberedForFiveMinutes(t *testing.T) {
@@ -252,7 +252,7 @@ func TestManyAtOnceFetchOnce(t *testing.T) {
 		}()
 		synctest.Wait()
 		cancel()
-		require.Equal(t, apperr.ServiceUnavailable, apperr.From(<-gaveUp).Code)
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(<-gaveUp))
 		close(b.wait)
 		all.Wait()
 		require.Len(t, b.fetched, 1)

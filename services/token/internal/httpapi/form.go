@@ -53,7 +53,7 @@ func readForm(c *gin.Context) (form, error) {
 		return form{}, issue.Refuse(issue.UnsupportedMediaType, "The request body must be "+mediaForm+".")
 	}
 	body, err := httpx.ReadBody(c)
-	if errors.Is(err, errTooLarge) {
+	if apperr.CodeOf(err) == apperr.PayloadTooLarge {
 		return form{}, issue.Refuse(issue.TooLarge, "The request body is too large.")
 	}
 	if err != nil {
@@ -61,8 +61,6 @@ func readForm(c *gin.Context) (form, error) {
 	}
 	return parseForm(string(body))
 }
-
-var errTooLarge = apperr.New(apperr.PayloadTooLarge, "")
 
 // checkQuery refuses parameters of ours in the query string, and one that cannot be read.
 func checkQuery(raw string) error {

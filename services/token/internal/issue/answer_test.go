@@ -114,7 +114,7 @@ func TestAVerifiedTokenThatCannotBeReadIsAFault(t *testing.T) {
 		w := newWorld()
 		w.principal = holderOf(w)
 		_, err := w.introspect(t, token, auditevent.Origin{})
-		require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
+		require.Equal(t, apperr.InternalServerError, apperr.CodeOf(err))
 	}
 }
 
@@ -142,7 +142,7 @@ func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
 
 	holder := holderOf(w)
 	holder.TokenID = "no uuid"
-	require.Equal(t, apperr.InternalServerError, apperr.From(w.revoker().Revoke(t.Context(), holder, auditevent.Origin{})).Code)
+	require.Equal(t, apperr.InternalServerError, apperr.CodeOf(w.revoker().Revoke(t.Context(), holder, auditevent.Origin{})))
 
 	w.verifyErr = errNotOurs
 	_, live, err := w.revoker().Holder(t.Context(), "garbage")
@@ -208,7 +208,7 @@ func TestTheTruthIsWhatTheRegistrySaysNowUnlessTheStoreKnowsBetter(t *testing.T)
 	}
 	w := newWorld()
 	_, err := issue.NewTruth(issue.TruthConfig{Store: w, Agents: w}).Revoked(t.Context(), revocation.Query{TokenID: "x"})
-	require.Equal(t, apperr.ValidationError, apperr.From(err).Code)
+	require.Equal(t, apperr.ValidationError, apperr.CodeOf(err))
 }
 
 func TestARefusalKeepsItsCause(t *testing.T) {

@@ -314,7 +314,7 @@ func TestWhatIsNotKnownAboutAnAssertionIsNotGuessed(t *testing.T) {
 	w := newSigningWorld()
 	w.agent.Keys = issue.ClientKeys{Unreadable: errors.New("broken")}
 	_, _, err := w.issuer().Issue(t.Context(), w.sign(t, ownKey))
-	require.Equal(t, apperr.InternalServerError, apperr.From(err).Code, "our own fault")
+	require.Equal(t, apperr.InternalServerError, apperr.CodeOf(err), "our own fault")
 }
 
 func TestASuspendedClientThatSignsIsToldSo(t *testing.T) {

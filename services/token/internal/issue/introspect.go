@@ -122,7 +122,7 @@ func verified(ctx context.Context, verifier Verifier, token string) (principal a
 	if err == nil {
 		return principal, true, nil
 	}
-	if apperr.From(err).Code == apperr.Unauthorized {
+	if apperr.CodeOf(err) == apperr.Unauthorized {
 		return authn.Principal{}, false, nil
 	}
 	return authn.Principal{}, false, unavailable(err)

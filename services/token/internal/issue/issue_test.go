@@ -434,7 +434,7 @@ func TestAFaultOfOurOwnIsNotCalledTemporary(t *testing.T) {
 	w.signErr = errors.New("broken")
 	w.charge.Month = time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
 	_, _, err := w.issue(t, "")
-	require.Equal(t, apperr.InternalServerError, apperr.From(err).Code)
+	require.Equal(t, apperr.InternalServerError, apperr.CodeOf(err))
 	require.Equal(t, 1, w.refunds)
 	require.Equal(t, w.charge, w.refunded, "what was charged is given back, whenever that was")
 	require.Equal(t, []string{"error"}, w.outcomes)

@@ -39,7 +39,7 @@ func count(t *testing.T, db *pgdb.DB, table string) (n int) {
 
 func requireUnavailable(t *testing.T, err error) {
 	t.Helper()
-	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 
 // stored are all keys by id.

@@ -40,7 +40,7 @@ func (b *bundle) Agents(_ context.Context, ids []uuid.UUID) (map[uuid.UUID]regis
 		switch {
 		case err == nil:
 			found[id] = agent
-		case apperr.From(err).Code != apperr.AgentNotFound:
+		case apperr.CodeOf(err) != apperr.AgentNotFound:
 			return nil, err
 		}
 	}
@@ -197,7 +197,7 @@ func TestAnUnknownAgentIsRememberedAndAnOutageIsNot(t *testing.T) {
 		return registryapi.Agent{}, apperr.Unavailable(errors.New("away"))
 	}
 	_, err := b.agents.Agent(t.Context(), id)
-	require.ErrorIs(t, err, apperr.Unavailable(nil))
+	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	require.False(t, b.known(id))
 
 	b.answer = func(uuid.UUID) (registryapi.Agent, error) {
@@ -233,7 +233,7 @@ func TestWhoAsksAtTheSameTimeSharesOneCall(t *testing.T) {
 		var group sync.WaitGroup
 		group.Go(func() {
 			_, err := b.agents.Agent(impatient, id)
-			require.ErrorIs(t, err, apperr.Unavailable(nil))
+			require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 		})
 		synctest.Wait()
 		for range 5 {
@@ -319,7 +319,7 @@ func TestWhoAsksForNowDoesNotWaitForEver(t *testing.T) {
 			synctest.Wait()
 		}
 		_, err := b.agents.AgentNow(t.Context(), id)
-		require.ErrorIs(t, err, apperr.Unavailable(nil))
+		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	})
 }
 
