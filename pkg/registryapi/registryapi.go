@@ -136,9 +136,7 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 	for i, id := range ids {
 		texts[i] = id.String()
 	}
-	var res struct {
-		Agents *[]Agent `json:"agents"`
-	}
+	var res AgentsResponse
 	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+AgentsPath+"?ids="+strings.Join(texts, ","), nil, &res); err != nil {
 		return nil, err
 	}
@@ -147,7 +145,7 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 		return nil, apperr.Unavailable(errors.New("registry gave no answer about agents"))
 	}
 	found := make(map[uuid.UUID]Agent, len(ids))
-	for _, agent := range *res.Agents {
+	for _, agent := range res.Agents {
 		found[agent.AgentID] = agent
 	}
 	return found, nil
@@ -158,22 +156,20 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 // not be asked.
 func (c *Client) Cutoffs(ctx context.Context, since time.Time, after uuid.UUID) ([]Cutoff, error) {
 	query := url.Values{"since": {since.UTC().Format(time.RFC3339Nano)}, "after": {after.String()}}
-	var res struct {
-		Cutoffs *[]Cutoff `json:"cutoffs"`
-	}
+	var res CutoffsResponse
 	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+CutoffsPath+"?"+query.Encode(), nil, &res); err != nil {
 		return nil, err
 	}
 	if res.Cutoffs == nil {
 		return nil, apperr.Unavailable(errors.New("registry gave no answer about cutoffs"))
 	}
-	return *res.Cutoffs, nil
+	return res.Cutoffs, nil
 }
 
 // Bootstrap creates the first operator, or gives the one that exists; created tells which. It is idempotent.
 func (c *Client) Bootstrap(ctx context.Context, req BootstrapRequest) (agent Agent, created bool, err error) {
 	var res BootstrapResponse
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1/bootstrap", req, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+BootstrapPath, req, &res); err != nil {
 		return Agent{}, false, err
 	}
 	return res.Agent, res.Created, nil

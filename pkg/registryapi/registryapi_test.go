@@ -110,6 +110,9 @@ func TestCutoffs(t *testing.T) {
 		_, err = registryapi.NewClient(&caller{answer: answer}).Cutoffs(t.Context(), since, id)
 		require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err), "no answer is not none")
 	}
+	none, err := registryapi.NewClient(&caller{answer: `{"cutoffs":[]}`}).Cutoffs(t.Context(), since, id)
+	require.NoError(t, err)
+	require.Empty(t, none)
 	away := apperr.Unavailable(nil)
 	_, err = registryapi.NewClient(&caller{err: away}).Cutoffs(t.Context(), since, id)
 	require.ErrorIs(t, err, away)
