@@ -48,10 +48,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 		return httpapi.Config{}, err
 	}
 	registered := registryapi.NewClient(r.Peer("registry", cfg.Tokens.RegistryURL))
-	secrets, err := s.wirePeers(cfg, registered)
-	if err != nil {
-		return httpapi.Config{}, err
-	}
+	secrets := s.wirePeers(cfg, registered)
 
 	revocations := postgres.NewRevocations(r.DB, box)
 	truth := issue.NewTruth(issue.TruthConfig{Store: revocations, Agents: s.agents})
@@ -153,21 +150,17 @@ func (s *Service) sweep(what string, purge sweep.Purge) {
 	s.sweeps = append(s.sweeps, sweeper.Run)
 }
 
-func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) (*credentials.Secrets, error) {
+func (s *Service) wirePeers(cfg Config, registered *registryapi.Client) *credentials.Secrets {
 	r := s.replica
 	s.agents = registry.New(registry.Config{
 		Client: registered,
 		Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
 	client := credentialsapi.NewClient(r.Peer("credentials", cfg.Tokens.CredentialsURL))
-	secrets, err := credentials.New(credentials.Config{
+	s.uses = usage.New(client, r.Telemetry.Log)
+	return credentials.New(credentials.Config{
 		Client: client, Epochs: s.epochs, Clock: time.Now, CacheRequests: r.Telemetry.Metrics.CacheRequests,
 	})
-	if err != nil {
-		return nil, err
-	}
-	s.uses = usage.New(client, r.Telemetry.Log)
-	return secrets, nil
 }
 
 // signing is the key ring as the issuer uses it.

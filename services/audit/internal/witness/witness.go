@@ -150,12 +150,8 @@ const (
 // New returns a Client and registers its metric, agentidp_audit_witness_answers_total
 // by witness and result (signed, away, forked).
 func New(cfg Config) (*Client, error) {
-	holder, err := uuid.NewRandom()
-	if err != nil {
-		return nil, err
-	}
 	c := &Client{
-		Config: cfg, board: &Board{Log: cfg.Log, Store: cfg.Store, Verifier: cfg.Verifier}, holder: holder, http: &http.Client{Timeout: askFor},
+		Config: cfg, board: &Board{Log: cfg.Log, Store: cfg.Store, Verifier: cfg.Verifier}, holder: uuid.New(), http: &http.Client{Timeout: askFor},
 		answered: make(chan answer, len(cfg.Peers)), asked: map[string]bool{}, pauses: map[string]pause{},
 		answers: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "agentidp_audit_witness_answers_total",

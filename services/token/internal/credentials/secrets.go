@@ -8,7 +8,6 @@ import (
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -80,8 +79,8 @@ type remembered struct {
 	epoch        uint64
 }
 
-// New makes Secrets. It fails only if the system has no random bytes.
-func New(cfg Config) (*Secrets, error) {
+// New makes Secrets.
+func New(cfg Config) *Secrets {
 	s := &Secrets{
 		client: cfg.Client,
 		epochs: cfg.Epochs,
@@ -94,10 +93,8 @@ func New(cfg Config) (*Secrets, error) {
 		miss: cfg.CacheRequests.WithLabelValues(cacheName, "miss"),
 	}
 	s.screens = together.New(together.Config{UnderWay: 1, Most: credentialsapi.MaxScreened, Timeout: callTimeout}, s.screen)
-	if _, err := rand.Read(s.key[:]); err != nil {
-		return nil, fmt.Errorf("make the key of the secret cache: %w", err)
-	}
-	return s, nil
+	_, _ = rand.Read(s.key[:]) // never fails: the runtime ends the process instead
+	return s
 }
 
 func (s *Secrets) digest(clientID uuid.UUID, secret config.Secret) digest {

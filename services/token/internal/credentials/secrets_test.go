@@ -79,11 +79,9 @@ func setup(t *testing.T) *bundle {
 	}
 	b.following.Store(true)
 	b.epochs = invalidation.New(b.following.Load)
-	var err error
-	b.secrets, err = credentials.New(credentials.Config{
+	b.secrets = credentials.New(credentials.Config{
 		Client: b, Epochs: b.epochs, Clock: b.clock.Now, CacheRequests: telemetry.NewMetrics().CacheRequests,
 	})
-	require.NoError(t, err)
 	return b
 }
 
