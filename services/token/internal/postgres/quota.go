@@ -30,8 +30,7 @@ RETURNING agent_id, month, used`
 INSERT INTO token.quota_usage AS old (agent_id, month, used)
 SELECT $1::uuid, $2::date, $3::bigint + 1 WHERE $3::bigint < $4::bigint
 ON CONFLICT (agent_id, month) DO UPDATE SET used = GREATEST(old.used, $3::bigint) + 1
-WHERE old.used < $4::bigint
-RETURNING used`
+WHERE old.used < $4::bigint`
 
 	sqlQuotaGiveBack = "-- name: quota_give_back\n" + `
 UPDATE token.quota_usage SET used = used - 1 WHERE agent_id = $1 AND month = $2 AND used > 0`
@@ -85,15 +84,12 @@ func (s *Quota) Raise(ctx context.Context, seen []quota.Count) ([]quota.Count, e
 }
 
 // Take counts one more token, from at least seen on, if that stays within the limit.
-func (s *Quota) Take(ctx context.Context, seen quota.Count, limit int64) (used int64, taken bool, err error) {
-	err = s.db.QueryRow(ctx, sqlQuotaTake, seen.AgentID, seen.Month, seen.Used, limit).Scan(&used)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, false, nil
-	}
+func (s *Quota) Take(ctx context.Context, seen quota.Count, limit int64) (taken bool, err error) {
+	tag, err := s.db.Exec(ctx, sqlQuotaTake, seen.AgentID, seen.Month, seen.Used, limit)
 	if err != nil {
-		return 0, false, pgdb.Fault(err)
+		return false, pgdb.Fault(err)
 	}
-	return used, true, nil
+	return tag.RowsAffected() == 1, nil
 }
 
 // GiveBack counts one token less.

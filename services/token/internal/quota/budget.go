@@ -50,7 +50,7 @@ type Store interface {
 	// Raise makes each count at least what was seen, and answers what they are now.
 	Raise(ctx context.Context, seen []Count) ([]Count, error)
 	// Take counts one more, from at least seen on, unless that goes past the limit.
-	Take(ctx context.Context, seen Count, limit int64) (used int64, taken bool, err error)
+	Take(ctx context.Context, seen Count, limit int64) (taken bool, err error)
 	// GiveBack counts one less.
 	GiveBack(ctx context.Context, agentID uuid.UUID, month time.Time) error
 }
@@ -300,7 +300,7 @@ func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (is
 func (b *Budget) inPostgres(ctx context.Context, acc account, window ratelimit.Window) (issue.Charge, error) {
 	seen := b.ledger.charge(acc)
 	defer b.ledger.charged(acc)
-	_, taken, err := b.Store.Take(ctx, Count{AgentID: acc.agentID, Month: acc.month, Used: seen}, b.TokensPerMonth)
+	taken, err := b.Store.Take(ctx, Count{AgentID: acc.agentID, Month: acc.month, Used: seen}, b.TokensPerMonth)
 	if err != nil {
 		return issue.Charge{}, err
 	}

@@ -367,7 +367,7 @@ type slowStore struct {
 	entered, proceed chan struct{}
 }
 
-func (s *slowStore) Take(ctx context.Context, seen quota.Count, limit int64) (used int64, taken bool, err error) {
+func (s *slowStore) Take(ctx context.Context, seen quota.Count, limit int64) (taken bool, err error) {
 	if s.held.CompareAndSwap(false, true) {
 		close(s.entered)
 		<-s.proceed
@@ -428,7 +428,7 @@ func TestWhatPostgresCountedIsNotForgottenWhenRedisReturns(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
 	for used := int64(1); used < 9; used++ {
-		_, taken, err := b.store.Take(ctx, quota.Count{AgentID: b.client, Month: november}, 10)
+		taken, err := b.store.Take(ctx, quota.Count{AgentID: b.client, Month: november}, 10)
 		require.NoError(t, err)
 		require.True(t, taken)
 	}
@@ -465,7 +465,7 @@ func (s *countingStore) Used(ctx context.Context, id uuid.UUID, month time.Time)
 	return s.Store.Used(ctx, id, month)
 }
 
-func (s *countingStore) Take(ctx context.Context, seen quota.Count, limit int64) (int64, bool, error) {
+func (s *countingStore) Take(ctx context.Context, seen quota.Count, limit int64) (bool, error) {
 	s.statements.Add(1)
 	return s.Store.Take(ctx, seen, limit)
 }
