@@ -138,7 +138,7 @@ func (a *api) tokenParameter(c *gin.Context) (string, error) {
 		return "", err
 	}
 	if body.get("token") == "" {
-		return "", issue.RefuseField(issue.InvalidRequest, "token", "The parameter token is missing.")
+		return "", errMissing("token")
 	}
 	return body.get("token"), nil
 }

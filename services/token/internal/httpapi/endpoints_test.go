@@ -246,6 +246,19 @@ func TestErrorsOfTheEndpointsSpeakBothLanguages(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, b.post(t, revokePath+"?token=x", "token=x", "Authorization", bearerHeader).Code, "tokens do not belong into the query")
 }
 
+func TestARefusalNamesTheParameterOrElseTheBody(t *testing.T) {
+	t.Parallel()
+	for body, field := range map[string]string{
+		"a=b":     "token",
+		"token=%": "body",
+	} {
+		got := setup(t).post(t, introspectPath, body, "Authorization", bearerHeader)
+		require.Equal(t, map[string]any{"errors": []any{
+			map[string]any{"field": field, "reason": got.field(t, "message")},
+		}}, got.field(t, "details"), body)
+	}
+}
+
 func TestMetadataListsWhatWorksAndNothingElse(t *testing.T) {
 	t.Parallel()
 	b := setup(t)

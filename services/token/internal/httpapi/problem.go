@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 
@@ -77,13 +78,9 @@ func fromRefusal(refusal *issue.Refusal, speak dialect) *apperr.Error {
 	}
 	problem := apperr.New(code, refusal.Description).WithRetryAfter(refusal.RetryAfter).Because(refusal)
 	switch {
-	case code == apperr.ValidationError && refusal.Field != "":
-		problem = problem.With(map[string]any{
-			"errors": []apperr.FieldError{{Field: refusal.Field, Reason: refusal.Description}},
-		})
 	case code == apperr.ValidationError:
 		problem = problem.With(map[string]any{
-			"errors": []apperr.FieldError{{Field: "body", Reason: refusal.Description}},
+			"errors": []apperr.FieldError{{Field: cmp.Or(refusal.Field, "body"), Reason: refusal.Description}},
 		})
 	case code == apperr.Forbidden:
 		problem = problem.With(map[string]any{"reason": refusal.Description})

@@ -63,7 +63,7 @@ func readTokenRequest(c *gin.Context, auth authentication) (issue.Request, error
 	switch body.get("grant_type") {
 	case grantClientCredentials:
 	case "":
-		return issue.Request{}, issue.RefuseField(issue.InvalidRequest, "grant_type", "The parameter grant_type is missing.")
+		return issue.Request{}, errMissing("grant_type")
 	default:
 		return issue.Request{}, issue.RefuseField(issue.UnsupportedGrantType, "grant_type",
 			"The only grant type is "+grantClientCredentials+".")
