@@ -12,7 +12,6 @@ import (
 	"hash/fnv"
 	"io/fs"
 	"log/slog"
-	"math"
 	"regexp"
 	"slices"
 
@@ -81,20 +80,6 @@ func versionTable(service string) string { return service + ".goose_db_version" 
 // What was applied stands in <service>.goose_db_version. A migration that fails leaves nothing of
 // itself behind, or what it begins by clearing away (NO TRANSACTION), and those before it stay. log may be nil.
 func Apply(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
-	return apply(ctx, service, ownerURL, log, math.MaxInt64)
-}
-
-// Expand is Apply as far as Needed says: without the contractions that come last. Operators run Apply; this is for tests of
-// what serves before all of it is done.
-func Expand(ctx context.Context, service, ownerURL string, log *slog.Logger) error {
-	version, err := Needed(service)
-	if err != nil {
-		return err
-	}
-	return apply(ctx, service, ownerURL, log, version)
-}
-
-func apply(ctx context.Context, service, ownerURL string, log *slog.Logger, version int64) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -107,7 +92,7 @@ func apply(ctx context.Context, service, ownerURL string, log *slog.Logger, vers
 	if err != nil {
 		return err
 	}
-	results, err := provider.UpTo(ctx, version)
+	results, err := provider.Up(ctx)
 	for _, r := range results {
 		log.InfoContext(ctx, "migration applied", slog.String("schema", service), slog.String("migration", r.Source.Path), slog.String("took", r.Duration.String()))
 	}

@@ -29,16 +29,16 @@ func ReadFrontier(size int64, reader tlog.HashReader) (*Frontier, error) {
 	if size <= 0 {
 		return NewFrontier(size, nil)
 	}
-	hashes, err := reader.ReadHashes(FrontierIndexes(size))
+	hashes, err := reader.ReadHashes(frontierIndexes(size))
 	if err != nil {
 		return nil, err
 	}
 	return NewFrontier(size, hashes)
 }
 
-// FrontierIndexes says where the hashes of a frontier are stored, in the numbering of
+// frontierIndexes says where the hashes of a frontier are stored, in the numbering of
 // tlog.StoredHashIndex, largest subtree first.
-func FrontierIndexes(size int64) []int64 {
+func frontierIndexes(size int64) []int64 {
 	var indexes []int64
 	for level := bits.Len64(uint64(size)) - 1; level >= 0; level-- { //nolint:gosec // sizes are not negative
 		if size>>level&1 == 1 {

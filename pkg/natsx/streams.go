@@ -14,11 +14,11 @@ import (
 // Names of the streams and the subjects they hold.
 const (
 	AuditStream       = "AUDIT"
-	AuditSubjects     = "audit.>"
+	auditSubjects     = "audit.>"
 	LifecycleStream   = "LIFECYCLE"
 	LifecycleSubjects = "lifecycle.>"
 	OnwardStream      = "AUDIT_LOG"
-	OnwardSubjects    = "auditlog.>"
+	onwardSubjects    = "auditlog.>"
 )
 
 const (
@@ -40,7 +40,7 @@ func (c *Conn) DeclareAudit(ctx context.Context) error {
 	return c.declare(ctx, jetstream.StreamConfig{
 		Name:        AuditStream,
 		Description: "Audit events on their way to the audit service.",
-		Subjects:    []string{AuditSubjects},
+		Subjects:    []string{auditSubjects},
 		Retention:   jetstream.WorkQueuePolicy,
 		Discard:     jetstream.DiscardNew,
 		Storage:     jetstream.FileStorage,
@@ -71,7 +71,7 @@ func (c *Conn) DeclareOnward(ctx context.Context, maxBytes int64) error {
 	return c.declare(ctx, jetstream.StreamConfig{
 		Name:        OnwardStream,
 		Description: "Stored audit events in the order of the log, for those who forward them.",
-		Subjects:    []string{OnwardSubjects},
+		Subjects:    []string{onwardSubjects},
 		Retention:   jetstream.LimitsPolicy,
 		Discard:     jetstream.DiscardOld,
 		MaxBytes:    maxBytes,

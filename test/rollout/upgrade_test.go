@@ -3,6 +3,7 @@ package rollout
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/migrations"
@@ -98,6 +101,23 @@ func TestACheckoutWithoutHistorySaysWhatItLacks(t *testing.T) {
 	require.ErrorContains(t, err, "shallow")
 }
 
+// expand migrates as far as this release needs it: without the contractions that come last.
+func expand(t *testing.T, r *rig.Rig, service string) {
+	t.Helper()
+	needed, err := migrations.Needed(service)
+	require.NoError(t, err)
+	files, err := migrations.Files(service)
+	require.NoError(t, err)
+	db, err := sql.Open("pgx", r.OwnerURL(service))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files,
+		goose.WithTableName(service+".goose_db_version"), goose.WithDisableGlobalRegistry(true))
+	require.NoError(t, err)
+	_, err = provider.UpTo(t.Context(), needed)
+	require.NoError(t, err)
+}
+
 // widen adds what a release to come may: a column to every table and a table, which no program of today knows.
 func widen(t *testing.T, r *rig.Rig, service string) {
 	t.Helper()
@@ -134,7 +154,7 @@ func TestThisReleaseFollowsTheOneBeforeWithoutDowntime(t *testing.T) {
 	s.live(t, "release before, its schema")
 
 	for _, service := range rig.Services() {
-		require.NoError(t, migrations.Expand(t.Context(), service, r.OwnerURL(service), nil))
+		expand(t, r, service)
 		widen(t, r, service)
 	}
 	s.live(t, "release before, schema of this one without its contractions")

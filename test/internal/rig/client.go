@@ -128,11 +128,6 @@ func (r *Rig) Profile(ctx context.Context, name string, seconds int) ([]byte, er
 	return r.call(ctx, http.MethodGet, fmt.Sprintf("%s/debug/pprof/profile?seconds=%d", r.Internal(name), seconds), nil)
 }
 
-// Heap is the heap profile of a service.
-func (r *Rig) Heap(ctx context.Context, name string) ([]byte, error) {
-	return r.call(ctx, http.MethodGet, r.Internal(name)+"/debug/pprof/heap?gc=1", nil)
-}
-
 // Get reads a public document; token may be "".
 func (r *Rig) Get(ctx context.Context, address, token string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)

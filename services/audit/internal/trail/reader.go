@@ -13,11 +13,11 @@ import (
 // ErrNotFound is what a Store answers for an event it does not have.
 var ErrNotFound = errors.New("audit event not found")
 
-// FromSlack is how much older than the retention window an instant given as
+// fromSlack is how much older than the retention window an instant given as
 // fromDate may be: a client that asks for exactly the window computed its
 // instant before the request travelled, perhaps by another clock. It widens the
 // question only, never what is shown.
-const FromSlack = 30 * time.Second
+const fromSlack = 30 * time.Second
 
 // Filter says which events are meant; a nil field does not restrict.
 type Filter struct {
@@ -150,5 +150,5 @@ func (r *Reader) tooOld(filter Filter, since time.Time) bool {
 	if filter.FromIsDate {
 		return !filter.From.Add(day).After(since)
 	}
-	return filter.From.Before(since.Add(-FromSlack))
+	return filter.From.Before(since.Add(-fromSlack))
 }
