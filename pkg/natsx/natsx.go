@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -70,6 +71,12 @@ func validURL(one string) bool {
 	return u.Hostname() != "" && (strings.HasPrefix(u.Host, "[") || !strings.Contains(u.Hostname(), ":"))
 }
 
+const (
+	untold int32 = iota
+	up
+	away
+)
+
 // Conn is one connection to NATS. It is safe for concurrent use.
 type Conn struct {
 	nc       *nats.Conn
@@ -77,6 +84,9 @@ type Conn struct {
 	log      *slog.Logger
 	replicas int
 	closed   chan struct{}
+	// state is what the handlers were told last. The library's own answer waits, while it connects, for a server that accepts
+	// and says nothing: up to connectTimeout.
+	state atomic.Int32
 
 	mu        sync.Mutex
 	lastID    int
@@ -112,6 +122,9 @@ func Connect(cfg Config, name string, tel *telemetry.Telemetry) (*Conn, error) {
 		return nil, fmt.Errorf("jetstream: %w", err)
 	}
 	c.nc, c.js = nc, js
+	if nc.IsConnected() { // which the handler may not have been told yet
+		c.state.CompareAndSwap(untold, up)
+	}
 	return c, nil
 }
 
@@ -120,6 +133,7 @@ func (c *Conn) handlers() []nats.Option {
 		nats.ConnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.ReconnectHandler(func(*nats.Conn) { c.connected() }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			c.state.Store(away)
 			if err != nil {
 				c.log.Warn("nats is away", slog.Any("error", err))
 			}
@@ -136,6 +150,7 @@ func (c *Conn) handlers() []nats.Option {
 }
 
 func (c *Conn) connected() {
+	c.state.Store(up)
 	c.log.Info("connected to nats")
 	c.mu.Lock()
 	told := slices.Collect(maps.Values(c.onConnect))
@@ -152,8 +167,8 @@ func (c *Conn) NC() *nats.Conn { return c.nc }
 func (c *Conn) JS() jetstream.JetStream { return c.js }
 
 // Connected says whether a server is reachable, as far as is known: one that hangs counts as
-// reachable for a few seconds.
-func (c *Conn) Connected() bool { return c.nc.IsConnected() }
+// reachable for a few seconds. It never waits.
+func (c *Conn) Connected() bool { return c.state.Load() == up }
 
 // OnConnect calls fn after every connection that is made from now on, subscriptions being in place
 // again; the returned func stops that. fn must not block.
@@ -172,7 +187,7 @@ func (c *Conn) OnConnect(fn func()) (remove func()) {
 
 // Ready answers nil when the server answers within ctx, which must have a deadline.
 func (c *Conn) Ready(ctx context.Context) error {
-	if !c.nc.IsConnected() {
+	if !c.Connected() {
 		return errors.New("nats is not connected")
 	}
 	if err := c.nc.FlushWithContext(ctx); err != nil {

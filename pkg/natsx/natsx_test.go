@@ -2,6 +2,8 @@ package natsx_test
 
 import (
 	"context"
+	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -36,7 +38,7 @@ func TestConnectSurvivesAServerThatIsAwayAtTheStart(t *testing.T) {
 
 	require.NoError(t, server.Restart())
 	require.NoError(t, <-declared, "declaring waits for the server")
-	require.True(t, conn.Connected())
+	require.Eventually(t, conn.Connected, 5*time.Second, 5*time.Millisecond)
 	require.NoError(t, conn.Ready(ctx))
 }
 
@@ -74,6 +76,31 @@ func TestPublishingFailsAtOnceWhileTheServerIsAway(t *testing.T) {
 	_, err := conn.JS().Publish(ctx, "audit.test", nil)
 	require.Error(t, err, "a message that waits in memory is lost with the process")
 	require.Less(t, time.Since(start), time.Second)
+}
+
+func TestWhetherThereIsAConnectionIsKnownWithoutWaitingForAServerThatSaysNothing(t *testing.T) {
+	t.Parallel()
+	ctx := setup(t)
+	server := testkit.NATSServer(t)
+	conn := testkit.ConnectNATS(t, server.URL())
+	require.True(t, conn.Connected())
+	address := strings.TrimPrefix(server.URL(), "nats://")
+	server.Stop()
+	silent, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+	require.NoError(t, err)
+	defer func() { _ = silent.Close() }()
+	accepted, err := silent.Accept()
+	require.NoError(t, err)
+	defer func() { _ = accepted.Close() }()
+
+	answered := make(chan bool, 1)
+	go func() { answered <- conn.Connected() || conn.Ready(ctx) == nil }()
+	select {
+	case up := <-answered:
+		require.False(t, up)
+	case <-time.After(time.Second): // the library waits for two, and holds its lock meanwhile
+		t.Fatal("who asks waits with the library for the server's first word")
+	}
 }
 
 func TestWhatNoStreamTakesIsToldAtOnceAndSentOnce(t *testing.T) {
