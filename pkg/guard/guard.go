@@ -51,8 +51,8 @@ func (c Config) Validate() error {
 	case !plainPath(issuer.EscapedPath()):
 		errs = append(errs, errors.New("ISSUER must have a path of letters, digits, '-', '.', '_' and '~' between slashes, if any"))
 	}
-	if c.RateLimitPerMinute < 0 {
-		errs = append(errs, errors.New("RATE_LIMIT_PER_MINUTE must not be negative"))
+	if c.RateLimitPerMinute < 0 || c.RateLimitPerMinute > ratelimit.MaxPerMinute {
+		errs = append(errs, fmt.Errorf("RATE_LIMIT_PER_MINUTE must be from 0 to %d", ratelimit.MaxPerMinute))
 	}
 	return errors.Join(errs...)
 }

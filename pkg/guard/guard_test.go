@@ -573,7 +573,7 @@ func TestConfig(t *testing.T) {
 	t.Parallel()
 	require.NoError(t, guard.Config{Issuer: "https://idp.example"}.Validate())
 	require.NoError(t, guard.Config{Issuer: "http://127.0.0.1:8080/tenant", RateLimitPerMinute: 1}.Validate())
-	require.NoError(t, guard.Config{Issuer: "https://idp.example/a-b/c.d/~e_F9"}.Validate())
+	require.NoError(t, guard.Config{Issuer: "https://idp.example/a-b/c.d/~e_F9", RateLimitPerMinute: ratelimit.MaxPerMinute}.Validate())
 	for name, cfg := range map[string]guard.Config{
 		"no scheme":        {Issuer: "idp.example"},
 		"another scheme":   {Issuer: "ftp://idp.example"},
@@ -593,6 +593,7 @@ func TestConfig(t *testing.T) {
 		"a star":           {Issuer: "https://idp.example/*a"},
 		"an empty anchor":  {Issuer: "https://idp.example/a#"},
 		"a negative limit": {Issuer: issuer, RateLimitPerMinute: -1},
+		"a limit too high": {Issuer: issuer, RateLimitPerMinute: ratelimit.MaxPerMinute + 1},
 	} {
 		require.Error(t, cfg.Validate(), name)
 	}

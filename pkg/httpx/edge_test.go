@@ -239,6 +239,18 @@ func TestTheAccessLogHasNoQuery(t *testing.T) {
 	lines = b.logs.lines(t, "request")
 	require.Less(t, len(fmt.Sprint(lines[1]["path"])), 2000)
 
+	b.Public().GET("/refused/:id", func(c *gin.Context) {
+		_ = c.Error(errors.New("no such id: " + c.Param("id")))
+		c.Status(http.StatusInternalServerError)
+	})
+	for _, misplaced := range []string{"sk_live_hunter2", "eyJhbGci.eyJpc3Mi.hunter2", strings.Repeat("x", 500) + "sk_live_hunter2"} {
+		b.get("/things/" + misplaced)
+		b.get("/refused/" + misplaced)
+	}
+	require.NotContains(t, b.logs.String(), "hunter2", "nor a secret or a token where an id belongs")
+	require.Contains(t, b.logs.String(), "/things/[redacted]")
+	require.Contains(t, b.logs.String(), "no such id: [redacted]")
+
 	before := len(b.logs.lines(t, "request"))
 	b.get("/healthz")
 	require.Len(t, b.logs.lines(t, "request"), before, "probes are not worth a line")
@@ -271,8 +283,11 @@ func TestSpansAreNamedAfterTheRoute(t *testing.T) {
 	b.Public().GET("/things/:id", func(c *gin.Context) { c.Status(http.StatusOK) })
 	b.get("/things/7?client_secret=hunter2", "Traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 	b.get("/healthz")
-
 	require.Len(t, spans.Ended(), 1, "probes make no spans")
+	b.get("/things/sk_live_hunter2")
+	require.NotContains(t, fmt.Sprint(spans.Ended()[1].Attributes()), "hunter2")
+	require.Contains(t, fmt.Sprint(spans.Ended()[1].Attributes()), "/things/[redacted]")
+
 	span := spans.Ended()[0]
 	require.Equal(t, "GET /things/:id", span.Name())
 	require.Equal(t, "4bf92f3577b34da6a3ce929d0e0e4736", span.SpanContext().TraceID().String())

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"regexp"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -168,7 +169,7 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 	if tel.Tracing {
 		span := trace.SpanFromContext(ctx)
 		span.SetName(method + " " + route)
-		span.SetAttributes(attribute.String("http.route", route))
+		span.SetAttributes(attribute.String("http.route", route), attribute.String("url.path", hidden(c.Request.URL.Path)))
 	}
 	level := levelOf(c.Request.URL.Path, status)
 	if !tel.Log.Enabled(ctx, level) {
@@ -189,7 +190,7 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 		slog.String("client_ip", c.RemoteIP()),
 	)
 	if err != nil && (level == slog.LevelError || tel.Log.Enabled(ctx, slog.LevelDebug)) {
-		attrs = append(attrs, slog.String("error", err.Error()))
+		attrs = append(attrs, slog.String("error", hidden(err.Error())))
 	}
 	if unlogged := s.unlogged.Swap(0); unlogged > 0 {
 		attrs = append(attrs, slog.Int64("unlogged", unlogged))
@@ -240,7 +241,19 @@ func methodLabel(method string) string {
 	}
 }
 
+// secretOrToken is what callers put into a path, a scope or a resource by mistake.
+var secretOrToken = regexp.MustCompile(`sk_live_[0-9A-Za-z]*|eyJ[0-9A-Za-z_.-]*`)
+
+// hidden is a text of a caller's without the secrets and tokens in it.
+func hidden(text string) string {
+	if !strings.Contains(text, "sk_live_") && !strings.Contains(text, "eyJ") {
+		return text
+	}
+	return secretOrToken.ReplaceAllLiteralString(text, "[redacted]")
+}
+
 func loggedPath(path string) string {
+	path = hidden(path)
 	if len(path) > maxLoggedPath {
 		path = path[:maxLoggedPath]
 	}

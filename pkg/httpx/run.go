@@ -30,11 +30,11 @@ func (s *Server) listen(ctx context.Context) error {
 	lc := net.ListenConfig{KeepAlive: -1}
 	public, err := lc.Listen(ctx, "tcp", s.cfg.PublicAddr)
 	if err != nil {
-		return fmt.Errorf("open the public listener: %w", err)
+		return fmt.Errorf("open the public listener (PUBLIC_ADDR): %w", err)
 	}
 	internal, err := lc.Listen(ctx, "tcp", s.cfg.InternalAddr)
 	if err != nil {
-		return errors.Join(fmt.Errorf("open the internal listener: %w", err), public.Close())
+		return errors.Join(fmt.Errorf("open the internal listener (INTERNAL_ADDR): %w", err), public.Close())
 	}
 	s.publicSocket, s.internalSocket = public, internal
 	if s.opts.TLS != nil {

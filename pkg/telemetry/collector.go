@@ -114,10 +114,10 @@ func parseHeaders(text config.Secret) (http.Header, error) {
 		if strings.TrimSpace(pair) == "" {
 			continue
 		}
-		name, encoded, _ := strings.Cut(pair, "=")
+		name, encoded, isPair := strings.Cut(pair, "=")
 		name = strings.TrimSpace(name)
 		value, err := url.PathUnescape(strings.TrimSpace(encoded))
-		if err != nil || !httpguts.ValidHeaderFieldName(name) || strings.ContainsAny(value, "\r\n\x00") {
+		if !isPair || err != nil || !httpguts.ValidHeaderFieldName(name) || strings.ContainsAny(value, "\r\n\x00") {
 			return nil, errors.New("OTEL_EXPORTER_OTLP_HEADERS: must be key=value pairs with commas between them")
 		}
 		header.Set(name, value)

@@ -101,7 +101,7 @@ func TestTracesAreSentAgainWhileTheCollectorIsAwayOrBusy(t *testing.T) {
 
 func TestHeadersThatCannotBeSentAreRefusedAndNotRepeated(t *testing.T) {
 	t.Parallel()
-	for _, headers := range []config.Secret{"=hunter2", "a b=hunter2", "key=hunter2%0d%0aX: y", "key=hunter2%zz", "hunter2;=x"} {
+	for _, headers := range []config.Secret{"=hunter2", "a b=hunter2", "key=hunter2%0d%0aX: y", "key=hunter2%zz", "hunter2;=x", "hunter2"} {
 		err := Config{LogLevel: "info", OTLPHeaders: headers}.Validate()
 		require.ErrorContains(t, err, "OTEL_EXPORTER_OTLP_HEADERS", headers.Reveal())
 		require.NotContains(t, err.Error(), "hunter2")

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/replica"
 	"github.com/sentryagent/agentidp/services/token/internal/keys"
 )
@@ -77,7 +78,7 @@ func (c TokenConfig) Validate() error {
 	check(c.TokenTTL >= minTokenTTL && c.TokenTTL <= maxTokenTTL, "TOKEN_TTL must be from 60 s to 24 h")
 	check(c.TokenTTL%time.Second == 0, "TOKEN_TTL must be whole seconds")
 	check(c.MonthlyTokens >= 0, "FREE_TIER_MAX_MONTHLY_TOKENS must not be negative")
-	check(c.AuthFailuresPerMinute >= 0, "AUTH_FAILURES_PER_MINUTE must not be negative")
+	check(c.AuthFailuresPerMinute >= 0 && c.AuthFailuresPerMinute <= ratelimit.MaxPerMinute, fmt.Sprintf("AUTH_FAILURES_PER_MINUTE must be from 0 to %d", ratelimit.MaxPerMinute))
 	return errors.Join(errs...)
 }
 

@@ -194,6 +194,9 @@ func TestSettingsOfKeysMakeSenseTogether(t *testing.T) {
 			map[string]string{"KEY_PROPAGATION": "soon", "KEY_ROTATION": "-1h", "TOKEN_TTL": "59"},
 			[]string{`KEY_PROPAGATION: "soon"`, "KEY_ROTATION must be longer than KEY_PROPAGATION (10s)", "TOKEN_TTL"},
 		},
+		"as many failures as none": {
+			map[string]string{"AUTH_FAILURES_PER_MINUTE": "9223372036854775807"}, []string{"AUTH_FAILURES_PER_MINUTE must be from 0 to 1000000000"},
+		},
 		"a key that is none": {map[string]string{"JWT_PRIVATE_KEY": "hunter2"}, []string{"JWT_PRIVATE_KEY: holds no private key"}},
 		"a key of another kind": {
 			map[string]string{"JWT_PRIVATE_KEY": importable(t)},
