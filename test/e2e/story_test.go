@@ -89,6 +89,10 @@ func TestOneAgentTakesTheWholePath(t *testing.T) {
 	}, "decommissioning must revoke the credentials")
 
 	in.requireStory(t, operator, story{agent: agent, credential: credential, issued: issued})
+	eventually(t, func() bool {
+		refused := in.form(t, "/api/v1/token", url.Values{"grant_type": {"client_credentials"}, "client_id": {agent}, "client_secret": {secret}})
+		return refused.status == http.StatusUnauthorized && refused.oauthError() == "invalid_client"
+	}, "a secret that was revoked with its agent is a revoked one")
 }
 
 // story is what was done with one agent.
