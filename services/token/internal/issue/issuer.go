@@ -122,16 +122,15 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	origin.ActorID = &agent.ID
 	scopes, audience, err := i.resolve(agent, request)
 	if err != nil {
-		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered, also while the registry
-		// is away. But nobody is asked for a client without limit.
+		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered. But nobody is asked
+		// for a client without limit.
 		if window, lookErr := i.Budget.Look(ctx, agent.ID); lookErr == nil && !window.Allowed {
 			return Token{}, window, rateLimited(window)
 		}
-		agent, err = i.Authenticator.Agents.Agent(ctx, agent.ID)
-		if err != nil {
-			return Token{}, i.Budget.Untouched(), unavailable(err)
+		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
+			agent = current
+			scopes, audience, err = i.resolve(agent, request)
 		}
-		scopes, audience, err = i.resolve(agent, request)
 	}
 	if agent.Status != StatusActive || err != nil {
 		window, refusal := i.refuse(ctx, agent, origin, err)
