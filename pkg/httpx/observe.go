@@ -169,7 +169,7 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 	if tel.Tracing {
 		span := trace.SpanFromContext(ctx)
 		span.SetName(method + " " + route)
-		span.SetAttributes(attribute.String("http.route", route), attribute.String("url.path", hidden(c.Request.URL.Path)))
+		span.SetAttributes(attribute.String("http.route", route), attribute.String("url.path", loggedPath(c.Request.URL.Path)))
 	}
 	level := levelOf(c.Request.URL.Path, status)
 	if !tel.Log.Enabled(ctx, level) {

@@ -8,7 +8,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/pgdb"
-	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/token/internal/issue"
 )
 
@@ -44,9 +43,11 @@ func (s *AssertionIDs) Use(ctx context.Context, clientID uuid.UUID, id string, e
 	return tag.RowsAffected() == 1, nil
 }
 
-// Purge deletes at most so many that expired longer ago than clocks differ and exp has leeway, so that none comes back; none
-// while another replica is at it.
+// keptFor is longer than clocks differ and exp has leeway, so that none comes back.
+const keptFor = time.Hour
+
+// Purge deletes at most so many that expired longer ago than they are kept for; none while another replica is at it.
 func (s *AssertionIDs) Purge(ctx context.Context, now time.Time, limit int) (deleted int64, err error) {
-	tag, err := s.db.Exec(ctx, sqlAssertionsPurge, now.Add(-revocation.Margin), limit)
+	tag, err := s.db.Exec(ctx, sqlAssertionsPurge, now.Add(-keptFor), limit)
 	return tag.RowsAffected(), pgdb.Fault(err)
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -61,6 +62,7 @@ type Agents struct {
 	clock     func() time.Time
 	cache     *otter.Cache[uuid.UUID, remembered]
 	flights   singleflight.Group
+	asked     atomic.Uint64 // how many questions have begun
 	trips     *together.Trips[uuid.UUID, answer]
 	hit, miss prometheus.Counter
 
@@ -76,6 +78,7 @@ type remembered struct {
 	unknown bool
 	at      time.Time
 	epoch   uint64
+	asked   uint64 // the number of the question, where it was asked for its own sake
 }
 
 func (r remembered) answer() (issue.Agent, error) {
@@ -176,6 +179,33 @@ func (a *Agents) askAgain(ctx context.Context) {
 // Agent asks the registry, once for all who ask at the same time, together with those
 // who ask about other agents, and remembers the answer.
 func (a *Agents) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
+	entry, err := a.join(ctx, id)
+	if err != nil {
+		return issue.Agent{}, err
+	}
+	return entry.answer()
+}
+
+// AgentNow is Agent, but an answer to what was asked before the call does not count: of a
+// change that was not told of, the epoch knows nothing. Who finds a question under way waits
+// for its end, and shares the next one with all who do.
+func (a *Agents) AgentNow(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	before := a.asked.Load()
+	for {
+		entry, err := a.join(ctx, id)
+		if err != nil {
+			return issue.Agent{}, err
+		}
+		if entry.asked > before {
+			return entry.answer()
+		}
+	}
+}
+
+// join asks about an agent, or waits for who does already.
+func (a *Agents) join(ctx context.Context, id uuid.UUID) (remembered, error) {
 	epoch := a.epochs.Of(id)
 	// The epoch is part of the key: who asks after a change must not be given an
 	// answer that was asked for before it.
@@ -188,30 +218,17 @@ func (a *Agents) Agent(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
 	})
 	select {
 	case <-ctx.Done():
-		return issue.Agent{}, apperr.Unavailable(ctx.Err())
+		return remembered{}, apperr.Unavailable(ctx.Err())
 	case answer := <-result:
 		if answer.Err != nil {
-			return issue.Agent{}, answer.Err
+			return remembered{}, answer.Err
 		}
-		return answer.Val.(remembered).answer() //nolint:forcetypeassert // ask returns nothing else
+		return answer.Val.(remembered), nil //nolint:forcetypeassert // ask returns nothing else
 	}
-}
-
-// AgentNow asks the registry, at once or together with all who asked while it waited for a
-// call to end, and remembers the answer. It joins nobody who has asked already: of a change
-// that was not told of, the epoch knows nothing.
-func (a *Agents) AgentNow(ctx context.Context, id uuid.UUID) (issue.Agent, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	entry, err := a.ask(ctx, id, a.epochs.Of(id))
-	if err != nil {
-		return issue.Agent{}, err
-	}
-	return entry.answer()
 }
 
 func (a *Agents) ask(ctx context.Context, id uuid.UUID, epoch uint64) (remembered, error) {
-	entry := remembered{at: a.clock(), epoch: epoch}
+	entry := remembered{at: a.clock(), epoch: epoch, asked: a.asked.Add(1)}
 	answer, err := a.trips.Ask(ctx, id)
 	if err != nil {
 		return remembered{}, apperr.Unavailable(err)
