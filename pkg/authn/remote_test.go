@@ -174,15 +174,9 @@ func TestRemoteKeysRefusesAnEmptySet(t *testing.T) {
 	require.Error(t, keys.Ready(t.Context()))
 }
 
-func TestRemoteKeysFetchesOnceForManyRequests(t *testing.T) {
-	t.Parallel()
-	release := make(chan struct{})
-	server := &keyServer{keys: keySet()}
-	keys := authn.NewRemoteKeys(func(ctx context.Context) ([]byte, error) {
-		<-release
-		return server.fetch(ctx)
-	}, nil, slog.New(slog.DiscardHandler))
-
+// askAtOnce has many ask for a key; the func waits until all have it.
+func askAtOnce(t *testing.T, keys *authn.RemoteKeys) (wait func()) {
+	t.Helper()
 	var group sync.WaitGroup
 	for range 20 {
 		group.Go(func() {
@@ -192,13 +186,26 @@ func TestRemoteKeysFetchesOnceForManyRequests(t *testing.T) {
 			}
 		})
 	}
+	return group.Wait
+}
+
+func TestRemoteKeysFetchesOnceForManyRequests(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	server := &keyServer{keys: keySet()}
+	keys := authn.NewRemoteKeys(func(ctx context.Context) ([]byte, error) {
+		<-release
+		return server.fetch(ctx)
+	}, nil, slog.New(slog.DiscardHandler))
+
+	answered := askAtOnce(t, keys)
 	// One that gives up does not take the fetch away from the others.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	_, err := keys.Key(ctx, "rsa")
 	require.ErrorIs(t, err, context.Canceled)
 	close(release)
-	group.Wait()
+	answered()
 	require.Equal(t, 1, server.called())
 }
 
@@ -206,16 +213,7 @@ func TestRemoteKeysFetchesOnceAlsoForARequestThatComesAsAFetchEnds(t *testing.T)
 	t.Parallel()
 	for range 200 { // which moment each comes at, nobody can say
 		keys, server, _ := remote()
-		var group sync.WaitGroup
-		for range 20 {
-			group.Go(func() {
-				_, err := keys.Key(context.Background(), "rsa")
-				if err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		group.Wait()
+		askAtOnce(t, keys)()
 		require.Equal(t, 1, server.called())
 	}
 }

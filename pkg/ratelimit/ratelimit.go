@@ -73,7 +73,7 @@ local function take(key, limit)
 end
 `
 
-// MaxPerMinute is the highest limit: Redis' numbers, and ten times as many in one of Go's, are exact far beyond it.
+// MaxPerMinute is the highest limit. It lies far below where the script's numbers stop being exact, and ten times as many overflow.
 const MaxPerMinute = 1_000_000_000
 
 // Window is a key's state after a request. With Limit 0 the limit is off and nothing else is set but Allowed.
