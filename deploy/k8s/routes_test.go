@@ -204,6 +204,19 @@ func TestTheTwoNginxDifferOnlyInHowTheyFindServices(t *testing.T) {
 	require.Equal(t, rest("../compose/nginx.conf"), rest("components/in-cluster-ingress/nginx.conf"))
 }
 
+func TestWhatNginxLogsOfAPathIsNoSecret(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../compose/nginx.conf") // the other differs in nothing of this
+	require.NoError(t, err)
+	require.NotRegexp(t, `log_format[^;]*\$(request|uri|request_uri|args|query_string)\b`, string(text))
+	found := regexp.MustCompile(`map \$uri \$shown \{\s+default +\$uri;\s+"~([^"]+)" +\[redacted\];`).FindSubmatch(text)
+	require.NotNil(t, found)
+	secret := regexp.MustCompile(string(found[1]))
+	require.True(t, secret.MatchString("/api/v1/agents/x/credentials/sk_live_0123"))
+	require.True(t, secret.MatchString("/api/v1/audit/eyJhbGciOiJSUzI1NiJ9.e30.x"))
+	require.False(t, secret.MatchString("/api/v1/agents/01a2b3c4-0000-7000-8000-000000000000/credentials"))
+}
+
 func TestEveryDoorLeadsToTheServiceThatAnswers(t *testing.T) {
 	t.Parallel()
 	for name, lead := range doors(t) {
