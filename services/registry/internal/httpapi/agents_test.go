@@ -278,8 +278,11 @@ func TestAChangeIsAnsweredWithTheAgentAsItIsThen(t *testing.T) {
 	})).requireStatus(http.StatusOK)
 
 	want := first.json()
-	updatedAt := got.json()["updatedAt"]
-	require.NotEqual(t, want["updatedAt"], updatedAt)
+	updatedAt, _ := got.json()["updatedAt"].(string)
+	changed, err := time.Parse(time.RFC3339Nano, updatedAt)
+	require.NoError(t, err)
+	require.Equal(t, changed.UTC().Truncate(time.Microsecond).Format(time.RFC3339Nano), updatedAt)
+	require.NotEqual(t, want["updatedAt"], updatedAt, "it is of the moment of the change")
 	for name, value := range map[string]any{
 		"agentType": "custom", "version": "2.0.0", "capabilities": []any{"z:z", "a:a"}, "owner": "new owner",
 		"deploymentEnv": "development", "allowedScopes": []any{"audit:read"}, "status": "suspended",
