@@ -26,15 +26,17 @@ func (b *bench) flood(ctx context.Context) error {
 	if err := b.serve(ctx, "RS256", nil); err != nil {
 		return err
 	}
-	for _, kind := range []struct {
-		name      string
-		addresses int
-	}{{"from many addresses", attempts}, {"from one address", 1}} {
-		if err := b.warm(ctx, someAgents); err != nil {
-			return err
-		}
-		if err := b.floodOnce(ctx, kind.name, kind.addresses); err != nil {
-			return fmt.Errorf("%s: %w", kind.name, err)
+	for range b.rounds {
+		for _, kind := range []struct {
+			name      string
+			addresses int
+		}{{"from many addresses", attempts}, {"from one address", 1}} {
+			if err := b.warm(ctx, someAgents); err != nil {
+				return err
+			}
+			if err := b.floodOnce(ctx, kind.name, kind.addresses); err != nil {
+				return fmt.Errorf("%s: %w", kind.name, err)
+			}
 		}
 	}
 	// A new process, whose peak is that of what comes next.

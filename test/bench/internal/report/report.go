@@ -205,7 +205,7 @@ type Profile struct {
 	File string `json:"file"`
 }
 
-// Flood is what good clients notice of one that guesses.
+// Flood is what good clients notice of one that guesses, in one round.
 type Flood struct {
 	Name           string  `json:"name"`
 	QuietPerSecond float64 `json:"quietPerSecond"`
@@ -235,16 +235,39 @@ type Flood struct {
 // busy is the least share of the time that an attacker must have used, or wanted to use, for a verdict.
 const busy = 0.8
 
-// target holds a flood against what is aimed at. An attacker that idled was none.
-func (f Flood) target() Target {
-	t := Target{
-		Name: "good clients during a flood " + f.Name, Aim: "≥ 0.5 of quiet, none refused",
-		Found: fmt.Sprintf("%.2f, refused %d, of those never seen %d of %d; the attacker used %.2f cores",
-			f.Left, f.Refused, f.ColdRefused, f.ColdAsked, f.AttackCPU),
-		Reached: f.Left >= aimLeft && f.Refused == 0 && f.ColdRefused == 0,
+// floodTargets holds each kind of flood against what is aimed at: of what is left the median of its rounds, of refusals all.
+// An attacker that idled in one of them was none.
+func floodTargets(floods []Flood) []Target {
+	var names []string
+	rounds := map[string][]Flood{}
+	for _, f := range floods {
+		if rounds[f.Name] == nil {
+			names = append(names, f.Name)
+		}
+		rounds[f.Name] = append(rounds[f.Name], f)
 	}
-	if f.AttackBusy < busy {
-		t.Doubt = fmt.Sprintf("the attacker had nothing to do for %.0f %% of the time", 100*(1-f.AttackBusy))
+	targets := make([]Target, len(names))
+	for i, name := range names {
+		targets[i] = floodTarget(name, rounds[name])
+	}
+	return targets
+}
+
+func floodTarget(name string, rounds []Flood) Target {
+	var left, cores, wanted []float64
+	var refused, coldRefused, coldAsked int64
+	for _, f := range rounds {
+		left, cores, wanted = append(left, f.Left), append(cores, f.AttackCPU), append(wanted, f.AttackBusy)
+		refused, coldRefused, coldAsked = refused+f.Refused, coldRefused+f.ColdRefused, coldAsked+f.ColdAsked
+	}
+	t := Target{
+		Name: "good clients during a flood " + name, Aim: "≥ 0.5 of quiet, none refused",
+		Found: fmt.Sprintf("%.2f (%.2f to %.2f), refused %d, of those never seen %d of %d; the attacker used %.2f cores",
+			load.Median(left), slices.Min(left), slices.Max(left), refused, coldRefused, coldAsked, load.Median(cores)),
+		Reached: load.Median(left) >= aimLeft && refused == 0 && coldRefused == 0,
+	}
+	if share := slices.Min(wanted); share < busy {
+		t.Doubt = fmt.Sprintf("the attacker had nothing to do for %.0f %% of the time", 100*(1-share))
 	}
 	return t
 }

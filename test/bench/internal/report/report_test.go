@@ -194,17 +194,41 @@ func TestOnlyTheQuotasWriteBehindIsForgiven(t *testing.T) {
 
 func TestAFloodIsJudgedByAllGoodClientsAndItsAttacker(t *testing.T) {
 	t.Parallel()
-	f := good().Floods[0]
-	require.True(t, f.target().Reached)
-	require.Empty(t, f.target().Doubt)
-	f.ColdRefused = 1
-	require.False(t, f.target().Reached, "one that the service had never seen")
-	f = good().Floods[0]
-	f.AttackBusy = 0.5
-	require.Contains(t, f.target().Doubt, "nothing to do for 50 %")
+	judge := func(change func(*Flood)) Target {
+		f := good().Floods[0]
+		change(&f)
+		return floodTarget(f.Name, []Flood{f})
+	}
+	require.True(t, judge(func(*Flood) {}).Reached)
+	require.Empty(t, judge(func(*Flood) {}).Doubt)
+	require.False(t, judge(func(f *Flood) { f.Left = 0.49 }).Reached)
+	require.False(t, judge(func(f *Flood) { f.ColdRefused = 1 }).Reached, "one that the service had never seen")
+	require.Contains(t, judge(func(f *Flood) { f.AttackBusy = 0.5 }).Doubt, "nothing to do for 50 %")
 	r := good()
-	r.Floods[0] = f
+	r.Floods[0].AttackBusy = 0.5
 	require.Contains(t, Markdown(r), "reached in doubt: the attacker had nothing to do")
+}
+
+func TestOfAFloodsRoundsTheMedianCountsAndEveryRefusal(t *testing.T) {
+	t.Parallel()
+	rounds := func(left ...float64) []Flood {
+		all := make([]Flood, 0, 2*len(left))
+		for _, l := range left {
+			all = append(all, Flood{Name: "a", Left: l, AttackBusy: l, ColdAsked: 3}, Flood{Name: "b", Left: 1, AttackBusy: 1})
+		}
+		return all
+	}
+	targets := floodTargets(rounds(0.9, 0.3, 0.6))
+	require.Len(t, targets, 2)
+	require.Equal(t, "good clients during a flood a", targets[0].Name)
+	require.Equal(t, "0.60 (0.30 to 0.90), refused 0, of those never seen 0 of 9; the attacker used 0.00 cores", targets[0].Found)
+	require.True(t, targets[0].Reached)
+	require.Contains(t, targets[0].Doubt, "70 %", "the least busy one")
+	require.Empty(t, targets[1].Doubt)
+	require.False(t, floodTargets(rounds(0.9, 0.3, 0.4))[0].Reached)
+	one := rounds(0.9, 0.3, 0.6)
+	one[4].Refused = 1
+	require.False(t, floodTargets(one)[0].Reached)
 }
 
 func TestWhatNobodyWaitedForMayHaveLeftAnEvent(t *testing.T) {

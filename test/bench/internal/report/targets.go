@@ -49,9 +49,7 @@ func Targets(r *Results) []Target {
 		all = append(all, newTarget("CPU outside of signing, HTTP, Redis and NATS", "≤ 25 %", percent(rest), rest <= aimRest))
 	}
 	all = append(all, memory(r)...)
-	for _, f := range r.Floods {
-		all = append(all, f.target())
-	}
+	all = append(all, floodTargets(r.Floods)...)
 	for _, action := range slices.Sorted(maps.Keys(r.Audit)) {
 		a := r.Audit[action]
 		found := fmt.Sprintf("%d for %d", a.Stored, a.Answered)
