@@ -116,6 +116,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, credentials Credential
 	return agent, err
 }
 
+// Anew answers what the registry says now of an agent that has authenticated, and agent with an error. An agent that there is
+// not any more has failed to authenticate.
+func (a *Authenticator) Anew(ctx context.Context, agent Agent, origin auditevent.Origin) (Agent, error) {
+	current, err := a.Agents.Agent(ctx, agent.ID)
+	switch {
+	case errors.Is(err, ErrUnknownAgent):
+		metadata := map[string]any{"reason": auditevent.ReasonAgentNotFound}
+		return agent, a.fail(ctx, agent.ID.String(), metadata, origin)
+	case err != nil:
+		return agent, unavailable(err)
+	}
+	return current, nil
+}
+
 // failed tells whether a client did not prove who it is.
 func failed(err error) bool {
 	var refusal *Refusal

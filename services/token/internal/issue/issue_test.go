@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -402,6 +403,10 @@ func TestWhatCannotBeLookedUpIsNeverGuessed(t *testing.T) {
 		"refusal not durable":              {func(w *world, _ *issue.Request) { w.journalErr, w.agent.Status = errAway, issue.StatusSuspended }, 0},
 		"quota event not durable":          {func(w *world, _ *issue.Request) { w.journalErr, w.charge.QuotaExceeded = errAway, true }, 0},
 		"rate window not known":            {func(w *world, r *issue.Request) { w.chargeErr, r.Scope = errAway, "no:such" }, 0},
+		"registry away, rate window not known": {func(w *world, r *issue.Request) {
+			registryAway(w)
+			w.chargeErr, r.Scope = errAway, "no:such"
+		}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -415,6 +420,73 @@ func TestWhatCannotBeLookedUpIsNeverGuessed(t *testing.T) {
 			require.Equal(t, []string{"temporarily_unavailable"}, w.outcomes)
 		})
 	}
+}
+
+// registryAway leaves the registry out of reach of who remembers the agent as it is.
+func registryAway(w *world) {
+	remembered := w.agent
+	w.remembered, w.secretKnown, w.agentErr = &remembered, true, errAway
+}
+
+func TestWithoutTheRegistryNobodyIsRefusedWhatMayHaveBeenAllowedSince(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		scope     string
+		resources []string
+		nothing   bool // the agent may have no scope
+		kind      issue.Kind
+	}{
+		"a scope it had not":                 {scope: "audit:read", kind: issue.Unavailable},
+		"one of two scopes":                  {scope: "agents:read audit:read", kind: issue.Unavailable},
+		"the scope of who asks for none":     {nothing: true, kind: issue.Unavailable},
+		"a resource it had not":              {resources: []string{"https://b"}, kind: issue.Unavailable},
+		"one of two resources":               {resources: []string{"https://a", "https://b"}, kind: issue.Unavailable},
+		"a malformed scope":                  {scope: "agents:read  resume:read", kind: issue.InvalidScope},
+		"a malformed scope after another":    {scope: "audit:read \"", kind: issue.InvalidScope},
+		"too many resources":                 {resources: slices.Repeat([]string{"https://b"}, 17), kind: issue.InvalidTarget},
+		"too many resources, and a scope":    {scope: "audit:read", resources: slices.Repeat([]string{"https://b"}, 17), kind: issue.InvalidTarget},
+		"a resource that is beside no other": {resources: []string{"https://b", issuerURL}, kind: issue.InvalidTarget},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld()
+			w.agent.AllowedResources = []string{"https://a"}
+			if row.nothing {
+				w.agent.AllowedScopes = nil
+			}
+			registryAway(w)
+			request := w.request(row.scope)
+			request.Resources = row.resources
+			_, window, err := w.issuer().Issue(t.Context(), request)
+			require.Equal(t, row.kind == issue.Unavailable, requireKind(t, err, row.kind).RetryAfter > 0)
+			require.Equal(t, 1, w.requests, "the request is charged")
+			require.Equal(t, w.charge.Window, window, "and told of")
+			require.Zero(t, w.spent)
+			require.Equal(t, row.kind != issue.Unavailable, w.asked == 0, "the form needs no registry")
+		})
+	}
+	w := newWorld()
+	w.agent.AllowedResources = []string{"https://a"}
+	registryAway(w)
+	request := w.request("resume:read")
+	request.Resources = []string{"https://a"}
+	token, _, err := w.issuer().Issue(t.Context(), request)
+	require.NoError(t, err, "what it had is not asked about")
+	require.Equal(t, "resume:read", token.Scope)
+}
+
+func TestAnAgentThatIsGoneWhenItsScopeIsLookedUpIsNoClient(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	registryAway(w)
+	w.agentErr = issue.ErrUnknownAgent
+	_, window, err := w.issue(t, "audit:read")
+	require.Equal(t, "Client authentication failed.", requireKind(t, err, issue.InvalidClient).Description)
+	require.Equal(t, 1, w.failures)
+	require.Equal(t, auditevent.ReasonAgentNotFound, w.journal[0].Metadata["reason"])
+	require.Nil(t, w.journal[0].ActorID)
+	require.Equal(t, w.Untouched(), window)
+	require.Zero(t, w.requests)
 }
 
 func TestATokenIsGivenBackAlsoForWhoHasLeft(t *testing.T) {

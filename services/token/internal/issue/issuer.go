@@ -121,14 +121,17 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	origin := request.Origin
 	origin.ActorID = &agent.ID
 	scopes, audience, err := i.resolve(agent, request)
-	if err != nil {
+	if errors.Is(err, errNotAllowed) {
 		// What it may ask for may have changed a moment ago: nobody is refused for what is remembered. But nobody is asked
 		// for a client without limit.
 		if window, lookErr := i.Budget.Look(ctx, agent.ID); lookErr == nil && !window.Allowed {
 			return Token{}, window, rateLimited(window)
 		}
-		if current, askErr := i.Authenticator.Agents.Agent(ctx, agent.ID); askErr == nil {
-			agent = current
+		agent, err = i.Authenticator.Anew(ctx, agent, request.Origin)
+		if failed(err) {
+			return Token{}, i.Budget.Untouched(), err
+		}
+		if err == nil {
 			scopes, audience, err = i.resolve(agent, request)
 		}
 	}
@@ -157,8 +160,15 @@ func (i *Issuer) issue(ctx context.Context, request Request) (Token, ratelimit.W
 	return token, charge.Window, nil
 }
 
-// resolve decides what the token is good for, and where.
+// resolve decides what the token is good for, and where. What is wrong for every agent comes first; of the rest the error
+// is errNotAllowed.
 func (i *Issuer) resolve(agent Agent, request Request) (scopes []string, audience Audience, err error) {
+	if err = checkScope(request.Scope); err != nil {
+		return nil, nil, err
+	}
+	if err = checkResources(request.Resources, i.URL); err != nil {
+		return nil, nil, err
+	}
 	if scopes, err = resolveScope(agent, request.Scope); err != nil {
 		return nil, nil, err
 	}
@@ -167,9 +177,9 @@ func (i *Issuer) resolve(agent Agent, request Request) (scopes []string, audienc
 }
 
 // refuse answers a known client that gets no token because of its status, which
-// comes first, or of the scope or resource it asked for. It is charged for the request all the
-// same: who holds a secret must not ask without limit, nor fill the audit trail.
-func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Origin, scopeErr error) (ratelimit.Window, error) {
+// comes first, or of the scope or resource it asked for, or because nobody can say whether it may have those. It is charged
+// for the request all the same: who holds a secret must not ask without limit, nor fill the audit trail.
+func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Origin, otherwise error) (ratelimit.Window, error) {
 	window, err := i.Budget.Request(ctx, agent.ID)
 	if err != nil {
 		return i.Budget.Untouched(), unavailable(err)
@@ -180,7 +190,7 @@ func (i *Issuer) refuse(ctx context.Context, agent Agent, origin auditevent.Orig
 	if err := i.Authenticator.Active(ctx, agent, origin); err != nil {
 		return window, err
 	}
-	return window, scopeErr
+	return window, otherwise
 }
 
 func (i *Issuer) overQuota(ctx context.Context, agent Agent, origin auditevent.Origin) error {

@@ -103,6 +103,15 @@ func RefuseField(kind Kind, field, description string) *Refusal {
 	return &Refusal{Kind: kind, Field: field, Description: description}
 }
 
+// errNotAllowed tells a refusal that depends on what is known of the agent.
+var errNotAllowed = errors.New("the agent is not allowed it")
+
+func notAllowed(kind Kind, field, description string) *Refusal {
+	refusal := RefuseField(kind, field, description)
+	refusal.cause = errNotAllowed
+	return refusal
+}
+
 // errInvalidClient is one text for every way in which client authentication
 // fails, so that the answer does not tell which client ids exist.
 func errInvalidClient() *Refusal { return Refuse(InvalidClient, "Client authentication failed.") }

@@ -48,17 +48,26 @@ func appendString(text []byte, value string) ([]byte, error) {
 	return append(text, '"'), nil
 }
 
+// checkResources refuses what no agent gets. A token is never for the issuer and others, who could pass it on to us.
+func checkResources(requested []string, issuer string) error {
+	if len(requested) > maxResources {
+		return RefuseField(InvalidTarget, "resource", fmt.Sprintf("At most %d resources may be requested.", maxResources))
+	}
+	others := func(resource string) bool { return resource != issuer }
+	if slices.Contains(requested, issuer) && slices.ContainsFunc(requested, others) {
+		return RefuseField(InvalidTarget, "resource", "A token for "+issuer+" is for no other resource. Request one for each.")
+	}
+	return nil
+}
+
 // resolveAudience decides whom a token is for (RFC 8707 §2): exactly the resources
 // that were asked for, in that order and without repeats, each spelled as the agent
 // is allowed it; that those are absolute URIs without a fragment is the registry's
 // rule. It is nil when none was, or the issuer: then the token is for the issuer
-// alone. It is never for the issuer and others, who could pass it on to us.
+// alone.
 func resolveAudience(agent Agent, requested []string, issuer string) (Audience, error) {
 	if len(requested) == 0 {
 		return nil, nil
-	}
-	if len(requested) > maxResources {
-		return nil, RefuseField(InvalidTarget, "resource", fmt.Sprintf("At most %d resources may be requested.", maxResources))
 	}
 	audience := make(Audience, 0, len(requested))
 	for _, resource := range requested {
@@ -67,15 +76,12 @@ func resolveAudience(agent Agent, requested []string, issuer string) (Audience, 
 			if len(resource) > shownResourceBytes {
 				resource = resource[:shownResourceBytes] + "..."
 			}
-			return nil, RefuseField(InvalidTarget, "resource", "This client may not request the resource '"+resource+"'.")
+			return nil, notAllowed(InvalidTarget, "resource", "This client may not request the resource '"+resource+"'.")
 		case !slices.Contains(audience, resource):
 			audience = append(audience, resource)
 		}
 	}
-	if slices.Contains(audience, issuer) {
-		if len(audience) > 1 {
-			return nil, RefuseField(InvalidTarget, "resource", "A token for "+issuer+" is for no other resource. Request one for each.")
-		}
+	if audience[0] == issuer {
 		return nil, nil
 	}
 	return audience, nil

@@ -31,6 +31,19 @@ func (a Agent) Scopes() []string {
 	return scopes
 }
 
+// checkScope refuses what no agent has: it is the form of RFC 6749 §3.3.
+func checkScope(requested string) error {
+	if requested == "" {
+		return nil
+	}
+	for scope := range strings.SplitSeq(requested, " ") {
+		if !validScopeToken(scope) {
+			return RefuseField(InvalidScope, "scope", "The scope is malformed.")
+		}
+	}
+	return nil
+}
+
 // resolveScope decides what a token gets: what was asked for, in that order and
 // without repeats, or agents:read when nothing was.
 func resolveScope(agent Agent, requested string) ([]string, error) {
@@ -39,19 +52,17 @@ func resolveScope(agent Agent, requested string) ([]string, error) {
 		if slices.Contains(allowed, defaultScope) {
 			return []string{defaultScope}, nil
 		}
-		return nil, RefuseField(InvalidScope, "scope",
+		return nil, notAllowed(InvalidScope, "scope",
 			"No scope was requested, and this client may not have "+defaultScope+". "+mayRequest(allowed))
 	}
 	var granted []string
 	for scope := range strings.SplitSeq(requested, " ") {
 		switch {
-		case !validScopeToken(scope):
-			return nil, RefuseField(InvalidScope, "scope", "The scope is malformed.")
 		case !slices.Contains(allowed, scope):
 			if len(scope) > shownScopeBytes {
 				scope = scope[:shownScopeBytes] + "..."
 			}
-			return nil, RefuseField(InvalidScope, "scope", "This client may not request the scope '"+scope+"'.")
+			return nil, notAllowed(InvalidScope, "scope", "This client may not request the scope '"+scope+"'.")
 		case !slices.Contains(granted, scope):
 			granted = append(granted, scope)
 		}
