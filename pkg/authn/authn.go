@@ -15,7 +15,7 @@ import (
 // takes about 12 KiB; a server must allow more than this in the headers of a request.
 const MaxTokenBytes = 16 << 10
 
-// Leeway is by how much clocks may differ when exp, nbf and iat are checked.
+// Leeway is by how much clocks may differ when exp, nbf and iat are checked, unless a Verifier is told otherwise.
 const Leeway = 5 * time.Second
 
 // The signature algorithms there are (RFC 7518 §3.1, RFC 8037 §3.1).

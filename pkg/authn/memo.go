@@ -31,14 +31,14 @@ func newMemo() memo {
 	return memo{otter.Must(&otter.Options[digest, verdict]{MaximumSize: memoCapacity})}
 }
 
-func (m memo) keep(sum digest, key Key, c claims) {
+func (m memo) keep(sum digest, key Key, c claims, leeway time.Duration) {
 	from := c.IssuedAt.Time
 	if c.NotBefore != nil && c.NotBefore.After(from) {
 		from = c.NotBefore.Time
 	}
 	m.verdicts.Set(sum, verdict{
 		principal: c.principal(), key: key,
-		from: from.Add(-Leeway), until: c.ExpiresAt.Add(Leeway),
+		from: from.Add(-leeway), until: c.ExpiresAt.Add(leeway),
 	})
 }
 

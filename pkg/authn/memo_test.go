@@ -92,6 +92,26 @@ func TestWhatIsRememberedOfATokenIsHeldAgainstTheClockAndTheKeys(t *testing.T) {
 	}
 }
 
+func TestAVerifierMayAllowForClocksThatDifferMore(t *testing.T) {
+	raw := goodToken().sign(t) // of an hour
+	for at, good := range map[time.Duration]bool{
+		-10*time.Minute - time.Second: false,
+		-10 * time.Minute:             true,
+		70*time.Minute - time.Second:  true,
+		70 * time.Minute:              false,
+	} {
+		clock := now.Add(at)
+		v := authn.NewVerifier(authn.VerifierConfig{
+			Issuer: issuer, Audience: issuer, Keys: keySet(), Clock: func() time.Time { return clock }, Leeway: 10 * time.Minute,
+		})
+		_, err := v.Verify(t.Context(), raw)
+		require.Equal(t, good, err == nil, at)
+		if good {
+			require.Zero(t, testing.AllocsPerRun(10, func() { _, _ = v.Verify(t.Context(), raw) }), "it is remembered for as long")
+		}
+	}
+}
+
 func TestATokenThatDiffersInItsSignatureAloneIsNotTheOneRemembered(t *testing.T) {
 	t.Parallel()
 	v := verifierAt(now)

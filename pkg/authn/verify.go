@@ -14,7 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
-// VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now.
+// VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now, Leeway to Leeway.
 type VerifierConfig struct {
 	Issuer string
 	// Audience must be the only one of a token: whoever else it was for could pass it on to us.
@@ -24,6 +24,7 @@ type VerifierConfig struct {
 	AnyAudience bool
 	Keys        KeySet
 	Clock       func() time.Time
+	Leeway      time.Duration // by how much clocks may differ
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.
@@ -32,6 +33,7 @@ type Verifier struct {
 	parser *jwt.Parser
 	sole   bool // a token must have one audience
 	clock  func() time.Time
+	leeway time.Duration
 	memo   memo
 	// refuses is set when there is nothing to hold tokens against: the parser would skip an empty issuer.
 	refuses error
@@ -42,6 +44,9 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 	if cfg.Clock == nil {
 		cfg.Clock = time.Now
 	}
+	if cfg.Leeway == 0 {
+		cfg.Leeway = Leeway
+	}
 	var refuses error
 	if cfg.Issuer == "" || (cfg.Audience == "") != cfg.AnyAudience {
 		refuses = errors.New("verifier has no issuer or audience")
@@ -51,7 +56,7 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 		jwt.WithIssuer(cfg.Issuer),
 		jwt.WithExpirationRequired(),
 		jwt.WithIssuedAt(),
-		jwt.WithLeeway(Leeway),
+		jwt.WithLeeway(cfg.Leeway),
 		jwt.WithStrictDecoding(),
 		jwt.WithTimeFunc(cfg.Clock),
 	}
@@ -59,7 +64,7 @@ func NewVerifier(cfg VerifierConfig) *Verifier {
 		rules = append(rules, jwt.WithAudience(cfg.Audience))
 	}
 	return &Verifier{
-		refuses: refuses, keys: cfg.Keys, clock: cfg.Clock, memo: newMemo(),
+		refuses: refuses, keys: cfg.Keys, clock: cfg.Clock, leeway: cfg.Leeway, memo: newMemo(),
 		sole: !cfg.AnyAudience, parser: jwt.NewParser(rules...),
 	}
 }
@@ -130,7 +135,7 @@ func (v *Verifier) Verify(ctx context.Context, raw string) (Principal, error) {
 	if err != nil {
 		return Principal{}, fault(err, keyErr)
 	}
-	v.memo.keep(sum, key, c)
+	v.memo.keep(sum, key, c, v.leeway)
 	return c.principal(), nil
 }
 

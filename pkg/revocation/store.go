@@ -14,8 +14,9 @@ import (
 	"github.com/sentryagent/agentidp/pkg/redisx"
 )
 
-// Margin is how long after its token expired a revocation still counts: verifiers accept tokens for some seconds longer, and
-// clocks differ. While both together are less than that, no replica forgets one of a token that another still takes.
+// Margin is how long after its token expired a revocation is still taken and still counts: verifiers accept tokens for some
+// seconds longer, and clocks differ. While both together are less than that, no replica ignores or forgets one of a token that
+// another still takes.
 const Margin = time.Hour
 
 // ErrInterrupted says that Redis was emptied or replaced while it was being hydrated.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -231,19 +232,23 @@ func TestTwoReplicasShareKeysQuotaAndRevocations(t *testing.T) {
 	require.Equal(t, http.StatusUnauthorized, second.introspect(t, access, access).status)
 }
 
+// check asks the internal API whether a token is revoked.
+func (w *world) check(t *testing.T, bearer string, id uuid.UUID, jti string) reply {
+	t.Helper()
+	body := `{"jti":"` + jti + `","sub":"` + id.String() + `","issuedAt":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.internal+"/internal/v1/revocations/check", strings.NewReader(body))
+	require.NoError(t, err)
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Authorization", "Bearer "+bearer)
+	return w.send(t, request)
+}
+
 func TestTheInternalAPIAnswersFromTheDatabase(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
 	id := w.peers.register()
 	access := w.issue(t, id, "")
-	check := func(bearer string) reply {
-		body := `{"jti":"` + jtiOf(t, access) + `","sub":"` + id.String() + `","issuedAt":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.internal+"/internal/v1/revocations/check", strings.NewReader(body))
-		require.NoError(t, err)
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set("Authorization", "Bearer "+bearer)
-		return w.send(t, request)
-	}
+	check := func(bearer string) reply { return w.check(t, bearer, id, jtiOf(t, access)) }
 	require.JSONEq(t, `{"revoked":false}`, check(internalToken).body)
 	require.Equal(t, http.StatusUnauthorized, check("wrong").status)
 	require.Equal(t, http.StatusOK, w.revoke(t, access, access).status)

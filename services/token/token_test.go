@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/oauth2"
@@ -351,6 +352,54 @@ func TestAnotherAgentsTokenIsNotRevokedWithoutAdmin(t *testing.T) {
 	for _, garbage := range []string{"garbage", strings.Repeat("a", 9000), "a.b.c"} {
 		require.Equal(t, http.StatusOK, w.revoke(t, w.issue(t, stranger, ""), garbage).status)
 	}
+}
+
+func TestATokenThatHasEndedByOneClockIsRevokedForTheOthers(t *testing.T) {
+	t.Parallel()
+	private := importable(t)
+	w := setup(t, map[string]string{"JWT_PRIVATE_KEY": private})
+	owner, stranger := w.peers.register(), w.peers.register()
+	kid := kidOf(t, w.issue(t, owner, ""))
+	for name, row := range map[string]struct {
+		key     string
+		from    time.Duration // from now
+		by      uuid.UUID
+		status  int
+		revoked bool
+	}{
+		"ended a moment ago":          {private, -61 * time.Minute, owner, 200, true},
+		"ended almost an hour ago":    {private, -119 * time.Minute, owner, 200, true},
+		"ended more than an hour ago": {private, -121 * time.Minute, owner, 200, false},
+		"not begun yet":               {private, 10 * time.Minute, owner, 200, true},
+		"ended, of another agent":     {private, -61 * time.Minute, stranger, 403, false},
+		"ended, of another issuer":    {importable(t), -61 * time.Minute, owner, 200, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			jti := uuid.Must(uuid.NewV7()).String()
+			access := forge(t, row.key, kid, owner, jti, time.Now().Add(row.from))
+			require.Equal(t, http.StatusUnauthorized, w.revoke(t, access, access).status, "it opens nothing itself")
+			form := url.Values{"client_id": {row.by.String()}, "client_secret": {goodSecret}, "token": {access}}
+			require.JSONEq(t, `{"active":false}`, w.post(t, "/api/v1/token/introspect", "", form).body)
+			require.Equal(t, row.status, w.post(t, "/api/v1/token/revoke", "", form).status)
+			require.Equal(t, row.revoked, w.check(t, internalToken, owner, jti).field(t, "revoked"))
+		})
+	}
+}
+
+// forge signs a token of an hour as a replica whose clock is another would.
+func forge(t *testing.T, key, kid string, id uuid.UUID, jti string, from time.Time) string {
+	t.Helper()
+	private, err := jwt.ParseECPrivateKeyFromPEM([]byte(key))
+	require.NoError(t, err)
+	access := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
+		"iss": issuer, "sub": id.String(), "client_id": id.String(), "aud": issuer, "jti": jti, "scope": "agents:read",
+		"iat": from.Unix(), "nbf": from.Unix(), "exp": from.Add(time.Hour).Unix(),
+	})
+	access.Header["typ"], access.Header["kid"] = "at+jwt", kid
+	raw, err := access.SignedString(private)
+	require.NoError(t, err)
+	return raw
 }
 
 func TestClientsMayAskAboutTokensWithTheirSecret(t *testing.T) {

@@ -63,6 +63,10 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	// Who calls here needs a token for here; what is asked about may be for any resource.
 	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring})
 	ours := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring})
+	// What has ended here may still be taken where the clock is another.
+	revocable := authn.NewVerifier(authn.VerifierConfig{
+		Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring, Leeway: revocation.Margin,
+	})
 	authorizer, err := authz.New(ctx, cfg.Guard.Policy, r.Telemetry.Log)
 	if err != nil {
 		return httpapi.Config{}, fmt.Errorf("policy: %w", err)
@@ -98,7 +102,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 			Verifier: ours, Revocations: checker, Journal: s.journal, Events: events,
 		}),
 		Revoker: issue.NewRevoker(issue.RevokerConfig{
-			Verifier: ours, Store: revocations, Announcer: s.hydrator, Events: events,
+			Verifier: revocable, Store: revocations, Announcer: s.hydrator, Events: events,
 		}),
 		Guard: s.guard,
 		Keys:  s.ring,

@@ -126,7 +126,7 @@ func TestClientsAuthenticateAtBothEndpoints(t *testing.T) {
 			},
 		} {
 			b := setup(t)
-			b.live, b.holder = true, authn.Principal{AgentID: agentID, Owner: "talent"}
+			b.revocable, b.holder = true, authn.Principal{AgentID: agentID, Owner: "talent"}
 			got := send(b)
 			require.Equal(t, http.StatusOK, got.Code, name)
 			require.Equal(t, "99", got.Header().Get("X-RateLimit-Remaining"))
@@ -146,13 +146,13 @@ func TestRevocation(t *testing.T) {
 		revoked int
 		about   *authz.Resource
 	}{
-		"a live token":     {func(b *bundle) { b.live, b.holder = true, authn.Principal{AgentID: owner, Owner: "o"} }, 200, 1, &authz.Resource{AgentID: owner.String(), Owner: "o"}},
+		"a live token":     {func(b *bundle) { b.revocable, b.holder = true, authn.Principal{AgentID: owner, Owner: "o"} }, 200, 1, &authz.Resource{AgentID: owner.String(), Owner: "o"}},
 		"no token of ours": {func(*bundle) {}, 200, 0, nil},
 		"another agent's": {func(b *bundle) {
-			b.live, b.holder, b.policyErr = true, authn.Principal{AgentID: owner}, apperr.New(apperr.Forbidden, "No.")
+			b.revocable, b.holder, b.policyErr = true, authn.Principal{AgentID: owner}, apperr.New(apperr.Forbidden, "No.")
 		}, 403, 0, &authz.Resource{AgentID: owner.String()}},
 		"not known":           {func(b *bundle) { b.holderErr = errAway }, 503, 0, nil},
-		"not durable":         {func(b *bundle) { b.live, b.revokeErr = true, errAway }, 503, 1, &authz.Resource{AgentID: uuid.Nil.String()}},
+		"not durable":         {func(b *bundle) { b.revocable, b.revokeErr = true, errAway }, 503, 1, &authz.Resource{AgentID: uuid.Nil.String()}},
 		"denied all together": {func(b *bundle) { b.policyErr = apperr.New(apperr.Forbidden, "No.") }, 403, 0, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,7 +62,7 @@ type bundle struct {
 	answer      issue.Introspection
 	answerErr   error
 	holder      authn.Principal
-	live        bool
+	revocable   bool
 	holderErr   error
 	revoked     []authn.Principal
 	revokeErr   error
@@ -181,7 +181,7 @@ func (b *bundle) Introspect(
 
 func (b *bundle) Holder(_ context.Context, token string) (authn.Principal, bool, error) {
 	b.asked = append(b.asked, token)
-	return b.holder, b.live, b.holderErr
+	return b.holder, b.revocable, b.holderErr
 }
 
 func (b *bundle) Revoke(_ context.Context, holder authn.Principal, origin auditevent.Origin) error {

@@ -88,17 +88,17 @@ func (a *api) revocation(c *gin.Context, who caller) error {
 		return err
 	}
 	ctx := c.Request.Context()
-	holder, live, err := a.Revoker.Holder(ctx, token)
+	holder, revocable, err := a.Revoker.Holder(ctx, token)
 	if err != nil {
 		return err
 	}
 	// The policy is asked in any case: with nothing to protect, whether the caller
 	// may come at all.
 	var resource *authz.Resource
-	if live {
+	if revocable {
 		resource = &authz.Resource{AgentID: holder.AgentID.String(), Owner: holder.Owner}
 	}
-	if err := who.authorize(resource); err != nil || !live {
+	if err := who.authorize(resource); err != nil || !revocable {
 		return err
 	}
 	return a.Revoker.Revoke(ctx, holder, who.origin)

@@ -47,7 +47,7 @@ type Introspector interface {
 
 // Revoker revokes tokens; *issue.Revoker is one.
 type Revoker interface {
-	Holder(ctx context.Context, token string) (holder authn.Principal, live bool, err error)
+	Holder(ctx context.Context, token string) (holder authn.Principal, revocable bool, err error)
 	Revoke(ctx context.Context, holder authn.Principal, origin auditevent.Origin) error
 }
 

@@ -122,9 +122,9 @@ func TestARevocationIsStoredAndThenAnnounced(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
 	w.principal = holderOf(w)
-	holder, live, err := w.revoker().Holder(t.Context(), "token")
+	holder, revocable, err := w.revoker().Holder(t.Context(), "token")
 	require.NoError(t, err)
-	require.True(t, live)
+	require.True(t, revocable)
 	require.NoError(t, w.revoker().Revoke(t.Context(), holder, auditevent.Origin{ActorID: &w.agent.ID}))
 	require.Equal(t, []issue.Revocation{{
 		TokenID: uuid.MustParse(holder.TokenID), AgentID: w.agent.ID, ExpiresAt: holder.ExpiresAt,
@@ -145,9 +145,9 @@ func TestARevocationThatIsNotStoredIsNotAnnounced(t *testing.T) {
 	require.Equal(t, apperr.InternalServerError, apperr.CodeOf(w.revoker().Revoke(t.Context(), holder, auditevent.Origin{})))
 
 	w.verifyErr = errNotOurs
-	_, live, err := w.revoker().Holder(t.Context(), "garbage")
+	_, revocable, err := w.revoker().Holder(t.Context(), "garbage")
 	require.NoError(t, err)
-	require.False(t, live)
+	require.False(t, revocable)
 	w.verifyErr = errAway
 	_, _, err = w.revoker().Holder(t.Context(), "token")
 	requireKind(t, err, issue.Unavailable)

@@ -36,7 +36,8 @@ type Announcer interface {
 	Announce(ctx context.Context, revoked revocation.Revoked)
 }
 
-// RevokerConfig is what a Revoker needs.
+// RevokerConfig is what a Revoker needs. Its Verifier takes a token for as long as a revocation of it counts, which is
+// revocation.Margin longer than anybody else.
 type RevokerConfig struct {
 	Verifier  Verifier
 	Store     RevocationStore
@@ -50,9 +51,9 @@ type Revoker struct{ RevokerConfig }
 // NewRevoker makes a Revoker.
 func NewRevoker(cfg RevokerConfig) *Revoker { return &Revoker{cfg} }
 
-// Holder answers whose token it is; live is false for what is expired or was never
+// Holder answers whose token it is; revocable is false for what expired long ago or was never
 // a token of ours, of which nothing has to be revoked.
-func (r *Revoker) Holder(ctx context.Context, token string) (holder authn.Principal, live bool, err error) {
+func (r *Revoker) Holder(ctx context.Context, token string) (holder authn.Principal, revocable bool, err error) {
 	return verified(ctx, r.Verifier, token)
 }
 
