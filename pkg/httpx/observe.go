@@ -190,7 +190,7 @@ func (s *Server) report(ctx context.Context, c *gin.Context, took time.Duration)
 		slog.String("client_ip", c.RemoteIP()),
 	)
 	if err != nil && (level == slog.LevelError || tel.Log.Enabled(ctx, slog.LevelDebug)) {
-		attrs = append(attrs, slog.String("error", hidden(err.Error())))
+		attrs = append(attrs, slog.String("error", WithoutSecrets(err.Error())))
 	}
 	if unlogged := s.unlogged.Swap(0); unlogged > 0 {
 		attrs = append(attrs, slog.Int64("unlogged", unlogged))
@@ -244,8 +244,8 @@ func methodLabel(method string) string {
 // secretOrToken is what callers put into a path, a scope or a resource by mistake.
 var secretOrToken = regexp.MustCompile(`sk_live_[0-9A-Za-z]*|eyJ[0-9A-Za-z_.-]*`)
 
-// hidden is a text of a caller's without the secrets and tokens in it.
-func hidden(text string) string {
+// WithoutSecrets is a text of a caller's without the secrets and tokens in it.
+func WithoutSecrets(text string) string {
 	if !strings.Contains(text, "sk_live_") && !strings.Contains(text, "eyJ") {
 		return text
 	}
@@ -253,7 +253,7 @@ func hidden(text string) string {
 }
 
 func loggedPath(path string) string {
-	path = hidden(path)
+	path = WithoutSecrets(path)
 	if len(path) > maxLoggedPath {
 		path = path[:maxLoggedPath]
 	}

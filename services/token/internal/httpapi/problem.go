@@ -76,14 +76,16 @@ func fromRefusal(refusal *issue.Refusal, speak dialect) *apperr.Error {
 	if speak.pure && code == apperr.UnsupportedMediaType {
 		code = apperr.ValidationError // RFC 6749 §5.2: invalid_request is a 400
 	}
-	problem := apperr.New(code, refusal.Description).WithRetryAfter(refusal.RetryAfter).Because(refusal)
+	// What a refusal quotes may be what the client should have sent elsewhere, and clients log what they are told.
+	description, field := httpx.WithoutSecrets(refusal.Description), httpx.WithoutSecrets(refusal.Field)
+	problem := apperr.New(code, description).WithRetryAfter(refusal.RetryAfter).Because(refusal)
 	switch {
 	case code == apperr.ValidationError:
 		problem = problem.With(map[string]any{
-			"errors": []apperr.FieldError{{Field: cmp.Or(refusal.Field, "body"), Reason: refusal.Description}},
+			"errors": []apperr.FieldError{{Field: cmp.Or(field, "body"), Reason: description}},
 		})
 	case code == apperr.Forbidden:
-		problem = problem.With(map[string]any{"reason": refusal.Description})
+		problem = problem.With(map[string]any{"reason": description})
 	case code == apperr.Unauthorized && speak.basic:
 		problem = problem.WithChallenge(challengeBasic)
 	case code == apperr.Unauthorized && !speak.pure:

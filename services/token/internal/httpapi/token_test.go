@@ -246,6 +246,22 @@ func TestRefusalsOfTheDomainAreWrittenAsTheRFCSays(t *testing.T) {
 	require.Empty(t, b.post(t, tokenPath, goodForm).Header().Get("WWW-Authenticate"), "Basic was not used")
 }
 
+func TestNoErrorRepeatsASecretOrToken(t *testing.T) {
+	t.Parallel()
+	for _, misplaced := range []string{"sk_live_hunter2", "eyJhbGciOiJub25lIn0.e30.hunter2"} {
+		b := setup(t)
+		b.issueErr = issue.RefuseField(issue.InvalidScope, "scope", "This client may not request the scope '"+misplaced+"'.")
+		require.JSONEq(t, `{"error":"invalid_scope","error_description":"This client may not request the scope '[redacted]'."}`,
+			b.post(t, tokenPath, goodForm).Body.String())
+		twice := goodForm + strings.Repeat("&"+misplaced+"=x", 2)
+		require.Equal(t, "The parameter [redacted] is repeated.", b.post(t, tokenPath, twice).field(t, "error_description"))
+		got := b.post(t, introspectPath, twice)
+		require.Equal(t, http.StatusBadRequest, got.Code)
+		require.Contains(t, got.Body.String(), `"field":"[redacted]"`)
+		require.NotContains(t, got.Body.String(), "hunter2")
+	}
+}
+
 func TestOtherMethodsAreNotAllowed(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
