@@ -1,8 +1,10 @@
 package httpx_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -293,6 +295,32 @@ func TestSpansAreNamedAfterTheRoute(t *testing.T) {
 	require.Equal(t, "4bf92f3577b34da6a3ce929d0e0e4736", span.SpanContext().TraceID().String())
 	require.NotContains(t, fmt.Sprint(span.Attributes()), "hunter2")
 	require.Equal(t, span.SpanContext().TraceID().String(), b.logs.lines(t, "request")[0]["trace_id"])
+}
+
+func TestARequestThatIsNotUTF8TakesNoSpansAlong(t *testing.T) {
+	t.Parallel()
+	sent := make(chan []byte, 1)
+	collector := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		sent <- body
+	}))
+	t.Cleanup(collector.Close)
+	tel, stop, err := telemetry.New(t.Context(), telemetry.Config{LogLevel: "error", OTLPEndpoint: collector.URL}, "x")
+	require.NoError(t, err)
+	b := setup(t, func(_ *httpx.Config, o *httpx.Options) { o.Telemetry = tel })
+	b.Public().GET("/things/:id", func(c *gin.Context) { c.Status(http.StatusOK) })
+	b.get("/things/1")
+	b.get("/things/%ff", "User-Agent", "agent\xff", "X-Forwarded-For", "there\xff")
+	request := httptest.NewRequest(http.MethodGet, "/things/3", http.NoBody)
+	request.Host = "host\xff" // as it is of "GET http://host%ff/things/3"
+	answer(b.PublicHandler(), request)
+	require.NoError(t, stop(t.Context()))
+	require.Len(t, sent, 1)
+	body := <-sent
+	require.Equal(t, 3, bytes.Count(body, []byte("GET /things/:id")))
+	for _, text := range []string{"agent", "there", "host"} {
+		require.Contains(t, string(body), text+"\ufffd")
+	}
 }
 
 func TestTheClientsAddress(t *testing.T) {

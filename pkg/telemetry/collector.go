@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"golang.org/x/net/http/httpguts"
 	"google.golang.org/protobuf/proto"
@@ -64,6 +65,7 @@ func (c *collector) Stop(context.Context) error {
 
 // UploadTraces sends spans, again while the collector is away or asks for patience, until ctx ends.
 func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceSpans) error {
+	makeValid(spans)
 	// A TracesData is an ExportTraceServiceRequest on the wire, and does not bring the gRPC service with it.
 	body, err := proto.Marshal(&tracepb.TracesData{ResourceSpans: spans})
 	if err != nil {
@@ -76,6 +78,22 @@ func (c *collector) UploadTraces(ctx context.Context, spans []*tracepb.ResourceS
 		}
 		if idle.For(ctx, max(wait, pause)) != nil {
 			return err
+		}
+	}
+}
+
+// makeValid replaces what is not UTF-8 in the attributes of spans, some of which callers choose (User-Agent, X-Forwarded-For,
+// the host): protobuf has no other text, and one such span would take all that are sent with it along.
+func makeValid(spans []*tracepb.ResourceSpans) {
+	for _, resource := range spans {
+		for _, scope := range resource.GetScopeSpans() {
+			for _, span := range scope.GetSpans() {
+				for _, attribute := range span.GetAttributes() {
+					if text, ok := attribute.GetValue().GetValue().(*commonpb.AnyValue_StringValue); ok {
+						text.StringValue = strings.ToValidUTF8(text.StringValue, "\ufffd")
+					}
+				}
+			}
 		}
 	}
 }
