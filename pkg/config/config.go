@@ -87,6 +87,12 @@ func (u URL) usable() bool {
 	return err == nil && parsed.Host != "" && (parsed.Scheme == "http" || parsed.Scheme == "https")
 }
 
+// Plain tells whether everybody on the way could read what is sent there.
+func (u URL) Plain() bool {
+	parsed, err := url.Parse(string(u))
+	return err == nil && parsed.Scheme == "http"
+}
+
 // Setting describes one environment variable.
 type Setting struct {
 	Name, Default, Description string

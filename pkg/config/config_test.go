@@ -267,6 +267,15 @@ func TestSettingsListsEachNameOnce(t *testing.T) {
 	require.Equal(t, []string{"ADDR", "DEBUG", "LIMIT", "TTL", "ORIGINS", "PROXIES", "DATABASE_URL", "DATABASE_MAX_CONNS"}, names)
 }
 
+func TestAURLIsPlainInWhateverCase(t *testing.T) {
+	t.Parallel()
+	for url, plain := range map[config.URL]bool{
+		"http://registry:9090": true, "HTTP://registry:9090": true, "https://registry:9090": false, "HTTPS://registry:9090": false, "": false,
+	} {
+		require.Equal(t, plain, url.Plain(), url)
+	}
+}
+
 func TestAURLIsAbsoluteAndHTTP(t *testing.T) {
 	t.Parallel()
 	type settings struct {

@@ -144,7 +144,7 @@ func (r *Replica) open(ctx context.Context, cfg Config) error {
 // Peer makes a client of another service's internal API. With TLS on, Run fails where the URL of a peer is not https: the
 // token of the internal API would go there for everybody to read.
 func (r *Replica) Peer(name string, baseURL config.URL) *peer.Client {
-	if r.tls != nil && !strings.HasPrefix(string(baseURL), "https:") {
+	if r.tls != nil && baseURL.Plain() {
 		r.plain = append(r.plain, fmt.Errorf("%s_INTERNAL_URL: must be an https URL, as TLS_CERT_FILE is set", strings.ToUpper(name)))
 	}
 	return peer.New(peer.Config{

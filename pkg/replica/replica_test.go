@@ -135,7 +135,7 @@ func TestWithTLSEveryPeerIsAskedOverIt(t *testing.T) {
 	t.Parallel()
 	authority, dir := testca.NewAuthority(t), t.TempDir()
 	authority.Issue(t).Write(t, dir, authority)
-	for url, refused := range map[config.URL]bool{"http://token:9090": true, "https://token:9090": false} {
+	for url, refused := range map[config.URL]bool{"http://token:9090": true, "HTTP://token:9090": true, "https://token:9090": false, "HTTPS://token:9090": false} {
 		var cfg replica.Config
 		require.NoError(t, replica.Load(service, &cfg, environment(testca.Settings(dir))))
 		r, err := replica.Open(t.Context(), service, cfg)

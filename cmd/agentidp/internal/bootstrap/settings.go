@@ -3,7 +3,6 @@ package bootstrap
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"time"
 
 	"github.com/sentryagent/agentidp/pkg/config"
@@ -43,7 +42,7 @@ func (s Settings) Validate() error {
 		name  string
 		value config.URL
 	}{{"REGISTRY_INTERNAL_URL", s.RegistryURL}, {"CREDENTIALS_INTERNAL_URL", s.CredentialsURL}} {
-		if parsed, err := url.Parse(string(setting.value)); err == nil && s.TLS.Enabled() && parsed.Scheme == "http" {
+		if s.TLS.Enabled() && setting.value.Plain() {
 			failures = append(failures, fmt.Errorf("%s: must be an https URL, as TLS_CERT_FILE is set", setting.name))
 		}
 	}
