@@ -310,15 +310,21 @@ func TestTheMonthlyQuotaIsExactUnderConcurrency(t *testing.T) {
 
 func TestTokensGoOnForKnownAgentsWhileThePeersAreDown(t *testing.T) {
 	t.Parallel()
-	w := setup(t, nil)
+	w := setup(t, map[string]string{"RATE_LIMIT_PER_MINUTE": "100"})
 	known, stranger := w.peers.register(), w.peers.register()
 	w.issue(t, known, "")
 	w.peers.down.Store(true)
 	w.issue(t, known, "")
-	got := w.ask(t, stranger, goodSecret, "")
-	require.Equal(t, http.StatusServiceUnavailable, got.status)
-	require.Equal(t, "temporarily_unavailable", got.field(t, "error"))
-	require.NotEmpty(t, got.header.Get("Retry-After"))
+	for remaining, got := range map[string]reply{
+		"100": w.ask(t, stranger, goodSecret, ""), // nothing is charged to who is not known
+		"97":  w.ask(t, known, goodSecret, "audit:read"),
+	} {
+		require.Equal(t, http.StatusServiceUnavailable, got.status)
+		require.Equal(t, "temporarily_unavailable", got.field(t, "error"))
+		require.NotEmpty(t, got.header.Get("Retry-After"))
+		require.Equal(t, remaining, got.header.Get("X-RateLimit-Remaining"))
+	}
+	require.Equal(t, "invalid_scope", w.ask(t, known, goodSecret, "audit:read  ").field(t, "error"))
 }
 
 func TestTheSecondStartHasTheSameKeysAndRevocations(t *testing.T) {
