@@ -200,8 +200,11 @@ func (l *Limiter) Queue(ctx context.Context, pipe redis.Pipeliner, key string, l
 }
 
 // Read makes a Window of what take in Lua returned, or of the error its call ended with, with the same logging, counting
-// and opening as Take. It is for callers that run Lua in a script of their own.
+// and opening as Take. It is for callers that run Lua in a script of their own. With limit 0 neither is looked at.
 func (l *Limiter) Read(ctx context.Context, limit int, reply any, err error) (Window, error) {
+	if limit <= 0 {
+		return Window{Allowed: true}, nil
+	}
 	var w Window
 	if err == nil {
 		w, err = parse(limit, reply)
@@ -214,7 +217,7 @@ func (l *Limiter) Read(ctx context.Context, limit int, reply any, err error) (Wi
 		l.logged.Do(func() {
 			l.tel.Log.WarnContext(ctx, "rate limit open: redis did not take the request", slog.Any("error", err))
 		})
-		return Window{Limit: limit, Remaining: limit, Reset: time.Now().Add(Length), Allowed: true}, nil
+		return Untouched(limit, time.Now()), nil
 	}
 	if !w.Allowed {
 		l.Rejected()

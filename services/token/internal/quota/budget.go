@@ -180,7 +180,7 @@ func (b *Budget) Spend(ctx context.Context, clientID uuid.UUID) (issue.Charge, e
 	case err != nil:
 		return issue.Charge{}, err
 	}
-	window, err := b.window(ctx, spent)
+	window, err := b.Limiter.Read(ctx, b.RatePerMinute, spent.window, nil)
 	if err != nil {
 		return issue.Charge{}, err
 	}
@@ -261,14 +261,6 @@ func readSpend(answer []any) (spent, error) {
 	return spent{}, fmt.Errorf("quota script answered %v", answer)
 }
 
-// window reads the rate window of an answer.
-func (b *Budget) window(ctx context.Context, s spent) (ratelimit.Window, error) {
-	if b.RatePerMinute == 0 {
-		return ratelimit.Window{Allowed: true}, nil
-	}
-	return b.Limiter.Read(ctx, b.RatePerMinute, s.window, nil)
-}
-
 // besideRedis charges the rate window in Redis and counts the token in Postgres,
 // for an account whose counter in Redis cannot be used.
 func (b *Budget) besideRedis(ctx context.Context, acc account) (issue.Charge, error) {
@@ -287,12 +279,9 @@ func (b *Budget) withoutRedis(ctx context.Context, acc account, cause error) (is
 	if ctx.Err() != nil {
 		return issue.Charge{}, ctx.Err()
 	}
-	window := ratelimit.Window{Allowed: true}
-	if b.RatePerMinute > 0 {
-		var err error
-		if window, err = b.Limiter.Read(ctx, b.RatePerMinute, nil, cause); err != nil {
-			return issue.Charge{}, err
-		}
+	window, err := b.Limiter.Read(ctx, b.RatePerMinute, nil, cause)
+	if err != nil {
+		return issue.Charge{}, err
 	}
 	return b.inPostgres(ctx, acc, window)
 }
