@@ -20,7 +20,7 @@ const (
 	ReasonCredentialExpired = "credential_expired" //nolint:gosec // a word of the protocol, not a secret
 )
 
-// The paths of the internal API, relative to /internal/v1.
+// The paths of the internal API, relative to peer.Prefix.
 const (
 	VerifyPath             = "/secrets/verify"
 	ScreenPath             = "/secrets/screen"
@@ -131,7 +131,7 @@ func NewClient(caller Caller) *Client { return &Client{caller: caller} }
 // means that nothing is known about the secret.
 func (c *Client) Verify(ctx context.Context, req VerifyRequest) (VerifyResponse, error) {
 	var res VerifyResponse
-	if err := c.caller.Ask(ctx, "/internal/v1"+VerifyPath, revealed(req), &res); err != nil {
+	if err := c.caller.Ask(ctx, VerifyPath, revealed(req), &res); err != nil {
 		return VerifyResponse{}, err
 	}
 	if !res.Valid && res.Reason == "" {
@@ -160,7 +160,7 @@ func (c *Client) Screen(ctx context.Context, secrets []VerifyRequest) ([]bool, e
 		wire.Secrets[i] = revealed(req)
 	}
 	var res ScreenResponse
-	if err := c.caller.Ask(ctx, "/internal/v1"+ScreenPath, wire, &res); err != nil {
+	if err := c.caller.Ask(ctx, ScreenPath, wire, &res); err != nil {
 		return nil, err
 	}
 	if len(res.Plausible) != len(secrets) {
@@ -171,13 +171,13 @@ func (c *Client) Screen(ctx context.Context, secrets []VerifyRequest) ([]bool, e
 
 // RecordUse tells when credentials were used. Repeats do no harm: a credential keeps the latest time.
 func (c *Client) RecordUse(ctx context.Context, uses []Use) error {
-	return c.caller.Ask(ctx, "/internal/v1"+UsagePath, UsageRequest{Uses: uses}, nil)
+	return c.caller.Ask(ctx, UsagePath, UsageRequest{Uses: uses}, nil)
 }
 
 // OperatorCredential gives the operator a credential, unless it has one and req says to create none then.
 func (c *Client) OperatorCredential(ctx context.Context, req OperatorCredentialRequest) (OperatorCredential, error) {
 	var res OperatorCredential
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+OperatorCredentialPath, req, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodPost, OperatorCredentialPath, req, &res); err != nil {
 		return OperatorCredential{}, err
 	}
 	return res, nil
@@ -185,5 +185,5 @@ func (c *Client) OperatorCredential(ctx context.Context, req OperatorCredentialR
 
 // RevokeOperatorCredential ends a credential of the operator for good. One that is revoked already is an error, and revoked.
 func (c *Client) RevokeOperatorCredential(ctx context.Context, req OperatorRevocation) error {
-	return c.caller.Do(ctx, http.MethodPost, "/internal/v1"+OperatorRevocationPath, req, nil)
+	return c.caller.Do(ctx, http.MethodPost, OperatorRevocationPath, req, nil)
 }

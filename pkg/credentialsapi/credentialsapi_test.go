@@ -60,7 +60,7 @@ func TestVerify(t *testing.T) {
 		got, err := credentialsapi.NewClient(c).Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: client, Secret: "sk_live_x"})
 		require.NoError(t, err)
 		require.Equal(t, want, got)
-		require.Equal(t, "POST /internal/v1/secrets/verify", c.method+" "+c.path)
+		require.Equal(t, "POST /secrets/verify", c.method+" "+c.path)
 		require.True(t, c.twice)
 		require.JSONEq(t, `{"clientId":"0190a7c0-0000-4000-8000-00000000000a","secret":"sk_live_x"}`, c.sent)
 
@@ -82,7 +82,7 @@ func TestScreen(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, []bool{false, true}, plausible)
-	require.Equal(t, "POST /internal/v1/secrets/screen", c.method+" "+c.path)
+	require.Equal(t, "POST /secrets/screen", c.method+" "+c.path)
 	var server credentialsapi.ScreenRequest
 	require.NoError(t, json.Unmarshal([]byte(c.sent), &server))
 	require.Len(t, server.Secrets, 2)
@@ -112,7 +112,7 @@ func TestRecordUse(t *testing.T) {
 	t.Parallel()
 	c := &caller{}
 	require.NoError(t, credentialsapi.NewClient(c).RecordUse(t.Context(), []credentialsapi.Use{{CredentialID: credential, UsedAt: at, Previous: true}}))
-	require.Equal(t, "POST /internal/v1/usage", c.method+" "+c.path)
+	require.Equal(t, "POST /usage", c.method+" "+c.path)
 	require.JSONEq(t, `{"uses":[{"credentialId":"0190a7c0-0000-4000-8000-00000000000c","usedAt":"2026-11-22T12:00:00Z","previous":true}]}`, c.sent)
 
 	c.err = apperr.Unavailable(nil)
@@ -130,7 +130,7 @@ func TestOperatorCredential(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, credentialsapi.OperatorCredential{CredentialID: credential, ClientID: client, ClientSecret: "sk_live_x", CreatedAt: at}, got)
 	require.Equal(t, "sk_live_x", got.ClientSecret.Reveal())
-	require.Equal(t, "POST /internal/v1/operator-credential", c.method+" "+c.path)
+	require.Equal(t, "POST /operator-credential", c.method+" "+c.path)
 	require.False(t, c.twice, "there would be two of them")
 	require.JSONEq(t, `{"agentId":"0190a7c0-0000-4000-8000-00000000000a","onlyIfNone":true}`, c.sent)
 
@@ -150,7 +150,7 @@ func TestRevokeOperatorCredential(t *testing.T) {
 	c := &caller{}
 	req := credentialsapi.OperatorRevocation{AgentID: client, CredentialID: credential}
 	require.NoError(t, credentialsapi.NewClient(c).RevokeOperatorCredential(t.Context(), req))
-	require.Equal(t, "POST /internal/v1/operator-credential/revoke", c.method+" "+c.path)
+	require.Equal(t, "POST /operator-credential/revoke", c.method+" "+c.path)
 	require.JSONEq(t, `{"agentId":"0190a7c0-0000-4000-8000-00000000000a","credentialId":"0190a7c0-0000-4000-8000-00000000000c"}`, c.sent)
 
 	c.err = apperr.Unavailable(nil)

@@ -76,9 +76,9 @@ func (s *tokenService) Do(_ context.Context, method, path string, _, out any) er
 		return s.err
 	}
 	switch method + " " + path {
-	case "GET /internal/v1/jwks":
+	case "GET /jwks":
 		return json.Unmarshal(s.jwks, out)
-	case "POST /internal/v1/revocations/check":
+	case "POST /revocations/check":
 		s.asked.Add(1)
 		return json.Unmarshal([]byte(`{"revoked":`+strconv.FormatBool(s.revoked)+`}`), out)
 	default:

@@ -17,12 +17,10 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/mtls"
+	"github.com/sentryagent/agentidp/pkg/peer"
 )
 
-const (
-	internalPrefix = "/internal/v1"
-	readyTimeout   = 2 * time.Second
-)
+const readyTimeout = 2 * time.Second
 
 // errDraining is why a server that stops is not ready.
 var errDraining = errors.New("the server is draining")
@@ -33,7 +31,7 @@ func (s *Server) addOperations(e *gin.Engine) {
 	if s.opts.TLS != nil {
 		admitted = s.requireCertificate(admitted)
 	}
-	s.internalGroup = e.Group(internalPrefix, admitted)
+	s.internalGroup = e.Group(peer.Prefix, admitted)
 	// Which internal routes exist is not for callers without the token to find out.
 	guarded := func(next gin.HandlerFunc) gin.HandlerFunc {
 		return func(c *gin.Context) {

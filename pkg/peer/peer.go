@@ -33,6 +33,9 @@ import (
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 )
 
+// Prefix is where every service serves its internal API; the paths of calls are relative to it.
+const Prefix = "/internal/v1"
+
 // MaxResponse bounds what is read of a response, in bytes. What a peer may be asked for at once must fit in.
 const MaxResponse = 16 << 20
 
@@ -124,7 +127,7 @@ func New(cfg Config) *Client {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	c := &Client{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/")}
+	c := &Client{cfg: cfg, base: strings.TrimRight(cfg.BaseURL, "/") + Prefix}
 	c.http = &http.Client{
 		Transport: newTransport(cfg.Telemetry, cfg.TLS),
 		// The token must not follow a redirect to another host.

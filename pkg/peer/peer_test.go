@@ -70,7 +70,7 @@ func TestARequestCarriesWhoAndWhy(t *testing.T) {
 			}
 		})
 		var out message
-		status, err := c.DoStatus(ctx, http.MethodPost, "/internal/v1/echo?a=1", message{"ping"}, &out)
+		status, err := c.DoStatus(ctx, http.MethodPost, "/echo?a=1", message{"ping"}, &out)
 		require.NoError(t, err)
 		require.Equal(t, http.StatusCreated, status)
 		require.Equal(t, "pong", out.Text)
@@ -80,7 +80,7 @@ func TestARequestCarriesWhoAndWhy(t *testing.T) {
 func TestAnAnswerMayBeIgnoredOrTakenAsItIs(t *testing.T) {
 	t.Parallel()
 	url := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/empty" {
+		if r.URL.Path == "/internal/v1/empty" {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}

@@ -24,7 +24,7 @@ const (
 	StatusDecommissioned = "decommissioned"
 )
 
-// The paths of the internal API, as gin templates relative to /internal/v1.
+// The paths of the internal API, as gin templates relative to peer.Prefix.
 const (
 	AgentsPath    = "/agents"
 	CutoffsPath   = "/cutoffs"
@@ -137,7 +137,7 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 		texts[i] = id.String()
 	}
 	var res AgentsResponse
-	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+AgentsPath+"?ids="+strings.Join(texts, ","), nil, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodGet, AgentsPath+"?ids="+strings.Join(texts, ","), nil, &res); err != nil {
 		return nil, err
 	}
 	if res.Agents == nil {
@@ -157,7 +157,7 @@ func (c *Client) Agents(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]Age
 func (c *Client) Cutoffs(ctx context.Context, since time.Time, after uuid.UUID) ([]Cutoff, error) {
 	query := url.Values{"since": {since.UTC().Format(time.RFC3339Nano)}, "after": {after.String()}}
 	var res CutoffsResponse
-	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+CutoffsPath+"?"+query.Encode(), nil, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodGet, CutoffsPath+"?"+query.Encode(), nil, &res); err != nil {
 		return nil, err
 	}
 	if res.Cutoffs == nil {
@@ -169,7 +169,7 @@ func (c *Client) Cutoffs(ctx context.Context, since time.Time, after uuid.UUID) 
 // Bootstrap creates the first operator, or gives the one that exists; created tells which. It is idempotent.
 func (c *Client) Bootstrap(ctx context.Context, req BootstrapRequest) (agent Agent, created bool, err error) {
 	var res BootstrapResponse
-	if err := c.caller.Do(ctx, http.MethodPost, "/internal/v1"+BootstrapPath, req, &res); err != nil {
+	if err := c.caller.Do(ctx, http.MethodPost, BootstrapPath, req, &res); err != nil {
 		return Agent{}, false, err
 	}
 	return res.Agent, res.Created, nil

@@ -58,7 +58,7 @@ func TestAgent(t *testing.T) {
 	got, err := registryapi.NewClient(c).Agent(t.Context(), id)
 	require.NoError(t, err)
 	require.Equal(t, agent(), got)
-	require.Equal(t, "GET /internal/v1/agents?ids="+id.String(), c.method+" "+c.path)
+	require.Equal(t, "GET /agents?ids="+id.String(), c.method+" "+c.path)
 	require.Equal(t, "null", c.sent)
 
 	data, err := json.Marshal(registryapi.AgentsResponse{Agents: []registryapi.Agent{got}})
@@ -73,7 +73,7 @@ func TestAgents(t *testing.T) {
 	got, err := registryapi.NewClient(c).Agents(t.Context(), []uuid.UUID{other, id})
 	require.NoError(t, err)
 	require.Equal(t, map[uuid.UUID]registryapi.Agent{id: agent()}, got)
-	require.Equal(t, "/internal/v1/agents?ids="+other.String()+","+id.String(), c.path)
+	require.Equal(t, "/agents?ids="+other.String()+","+id.String(), c.path)
 }
 
 func TestAnAgentThatIsMissingIsNotFoundAndNoAnswerIsNone(t *testing.T) {
@@ -101,7 +101,7 @@ func TestCutoffs(t *testing.T) {
 	require.Equal(t, []registryapi.Cutoff{{
 		AgentID: id, Status: registryapi.StatusSuspended, Revision: 7, TokensValidAfter: agent().TokensValidAfter,
 	}}, got)
-	require.Equal(t, "GET /internal/v1/cutoffs?after="+id.String()+"&since=2026-11-22T11%3A00%3A00.005Z", c.method+" "+c.path)
+	require.Equal(t, "GET /cutoffs?after="+id.String()+"&since=2026-11-22T11%3A00%3A00.005Z", c.method+" "+c.path)
 	data, err := json.Marshal(registryapi.CutoffsResponse{Cutoffs: got})
 	require.NoError(t, err)
 	require.JSONEq(t, c.answer, string(data), "both sides write the same")
@@ -126,7 +126,7 @@ func TestBootstrap(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, agent(), got)
 		require.Equal(t, created == "true", isNew)
-		require.Equal(t, "POST /internal/v1/bootstrap", c.method+" "+c.path)
+		require.Equal(t, "POST /bootstrap", c.method+" "+c.path)
 		require.JSONEq(t, `{"email":"a@example.com","owner":"team-a"}`, c.sent)
 
 		data, err := json.Marshal(registryapi.BootstrapResponse{Agent: got, Created: isNew})

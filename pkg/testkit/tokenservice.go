@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/authn"
+	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/tokenapi"
 )
 
@@ -36,8 +37,8 @@ func StartTokenService(tb testing.TB, issuer string) *TokenService {
 		tb.Fatalf("write a key set: %v", err)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /internal/v1"+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
-	mux.HandleFunc("POST /internal/v1"+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("GET "+peer.Prefix+tokenapi.JWKSPath, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(set) })
+	mux.HandleFunc("POST "+peer.Prefix+tokenapi.CheckRevocationsPath, func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(tokenapi.CheckResponse{})
 	})
 	server := httptest.NewServer(mux)

@@ -15,7 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/revocation"
 )
 
-// The paths of the internal API, relative to /internal/v1.
+// The paths of the internal API, relative to peer.Prefix.
 const (
 	JWKSPath             = "/jwks"
 	CheckRevocationsPath = "/revocations/check"
@@ -50,7 +50,7 @@ func NewClient(caller Caller) *Client { return &Client{caller: caller} }
 // JWKS gives the public signing keys, RFC 7517 §5, as authn.ParseJWKS reads them.
 func (c *Client) JWKS(ctx context.Context) ([]byte, error) {
 	var set json.RawMessage
-	if err := c.caller.Do(ctx, http.MethodGet, "/internal/v1"+JWKSPath, nil, &set); err != nil {
+	if err := c.caller.Do(ctx, http.MethodGet, JWKSPath, nil, &set); err != nil {
 		return nil, err
 	}
 	return set, nil
@@ -62,7 +62,7 @@ func (c *Client) Revoked(ctx context.Context, q revocation.Query) (bool, error) 
 	var res struct {
 		Revoked *bool `json:"revoked"`
 	}
-	if err := c.caller.Ask(ctx, "/internal/v1"+CheckRevocationsPath, CheckRequest(q), &res); err != nil {
+	if err := c.caller.Ask(ctx, CheckRevocationsPath, CheckRequest(q), &res); err != nil {
 		return false, err
 	}
 	if res.Revoked == nil {
