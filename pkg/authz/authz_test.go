@@ -1,7 +1,6 @@
 package authz_test
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
@@ -15,30 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const (
 	me    = "0190a7c0-0000-7000-8000-000000000001"
 	other = "0190a7c0-0000-7000-8000-000000000002"
 )
-
-// logBuffer is a log that a test reads while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
 
 func embeddedPolicy(tb testing.TB) *authz.Authorizer {
 	tb.Helper()
@@ -257,9 +239,9 @@ func TestTheEmbeddedPolicyCanBeCopiedAsAPolicyDir(t *testing.T) {
 }
 
 // running is an authorizer whose files are watched.
-func running(t *testing.T, dir string) (*authz.Authorizer, *logBuffer) {
+func running(t *testing.T, dir string) (*authz.Authorizer, *testkit.Log) {
 	t.Helper()
-	log := &logBuffer{}
+	log := &testkit.Log{}
 	a, err := authz.New(t.Context(), authz.Config{PolicyDir: dir}, slog.New(slog.NewJSONHandler(log, nil)))
 	require.NoError(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -269,7 +251,7 @@ func running(t *testing.T, dir string) (*authz.Authorizer, *logBuffer) {
 		cancel()
 		require.NoError(t, <-ended)
 	})
-	require.Eventually(t, func() bool { return log.count("policy loaded") == 1 }, 10*time.Second, time.Millisecond, "it watches")
+	require.Eventually(t, func() bool { return log.Count("policy loaded") == 1 }, 10*time.Second, time.Millisecond, "it watches")
 	return a, log
 }
 
@@ -303,12 +285,12 @@ func TestABrokenChangeIsRefusedAndTheOldPolicyStays(t *testing.T) {
 	a, log := running(t, dir)
 
 	write(t, dir, "p.rego", "package agentidp.authz\nallow := ")
-	require.Eventually(t, func() bool { return log.count("policy refused") > 0 }, 10*time.Second, time.Millisecond)
-	require.Positive(t, log.count(`"level":"ERROR"`))
+	require.Eventually(t, func() bool { return log.Count("policy refused") > 0 }, 10*time.Second, time.Millisecond)
+	require.Positive(t, log.Count(`"level":"ERROR"`))
 	eventually(t, a, true)
 
 	require.NoError(t, os.Remove(filepath.Join(dir, "p.rego")))
-	require.Eventually(t, func() bool { return log.count("no .rego file") > 0 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Count("no .rego file") > 0 }, 10*time.Second, time.Millisecond)
 	eventually(t, a, true)
 
 	write(t, dir, "p.rego", denyAll)
@@ -358,7 +340,7 @@ func TestSIGHUPReloads(t *testing.T) {
 	write(t, dir, "p.rego", allowAll)
 	_, log := running(t, dir)
 	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
-	require.Eventually(t, func() bool { return log.count(`"why":"SIGHUP"`) == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Count(`"why":"SIGHUP"`) == 1 }, 10*time.Second, time.Millisecond)
 }
 
 func TestSIGHUPReloadsAlsoWhatCannotBeWatched(t *testing.T) {
@@ -366,14 +348,14 @@ func TestSIGHUPReloadsAlsoWhatCannotBeWatched(t *testing.T) {
 	dir := filepath.Join(parent, "policy")
 	require.NoError(t, os.Mkdir(dir, 0o700))
 	write(t, dir, "p.rego", allowAll)
-	log := &logBuffer{}
+	log := &testkit.Log{}
 	a, err := authz.New(t.Context(), authz.Config{PolicyDir: dir}, slog.New(slog.NewJSONHandler(log, nil)))
 	require.NoError(t, err)
 	require.NoError(t, os.Rename(dir, dir+"2"))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- a.Run(ctx) }()
-	require.Eventually(t, func() bool { return log.count("only SIGHUP reloads") == 1 && log.count("policy refused") == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return log.Count("only SIGHUP reloads") == 1 && log.Count("policy refused") == 1 }, 10*time.Second, time.Millisecond)
 	eventually(t, a, true)
 
 	write(t, dir+"2", "p.rego", denyAll)
@@ -417,7 +399,7 @@ func TestDecisionsGoOnWhileThePolicyIsReloaded(t *testing.T) {
 	for i := range 3 {
 		write(t, dir, "p.rego", allowAll+strings.Repeat("\n", i))
 		loaded := i + 2
-		require.Eventually(t, func() bool { return log.count("policy loaded") >= loaded }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return log.Count("policy loaded") >= loaded }, 10*time.Second, time.Millisecond)
 	}
 	close(stop)
 	group.Wait()

@@ -147,7 +147,7 @@ func TestAFailureTellsTheClientNothingInternal(t *testing.T) {
 	require.Equal(t, "1", b.get("/unavailable").Header().Get("Retry-After"))
 	require.Equal(t, "half", b.get("/late").Body.String(), "a response that has begun stays as it is")
 
-	lines := b.logs.lines(t, "request")
+	lines := b.logs.Lines(t, "request")
 	require.Len(t, lines, 5, "one line per request")
 	for _, line := range lines {
 		if path := line["path"]; path != "/late" {
@@ -165,7 +165,7 @@ func TestAPanicInTheMiddleOfAResponseCutsIt(t *testing.T) {
 	b.Public().GET("/abort", func(*gin.Context) { panic(http.ErrAbortHandler) })
 	require.PanicsWithValue(t, http.ErrAbortHandler, func() { b.get("/half") })
 	require.PanicsWithValue(t, http.ErrAbortHandler, func() { b.get("/abort") })
-	require.Len(t, b.logs.lines(t, "request"), 2)
+	require.Len(t, b.logs.Lines(t, "request"), 2)
 }
 
 func TestErrorsCarryTheirHeaders(t *testing.T) {
@@ -203,7 +203,7 @@ func TestAFloodOfRequestsThatAreTurnedAwayDoesNotFloodTheLog(t *testing.T) {
 	for range served {
 		b.get("/served")
 	}
-	lines := b.logs.lines(t, "request")
+	lines := b.logs.Lines(t, "request")
 	logged, unlogged, ok := 0, 0.0, 0
 	for _, line := range lines {
 		if line["path"] == "/served" {
@@ -226,7 +226,7 @@ func TestTheAccessLogHasNoQuery(t *testing.T) {
 	b.Public().GET("/things/:id", func(c *gin.Context) { c.Status(http.StatusOK) })
 	b.get("/things/7?client_secret=sk_live_hunter2", "X-Request-ID", "req-9", "Authorization", "Bearer hunter2", "Traceparent",
 		"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
-	lines := b.logs.lines(t, "request")
+	lines := b.logs.Lines(t, "request")
 	require.Len(t, lines, 1)
 	require.NotContains(t, b.logs.String(), "hunter2")
 	require.Equal(t, "/things/7", lines[0]["path"])
@@ -238,7 +238,7 @@ func TestTheAccessLogHasNoQuery(t *testing.T) {
 	require.Equal(t, "4bf92f3577b34da6a3ce929d0e0e4736", lines[0]["trace_id"], "without tracing the caller's trace is still named")
 
 	b.get("/" + strings.Repeat("%ff", 2000))
-	lines = b.logs.lines(t, "request")
+	lines = b.logs.Lines(t, "request")
 	require.Less(t, len(fmt.Sprint(lines[1]["path"])), 2000)
 
 	b.Public().GET("/refused/:id", func(c *gin.Context) {
@@ -253,9 +253,9 @@ func TestTheAccessLogHasNoQuery(t *testing.T) {
 	require.Contains(t, b.logs.String(), "/things/[redacted]")
 	require.Contains(t, b.logs.String(), "no such id: [redacted]")
 
-	before := len(b.logs.lines(t, "request"))
+	before := len(b.logs.Lines(t, "request"))
 	b.get("/healthz")
-	require.Len(t, b.logs.lines(t, "request"), before, "probes are not worth a line")
+	require.Len(t, b.logs.Lines(t, "request"), before, "probes are not worth a line")
 }
 
 func TestRequestsAreCountedByRoute(t *testing.T) {
@@ -294,7 +294,7 @@ func TestSpansAreNamedAfterTheRoute(t *testing.T) {
 	require.Equal(t, "GET /things/:id", span.Name())
 	require.Equal(t, "4bf92f3577b34da6a3ce929d0e0e4736", span.SpanContext().TraceID().String())
 	require.NotContains(t, fmt.Sprint(span.Attributes()), "hunter2")
-	require.Equal(t, span.SpanContext().TraceID().String(), b.logs.lines(t, "request")[0]["trace_id"])
+	require.Equal(t, span.SpanContext().TraceID().String(), b.logs.Lines(t, "request")[0]["trace_id"])
 }
 
 func TestARequestThatIsNotUTF8TakesNoSpansAlong(t *testing.T) {
@@ -383,11 +383,11 @@ func TestAProxyThatMayBeMissingInTheSettingsIsWarnedOfOnce(t *testing.T) {
 		"if that is a proxy, all its clients count as one address"
 	b := setup(t)
 	b.get("/healthz")
-	require.Empty(t, b.logs.lines(t, message))
+	require.Empty(t, b.logs.Lines(t, message))
 	for range 3 {
 		b.get("/healthz", "X-Forwarded-For", "1.2.3.4")
 	}
-	lines := b.logs.lines(t, message)
+	lines := b.logs.Lines(t, message)
 	require.Len(t, lines, 1)
 	require.Equal(t, "WARN", lines[0]["level"])
 	require.Equal(t, "192.0.2.1", lines[0]["peer"])
@@ -396,7 +396,7 @@ func TestAProxyThatMayBeMissingInTheSettingsIsWarnedOfOnce(t *testing.T) {
 		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	})
 	b.get("/healthz", "X-Forwarded-For", "1.2.3.4")
-	require.Empty(t, b.logs.lines(t, message))
+	require.Empty(t, b.logs.Lines(t, message))
 }
 
 func TestCORS(t *testing.T) {
@@ -479,6 +479,6 @@ func TestARequestThatHangsEndsIn503(t *testing.T) {
 		require.Equal(t, "SERVICE_UNAVAILABLE", decodeError(t, w).Code)
 		require.NotEmpty(t, w.Header().Get("Retry-After"))
 		require.Equal(t, 20*time.Second, time.Since(start))
-		require.EqualValues(t, 503, b.logs.lines(t, "request")[0]["status"], "the client has not left")
+		require.EqualValues(t, 503, b.logs.Lines(t, "request")[0]["status"], "the client has not left")
 	})
 }

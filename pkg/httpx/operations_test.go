@@ -165,7 +165,7 @@ func TestReadiness(t *testing.T) {
 		require.NotContains(t, w.Body.String(), "db.internal")
 		require.Equal(t, "1", w.Header().Get("Retry-After"))
 	}
-	changes := b.logs.lines(t, "readiness changed")
+	changes := b.logs.Lines(t, "readiness changed")
 	require.Len(t, changes, 2, "a line when it changes, not at every probe")
 	require.Contains(t, changes[1]["reason"], "db.internal")
 	require.Equal(t, http.StatusOK, b.internal("GET", "/healthz").Code, "the process itself is well")

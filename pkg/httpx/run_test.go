@@ -237,8 +237,8 @@ func TestAClientThatLeavesIsNoFailureOfOurs(t *testing.T) {
 		_ = res.Body.Close()
 	}
 	require.Error(t, err)
-	require.Eventually(t, func() bool { return len(r.logs.lines(t, "request")) == 1 }, 5*time.Second, 10*time.Millisecond)
-	line := r.logs.lines(t, "request")[0]
+	require.Eventually(t, func() bool { return len(r.logs.Lines(t, "request")) == 1 }, 5*time.Second, 10*time.Millisecond)
+	line := r.logs.Lines(t, "request")[0]
 	require.InDelta(t, 499, line["status"], 0)
 	require.Equal(t, "INFO", line["level"])
 }

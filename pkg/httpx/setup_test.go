@@ -1,13 +1,10 @@
 package httpx_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +13,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const internalToken = "an-internal-token-for-tests"
@@ -24,46 +22,12 @@ const internalToken = "an-internal-token-for-tests"
 type bundle struct {
 	*httpx.Server
 	tel  *telemetry.Telemetry
-	logs *logBuffer
-}
-
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-// lines are the log lines with this message.
-func (b *logBuffer) lines(t *testing.T, msg string) []map[string]any {
-	t.Helper()
-	var list []map[string]any
-	for _, text := range strings.Split(strings.TrimSpace(b.String()), "\n") {
-		var line map[string]any
-		if text == "" {
-			continue
-		}
-		require.NoError(t, json.Unmarshal([]byte(text), &line))
-		if line["msg"] == msg {
-			list = append(list, line)
-		}
-	}
-	return list
+	logs *testkit.Log
 }
 
 func setup(t *testing.T, change ...func(*httpx.Config, *httpx.Options)) *bundle {
 	t.Helper()
-	logs := &logBuffer{}
+	logs := &testkit.Log{}
 	tel := telemetry.Discard("test")
 	tel.Log = telemetry.NewLogger(logs, "test", "info")
 	cfg := httpx.Config{

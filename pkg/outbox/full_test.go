@@ -1,11 +1,7 @@
 package outbox_test
 
 import (
-	"bytes"
 	"context"
-	"io"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -16,24 +12,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
-// lines is a log that can be read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 func TestAStreamWithoutRoomIsWaitedForLikeOneThatIsAway(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
@@ -41,15 +19,15 @@ func TestAStreamWithoutRoomIsWaitedForLikeOneThatIsAway(t *testing.T) {
 	b.conn = testkit.ConnectNATS(t, server.URL())
 	require.NoError(t, b.conn.DeclareAudit(b.ctx))
 	resize(b.ctx, t, b.conn, 5)
-	log := &lines{}
+	log := &testkit.Log{}
 	b.tel = telemetry.Discard("test")
-	b.tel.Log = telemetry.NewLogger(io.Writer(log), "test", "info")
+	b.tel.Log = telemetry.NewLogger(log, "test", "info")
 
 	msgs := messages("audit.registry.agent.created", 200)
 	b.append(t, msgs...)
 	b.relay(t, b.db, b.conn)
 	require.Eventually(t, func() bool { return b.rows(t) == 195 }, patient, often)
-	require.Eventually(t, func() bool { return strings.Contains(log.String(), "outbox waits") }, patient, often)
+	require.Eventually(t, func() bool { return log.Count("outbox waits") > 0 }, patient, often)
 	require.NotContains(t, log.String(), "refuses a message", "one line and not one for each message")
 
 	full := time.Now()

@@ -249,7 +249,7 @@ func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {
 	})))
 	require.NoError(t, err)
 	require.Equal(t, 100, cfg.MaxActive)
-	f := &fixture{log: &lockedBuffer{}, stopped: make(chan error, 1)}
+	f := &fixture{log: &testkit.Log{}, stopped: make(chan error, 1)}
 	f.start(t, cfg)
 	require.Equal(t, http.StatusOK, f.get(t, f.private+"/healthz").status)
 	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.private+"/readyz").status)

@@ -1,7 +1,6 @@
 package credentials_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -43,7 +42,7 @@ type fixture struct {
 	tokens   *testkit.TokenService
 	nats     *natsx.Conn
 	db       *pgdb.DB
-	log      *lockedBuffer
+	log      *testkit.Log
 	internal *credentialsapi.Client
 	public   string
 	private  string
@@ -60,7 +59,7 @@ func setup(t *testing.T, settings ...string) *fixture {
 	f := &fixture{
 		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
 		tokens:   testkit.StartTokenService(t, issuer), nats: testkit.ConnectNATS(t, natsServer.URL()), db: testkit.Open(t, database.AppURL),
-		log: &lockedBuffer{}, stopped: make(chan error, 1),
+		log: &testkit.Log{}, stopped: make(chan error, 1),
 	}
 	require.NoError(t, f.nats.DeclareAudit(t.Context()))
 	registry := httptest.NewServer(f.registry)
@@ -218,22 +217,4 @@ func (r *fakeRegistry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	default:
 		_ = json.NewEncoder(w).Encode(registryapi.AgentsResponse{Agents: []registryapi.Agent{{AgentID: id, Status: status}}})
 	}
-}
-
-// lockedBuffer keeps the log.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -26,6 +26,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/pkg/testkit/apidoc"
 )
 
@@ -63,25 +64,8 @@ type installation struct {
 	port         int
 	cmd          *exec.Cmd
 	exited       chan error
-	output       *syncBuffer
+	output       *testkit.Log
 	specs        []*apidoc.Document
-}
-
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // install starts a fresh system whose data lives in a directory of the test; env holds KEY=value settings.
@@ -120,7 +104,7 @@ func start(t *testing.T, dir string, port int, env ...string) *installation {
 	t.Helper()
 	path, err := program()
 	require.NoError(t, err)
-	in := &installation{dir: dir, port: port, exited: make(chan error, 1), output: &syncBuffer{}, internal: map[string]string{}}
+	in := &installation{dir: dir, port: port, exited: make(chan error, 1), output: &testkit.Log{}, internal: map[string]string{}}
 	_ = os.Remove(filepath.Join(dir, "services.json"))
 	in.cmd = exec.Command(path, "dev", "--data-dir", dir, "--port", strconv.Itoa(port))
 	in.cmd.Env = append(os.Environ(), env...)

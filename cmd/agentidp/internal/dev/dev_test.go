@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // childDir tells the test binary to be `agentidp dev` on that directory, so that a test can kill it.
@@ -37,7 +39,7 @@ func TestMain(m *testing.M) {
 type instance struct {
 	t        *testing.T
 	dir      string
-	out      *lockedBuffer
+	out      *testkit.Log
 	operator map[string]string
 	token    string
 }
@@ -45,7 +47,7 @@ type instance struct {
 // startDev runs dev in this process; stop ends it as Ctrl-C does.
 func startDev(t *testing.T, options Options) (in *instance, stop func() error) {
 	t.Helper()
-	out := &lockedBuffer{}
+	out := &testkit.Log{}
 	options.Out, options.Errors = out, io.Discard
 	if options.Environ == nil {
 		options.Environ = lookup(nil)
@@ -246,7 +248,7 @@ func TestKillingDevLosesNothingThatWasAcknowledged(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), childDir+"="+dir, "RATE_LIMIT_PER_MINUTE=0", "FREE_TIER_MAX_AGENTS=0")
-	var out lockedBuffer
+	var out testkit.Log
 	child.Stdout, child.Stderr = &out, &out
 	require.NoError(t, child.Start())
 	t.Cleanup(func() { _ = child.Process.Kill() })

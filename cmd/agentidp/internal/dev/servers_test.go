@@ -1,13 +1,11 @@
 package dev
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/devservers"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 // requireServers skips a test on a machine without the server programs, unless CI promised them.
@@ -31,26 +30,8 @@ func requireServers(t *testing.T) {
 	t.Skipf("not installed: %v (agentidp setup installs them)", missing)
 }
 
-// lockedBuffer is a console that a test may read while it is written.
-type lockedBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // serversIn are the servers of a fresh data directory, with the programs' settings computed.
-func serversIn(t *testing.T, out *lockedBuffer) *servers {
+func serversIn(t *testing.T, out *testkit.Log) *servers {
 	t.Helper()
 	dir, err := openDataDir(t.TempDir(), false)
 	require.NoError(t, err)
@@ -74,7 +55,7 @@ func serversIn(t *testing.T, out *lockedBuffer) *servers {
 func TestServersComeUpWithSchemasAndComeBackWhenKilled(t *testing.T) {
 	t.Parallel()
 	requireServers(t)
-	var out lockedBuffer
+	var out testkit.Log
 	s := serversIn(t, &out)
 	require.NoError(t, s.start(t.Context()))
 	require.NoError(t, s.migrate(t.Context()))
