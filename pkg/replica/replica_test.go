@@ -29,7 +29,7 @@ func environment(changes map[string]string) config.Option {
 	for name, value := range changes {
 		env[name] = value
 	}
-	return config.Environ(func(name string) (string, bool) { value, ok := env[name]; return value, ok })
+	return testkit.Environment(env)
 }
 
 func open(t *testing.T) (*replica.Replica, *httpx.Server) {
@@ -118,12 +118,7 @@ func TestAReplicaThatCannotBeOpenedSaysWhat(t *testing.T) {
 func TestMigrateNeedsTheOwnersURLAndNothingElse(t *testing.T) {
 	t.Parallel()
 	only := func(url string) config.Option {
-		return config.Environ(func(name string) (string, bool) {
-			if name == "MIGRATE_DATABASE_URL" {
-				return url, true
-			}
-			return "", false
-		})
+		return testkit.Environment(map[string]string{"MIGRATE_DATABASE_URL": url})
 	}
 	require.ErrorContains(t, replica.Migrate(t.Context(), service, only("")), "MIGRATE_DATABASE_URL")
 	database := testkit.Postgres(t, service)

@@ -1,7 +1,6 @@
 package audit_test
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
@@ -18,9 +17,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/audit"
 )
@@ -31,20 +28,12 @@ const (
 	patience      = 30 * time.Second
 )
 
-// environment is the settings of a replica, and nothing of the machine's.
-func environment(values map[string]string) []config.Option {
-	return []config.Option{
-		config.Environ(func(string) (string, bool) { return "", false }),
-		config.Values(values),
-	}
-}
-
 type bundle struct {
-	tokens           *testkit.TokenService
-	key              testkit.LogKey
-	conn             *natsx.Conn
-	public, internal string
-	stop             func()
+	*testkit.Replica
+
+	tokens *testkit.TokenService
+	key    testkit.LogKey
+	conn   *natsx.Conn
 }
 
 func setup(t *testing.T) *bundle {
@@ -65,30 +54,10 @@ func setupWith(t *testing.T, database testkit.Database, more map[string]string) 
 		"AUDIT_LOG_KEY": b.key.Secret,
 	}
 	maps.Copy(settings, more)
-	cfg, err := audit.LoadConfig(environment(settings)...)
+	cfg, err := audit.LoadConfig(testkit.Environment(settings))
 	require.NoError(t, err)
-	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, internal := service.Addresses()
-	b.public, b.internal = "http://"+public, "http://"+internal
-
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- service.Run(ctx) }()
-	b.stop = func() {
-		cancel()
-		select {
-		case err := <-done:
-			require.NoError(t, err)
-			done <- nil
-		case <-time.After(patience):
-			require.Fail(t, "the service does not stop")
-		}
-	}
-	t.Cleanup(b.stop)
-	require.Eventually(t, func() bool { return b.get(t, b.internal+"/readyz", "").status == http.StatusOK },
-		patience, 20*time.Millisecond, "the service does not get ready")
+	b.Replica = testkit.Serve(t, audit.New, cfg, io.Discard)
+	b.AwaitReady(t)
 	return b
 }
 
@@ -126,10 +95,10 @@ func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
 	}, patience, 50*time.Millisecond)
 
 	reader := b.tokens.Sign(t, uuid.New(), "audit:read")
-	one := b.public + "/api/v1/audit/" + id.String()
+	one := b.Public + "/api/v1/audit/" + id.String()
 	require.Eventually(t, func() bool { return b.get(t, one, reader).status == http.StatusOK }, patience, 50*time.Millisecond)
 
-	list := b.get(t, b.public+"/api/v1/audit?agentId="+agent.String(), reader)
+	list := b.get(t, b.Public+"/api/v1/audit?agentId="+agent.String(), reader)
 	require.Equal(t, http.StatusOK, list.status, string(list.body))
 	require.Equal(t, "100", list.header.Get("X-RateLimit-Limit"))
 	var body struct {
@@ -141,7 +110,7 @@ func TestAPublishedEventIsReadByWhoMayReadIt(t *testing.T) {
 	require.Equal(t, id.String(), body.Data[0]["eventId"])
 	require.Equal(t, "203.0.113.7", body.Data[0]["ipAddress"])
 
-	for _, url := range []string{one, b.public + "/api/v1/audit"} {
+	for _, url := range []string{one, b.Public + "/api/v1/audit"} {
 		refused := b.get(t, url, "")
 		require.Equal(t, http.StatusUnauthorized, refused.status)
 		require.Contains(t, refused.header.Get("WWW-Authenticate"), "Bearer")
@@ -163,7 +132,7 @@ func TestWhatIsPublishedOnwardIsNotReadAgain(t *testing.T) {
 		}
 		return stream.CachedInfo().State.LastSeq
 	}
-	reads := func() string { return readsOfLeaves.FindString(string(b.get(t, b.internal+"/metrics", "").body)) }
+	reads := func() string { return readsOfLeaves.FindString(string(b.get(t, b.Internal+"/metrics", "").body)) }
 	publish := func() {
 		event := auditevent.New(uuid.Must(uuid.NewV7()), time.Now(), "registry", auditevent.AgentCreated, nil, auditevent.Origin{}, nil)
 		message, err := event.Message()
@@ -177,7 +146,7 @@ func TestWhatIsPublishedOnwardIsNotReadAgain(t *testing.T) {
 	}
 	publish()
 	reader := b.tokens.Sign(t, uuid.New(), "audit:read")
-	require.Equal(t, http.StatusOK, b.get(t, b.public+"/api/v1/audit/export", reader).status)
+	require.Equal(t, http.StatusOK, b.get(t, b.Public+"/api/v1/audit/export", reader).status)
 	require.NotEmpty(t, reads(), "an export does read")
 
 	// One may be read: a look between its commit and the word of it finds it in the database alone.
@@ -193,40 +162,26 @@ var readsOfLeaves = regexp.MustCompile(`agentidp_db_query_duration_seconds_count
 func TestTheInternalListenerHasTheMetricsAndThePublicOneHasNot(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
-	metrics := b.get(t, b.internal+"/metrics", "")
+	metrics := b.get(t, b.Internal+"/metrics", "")
 	require.Equal(t, http.StatusOK, metrics.status)
 	require.Contains(t, string(metrics.body), "agentidp_audit_lag_seconds 0")
-	require.Equal(t, http.StatusNotFound, b.get(t, b.public+"/metrics", "").status)
-	require.Equal(t, http.StatusOK, b.get(t, b.public+"/healthz", "").status)
-	b.stop()
+	require.Equal(t, http.StatusNotFound, b.get(t, b.Public+"/metrics", "").status)
+	require.Equal(t, http.StatusOK, b.get(t, b.Public+"/healthz", "").status)
+	b.Stop()
 }
 
 func TestTheServiceStartsBeforeWhatItNeeds(t *testing.T) {
 	t.Parallel()
-	cfg, err := audit.LoadConfig(environment(map[string]string{
+	cfg, err := audit.LoadConfig(testkit.Environment(map[string]string{
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0", "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
 		"DATABASE_URL": "postgres://nobody@127.0.0.1:1/none", "NATS_URL": "nats://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1",
 		"ISSUER": issuer, "TOKEN_INTERNAL_URL": "http://127.0.0.1:1", "AUDIT_LOG_KEY": testkit.AuditLogKey(t).Secret,
-	})...)
+	}))
 	require.NoError(t, err)
-	service, err := audit.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, internal := service.Addresses()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- service.Run(ctx) }()
-
-	b := &bundle{}
-	require.Equal(t, http.StatusOK, b.get(t, "http://"+public+"/healthz", "").status)
-	require.Equal(t, http.StatusServiceUnavailable, b.get(t, "http://"+internal+"/readyz", "").status)
-	cancel()
-	select {
-	case err := <-done:
-		require.NoError(t, err)
-	case <-time.After(patience):
-		require.Fail(t, "the service does not stop")
-	}
+	b := &bundle{Replica: testkit.Serve(t, audit.New, cfg, io.Discard)}
+	require.Equal(t, http.StatusOK, b.get(t, b.Public+"/healthz", "").status)
+	require.Equal(t, http.StatusServiceUnavailable, b.get(t, b.Internal+"/readyz", "").status)
+	b.Stop()
 }
 
 func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
@@ -234,12 +189,12 @@ func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
 	database := testkit.Postgres(t, "audit")
 	b := setupWith(t, database, nil)
 	database.Stop(t)
-	require.Equal(t, http.StatusServiceUnavailable, b.get(t, b.internal+"/readyz", "").status)
+	require.Equal(t, http.StatusServiceUnavailable, b.get(t, b.Internal+"/readyz", "").status)
 }
 
 func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	t.Parallel()
-	_, err := audit.LoadConfig(environment(nil)...)
+	_, err := audit.LoadConfig(testkit.Environment(nil))
 	for _, name := range []string{"DATABASE_URL", "NATS_URL", "REDIS_URL", "ISSUER", "INTERNAL_API_TOKEN", "TOKEN_INTERNAL_URL", "AUDIT_LOG_KEY"} {
 		require.ErrorContains(t, err, name)
 	}
@@ -247,7 +202,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 		"DATABASE_URL": "postgres://x", "NATS_URL": "nats://x", "REDIS_URL": "redis://x", "ISSUER": issuer,
 		"INTERNAL_API_TOKEN": internalToken, "TOKEN_INTERNAL_URL": "http://token:9090", "AUDIT_LOG_KEY": testkit.AuditLogKey(t).Secret,
 	}
-	cfg, err := audit.LoadConfig(environment(good)...)
+	cfg, err := audit.LoadConfig(testkit.Environment(good))
 	require.NoError(t, err)
 	require.Equal(t, 90, cfg.RetentionDays)
 	secret, plain, err := auditlog.GenerateKey(rand.Reader, "witness.example")
@@ -257,7 +212,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 	public := cosigner.PublicKey()
 	peer, same := public+"@https://witness.example", plain+"@https://witness.example"
 	good["AUDIT_WITNESSES"] = peer
-	_, err = audit.LoadConfig(environment(good)...)
+	_, err = audit.LoadConfig(testkit.Environment(good))
 	require.NoError(t, err)
 	for name, values := range map[string][]string{
 		"AUDIT_WITNESSES":              {"witness.example", public, peer + "," + peer, peer + "," + same},
@@ -274,7 +229,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 					wrong[other] = good
 				}
 			}
-			_, err := audit.LoadConfig(environment(wrong)...)
+			_, err := audit.LoadConfig(testkit.Environment(wrong))
 			require.ErrorContains(t, err, name, fmt.Sprint(value))
 			if name == "AUDIT_LOG_KEY" || name == "AUDIT_RETENTION_DATABASE_URL" {
 				require.NotContains(t, err.Error(), value)
@@ -285,7 +240,7 @@ func TestConfigNamesEverythingThatIsMissingOrWrong(t *testing.T) {
 
 func TestMigrateNeedsTheOwnersURLAndNothingElse(t *testing.T) {
 	t.Parallel()
-	require.ErrorContains(t, audit.Migrate(t.Context(), environment(nil)...), "MIGRATE_DATABASE_URL")
+	require.ErrorContains(t, audit.Migrate(t.Context(), testkit.Environment(nil)), "MIGRATE_DATABASE_URL")
 	owner := testkit.Postgres(t, "audit").OwnerURL
-	require.NoError(t, audit.Migrate(t.Context(), environment(map[string]string{"MIGRATE_DATABASE_URL": owner})...), "again changes nothing")
+	require.NoError(t, audit.Migrate(t.Context(), testkit.Environment(map[string]string{"MIGRATE_DATABASE_URL": owner})), "again changes nothing")
 }

@@ -43,13 +43,13 @@ func TestTheRetentionCommandDropsWhatIsPastAndMakesWhatComes(t *testing.T) {
 	}
 	settings := map[string]string{"MIGRATE_DATABASE_URL": database.OwnerURL, "AUDIT_RETENTION_DAYS": "30"}
 	for range 2 {
-		require.NoError(t, audit.Retain(t.Context(), environment(settings)...))
+		require.NoError(t, audit.Retain(t.Context(), testkit.Environment(settings)))
 		require.Equal(t, 2, ask[int](t, database.AppURL, countDropped))
 		require.Equal(t, 1+8, ask[int](t, database.AppURL, countDays))
 	}
-	require.ErrorContains(t, audit.Retain(t.Context(), environment(nil)...), "MIGRATE_DATABASE_URL")
+	require.ErrorContains(t, audit.Retain(t.Context(), testkit.Environment(nil)), "MIGRATE_DATABASE_URL")
 	settings["AUDIT_RETENTION_DAYS"] = "0"
-	require.ErrorContains(t, audit.Retain(t.Context(), environment(settings)...), "AUDIT_RETENTION_DAYS")
+	require.ErrorContains(t, audit.Retain(t.Context(), testkit.Environment(settings)), "AUDIT_RETENTION_DAYS")
 }
 
 func TestAReplicaThatHasTheOwnersURLRetainsByItself(t *testing.T) {
@@ -85,13 +85,13 @@ func TestMigrateTakesEventsOfBeforeIntoTheLogAndNeedsItsKeyForThat(t *testing.T)
 	require.NoError(t, err)
 
 	settings := map[string]string{"MIGRATE_DATABASE_URL": database.OwnerURL}
-	require.ErrorContains(t, audit.Migrate(t.Context(), environment(settings)...), "AUDIT_LOG_KEY")
+	require.ErrorContains(t, audit.Migrate(t.Context(), testkit.Environment(settings)), "AUDIT_LOG_KEY")
 	settings["AUDIT_LOG_KEY"] = "nonsense"
-	require.ErrorContains(t, audit.Migrate(t.Context(), environment(settings)...), "AUDIT_LOG_KEY")
+	require.ErrorContains(t, audit.Migrate(t.Context(), testkit.Environment(settings)), "AUDIT_LOG_KEY")
 	key := testkit.AuditLogKey(t)
 	settings["AUDIT_LOG_KEY"] = key.Secret
 	for range 2 {
-		require.NoError(t, audit.Migrate(t.Context(), environment(settings)...))
+		require.NoError(t, audit.Migrate(t.Context(), testkit.Environment(settings)))
 	}
 	require.Equal(t, 1, ask[int](t, database.AppURL, "SELECT count(*) FROM audit.events WHERE leaf_index = 0"))
 	require.True(t, strings.HasPrefix(ask[string](t, database.AppURL, "SELECT checkpoint FROM audit.tree"), testkit.LogOrigin+"\n1\n"))

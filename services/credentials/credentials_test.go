@@ -29,14 +29,14 @@ func (f *fixture) agent() uuid.UUID {
 }
 
 func (f *fixture) url(agent uuid.UUID, rest ...string) string {
-	return f.public + "/api/v1/agents/" + agent.String() + "/credentials" + strings.Join(rest, "")
+	return f.Public + "/api/v1/agents/" + agent.String() + "/credentials" + strings.Join(rest, "")
 }
 
 func (f *fixture) verify(t *testing.T, agent uuid.UUID, secret any) credentialsapi.VerifyResponse {
 	t.Helper()
 	text, ok := secret.(string)
 	require.True(t, ok, "no secret")
-	res, err := f.internal.Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: agent, Secret: config.Secret(text)})
+	res, err := f.api.Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: agent, Secret: config.Secret(text)})
 	require.NoError(t, err)
 	return res
 }
@@ -55,7 +55,7 @@ func TestACredentialFromItsCreationToItsRevocation(t *testing.T) {
 	require.False(t, f.verify(t, f.agent(), first).Valid, "another agent's secret")
 
 	used := time.Now().Add(-time.Minute).UTC().Truncate(time.Microsecond)
-	require.NoError(t, f.internal.RecordUse(t.Context(), []credentialsapi.Use{{CredentialID: uuid.MustParse(id), UsedAt: used}}))
+	require.NoError(t, f.api.RecordUse(t.Context(), []credentialsapi.Use{{CredentialID: uuid.MustParse(id), UsedAt: used}}))
 	listed := f.do(t, http.MethodGet, f.url(agent), token, "")
 	require.Equal(t, http.StatusOK, listed.status)
 	item := listed.body["data"].([]any)[0].(map[string]any)
@@ -95,7 +95,7 @@ func TestACredentialFromItsCreationToItsRevocation(t *testing.T) {
 // requireNowhere looks for secrets where none may be.
 func (f *fixture) requireNowhere(t *testing.T, secrets ...string) {
 	t.Helper()
-	f.stop()
+	f.Stop()
 	require.Contains(t, f.log.String(), `"service":"credentials"`)
 	for _, s := range secrets {
 		hex := strings.TrimPrefix(s, "sk_live_")
@@ -225,46 +225,46 @@ func TestTheOperatorGetsItsCredentialOnce(t *testing.T) {
 	f := setup(t)
 	operator := f.agent()
 	req := credentialsapi.OperatorCredentialRequest{AgentID: operator, OnlyIfNone: true}
-	first, err := f.internal.OperatorCredential(t.Context(), req)
+	first, err := f.api.OperatorCredential(t.Context(), req)
 	require.NoError(t, err)
 	require.Equal(t, operator, first.ClientID)
 	require.True(t, f.verify(t, operator, first.ClientSecret.Reveal()).Valid)
-	second, err := f.internal.OperatorCredential(t.Context(), req)
+	second, err := f.api.OperatorCredential(t.Context(), req)
 	require.NoError(t, err)
 	require.Equal(t, credentialsapi.OperatorCredential{Exists: true}, second)
 	taken := credentialsapi.OperatorRevocation{AgentID: operator, CredentialID: first.CredentialID}
-	require.NoError(t, f.internal.RevokeOperatorCredential(t.Context(), taken))
+	require.NoError(t, f.api.RevokeOperatorCredential(t.Context(), taken))
 	require.False(t, f.verify(t, operator, first.ClientSecret.Reveal()).Valid)
-	require.Equal(t, apperr.CredentialAlreadyRevoked, apperr.CodeOf(f.internal.RevokeOperatorCredential(t.Context(), taken)))
+	require.Equal(t, apperr.CredentialAlreadyRevoked, apperr.CodeOf(f.api.RevokeOperatorCredential(t.Context(), taken)))
 }
 
 func TestAServiceStartsBeforeWhatItNeedsAndStopsWithoutIt(t *testing.T) {
 	t.Parallel()
 	nowhere := "127.0.0.1:1"
-	cfg, err := credentials.LoadConfig(config.Environ(environment(map[string]string{
+	cfg, err := credentials.LoadConfig(testkit.Environment(map[string]string{
 		"DATABASE_URL": "postgres://nobody@" + nowhere + "/none", "REDIS_URL": "redis://" + nowhere, "NATS_URL": "nats://" + nowhere,
 		"REGISTRY_INTERNAL_URL": "http://" + nowhere, "TOKEN_INTERNAL_URL": "http://" + nowhere,
 		"ISSUER": issuer, "INTERNAL_API_TOKEN": internalToken, "DRAIN_DELAY": "0s",
 		"PUBLIC_ADDR": "127.0.0.1:0", "INTERNAL_ADDR": "127.0.0.1:0",
-	})))
+	}))
 	require.NoError(t, err)
 	require.Equal(t, 100, cfg.MaxActive)
-	f := &fixture{log: &testkit.Log{}, stopped: make(chan error, 1)}
+	f := &fixture{log: &testkit.Log{}}
 	f.start(t, cfg)
-	require.Equal(t, http.StatusOK, f.get(t, f.private+"/healthz").status)
-	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.private+"/readyz").status)
-	_, err = f.internal.Verify(t.Context(), credentialsapi.VerifyRequest{
+	require.Equal(t, http.StatusOK, f.get(t, f.Internal+"/healthz").status)
+	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.Internal+"/readyz").status)
+	_, err = f.api.Verify(t.Context(), credentialsapi.VerifyRequest{
 		ClientID: uuid.New(), Secret: config.Secret("sk_live_" + strings.Repeat("0", 64)),
 	})
 	require.Error(t, err, "nobody knows, so nobody says no")
-	f.stop()
+	f.Stop()
 }
 
 func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
 	database := testkit.Postgres(t, "credentials")
 	f := setup(t, "DATABASE_URL="+database.AppURL)
 	database.Stop(t)
-	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.private+"/readyz").status)
+	require.Equal(t, http.StatusServiceUnavailable, f.get(t, f.Internal+"/readyz").status)
 }
 
 func TestSettingsThatCannotWorkAreAllNamed(t *testing.T) {
@@ -278,7 +278,7 @@ func TestSettingsThatCannotWorkAreAllNamed(t *testing.T) {
 		"DATABASE_URL REDIS_URL NATS_URL ISSUER INTERNAL_API_TOKEN REGISTRY_INTERNAL_URL TOKEN_INTERNAL_URL LOG_LEVEL": {"LOG_LEVEL": "loud"},
 		"REGISTRY_INTERNAL_URL TOKEN_INTERNAL_URL MAX_ACTIVE_CREDENTIALS":                                              complete,
 	} {
-		_, err := credentials.LoadConfig(config.Environ(environment(set)))
+		_, err := credentials.LoadConfig(testkit.Environment(set))
 		for name := range strings.FieldsSeq(wrong) {
 			require.ErrorContains(t, err, name)
 		}

@@ -1,7 +1,6 @@
 package credentials_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -16,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/peer"
@@ -38,16 +36,14 @@ const (
 // that a test commands. Tests with one do not run side by side: bcrypt under the
 // race detector takes a second of a core, and more of it at once only waits.
 type fixture struct {
+	*testkit.Replica
+
 	registry *fakeRegistry
 	tokens   *testkit.TokenService
 	nats     *natsx.Conn
 	db       *pgdb.DB
 	log      *testkit.Log
-	internal *credentialsapi.Client
-	public   string
-	private  string
-	stop     func()
-	stopped  chan error
+	api      *credentialsapi.Client
 	given    map[string]string // the settings
 }
 
@@ -59,7 +55,7 @@ func setup(t *testing.T, settings ...string) *fixture {
 	f := &fixture{
 		registry: &fakeRegistry{status: map[uuid.UUID]string{}},
 		tokens:   testkit.StartTokenService(t, issuer), nats: testkit.ConnectNATS(t, natsServer.URL()), db: testkit.Open(t, database.AppURL),
-		log: &testkit.Log{}, stopped: make(chan error, 1),
+		log: &testkit.Log{},
 	}
 	require.NoError(t, f.nats.DeclareAudit(t.Context()))
 	registry := httptest.NewServer(f.registry)
@@ -84,44 +80,22 @@ func setup(t *testing.T, settings ...string) *fixture {
 // startAgain stops the replica, if one runs, and starts another with the settings as they are then.
 func (f *fixture) startAgain(t *testing.T) {
 	t.Helper()
-	if f.stop != nil {
-		f.stop()
+	if f.Replica != nil {
+		f.Stop()
 	}
-	cfg, err := credentials.LoadConfig(config.Environ(environment(f.given)))
+	cfg, err := credentials.LoadConfig(testkit.Environment(f.given))
 	require.NoError(t, err)
 	f.start(t, cfg)
-	require.Eventually(t, func() bool { return f.get(t, f.private+"/readyz").status == http.StatusOK }, eventually, often)
+	f.AwaitReady(t)
 }
 
-// start a replica, and stop it at the end of the test at the latest.
 func (f *fixture) start(t *testing.T, cfg credentials.Config) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(telemetry.WithOutput(context.Background(), f.log))
-	service, err := credentials.New(ctx, cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, internal := service.Addresses()
-	f.public, f.private = "http://"+public, "http://"+internal
-	f.internal = credentialsapi.NewClient(peer.New(peer.Config{
-		BaseURL: f.private, Token: internalToken, Name: "credentials", Telemetry: telemetry.Discard("test"),
+	f.Replica = testkit.Serve(t, credentials.New, cfg, f.log)
+	f.api = credentialsapi.NewClient(peer.New(peer.Config{
+		BaseURL: f.Internal, Token: internalToken, Name: "credentials", Telemetry: telemetry.Discard("test"),
 		Timeout: eventually,
 	}))
-	go func() { f.stopped <- service.Run(ctx) }()
-	var once sync.Once
-	f.stop = func() {
-		once.Do(func() {
-			cancel()
-			require.NoError(t, <-f.stopped)
-		})
-	}
-	t.Cleanup(f.stop)
-}
-
-func environment(values map[string]string) func(string) (string, bool) {
-	return func(key string) (string, bool) {
-		value, ok := values[key]
-		return value, ok
-	}
 }
 
 // token for an agent, as the token service would sign it.

@@ -26,7 +26,7 @@ func pathInVault(agent uuid.UUID, credential any) string {
 // metrics are what the replica shows Prometheus.
 func (f *fixture) metrics(t *testing.T) string {
 	t.Helper()
-	res, err := http.Get(f.private + "/metrics")
+	res, err := http.Get(f.Internal + "/metrics")
 	require.NoError(t, err)
 	defer func() { require.NoError(t, res.Body.Close()) }()
 	text, err := io.ReadAll(res.Body)
@@ -87,9 +87,9 @@ func TestWithoutVaultItsReplicaIsReadyAndSaysWhatIsAway(t *testing.T) {
 		require.NotContains(t, fmt.Sprint(refused.body), "ault")
 	}
 	require.True(t, f.verify(t, agent, secret).Valid)
-	_, err := f.internal.Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: agent, Secret: config.Secret(strange.(string))})
+	_, err := f.api.Verify(t.Context(), credentialsapi.VerifyRequest{ClientID: agent, Secret: config.Secret(strange.(string))})
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
-	require.Equal(t, http.StatusOK, f.get(t, f.private+"/readyz").status)
+	require.Equal(t, http.StatusOK, f.get(t, f.Internal+"/readyz").status)
 	require.Eventually(t, func() bool {
 		return strings.Contains(f.metrics(t), `agentidp_dependency_up{dependency="vault"} 0`)
 	}, eventually, often)

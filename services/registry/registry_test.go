@@ -1,7 +1,6 @@
 package registry_test
 
 import (
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -32,16 +31,12 @@ const (
 
 // replica is one running service on real servers, beside a token service that knows one key.
 type replica struct {
-	public, internal string
-	api              *registryapi.Client
-	nats             *natsx.Conn
-	tokens           *testkit.TokenService
-	database         testkit.Database
-	stop             func() error
-}
+	*testkit.Replica
 
-func environment(values map[string]string) config.Option {
-	return config.Environ(func(key string) (string, bool) { value, ok := values[key]; return value, ok })
+	api      *registryapi.Client
+	nats     *natsx.Conn
+	tokens   *testkit.TokenService
+	database testkit.Database
 }
 
 // settings of a replica; the servers that they name need not be there.
@@ -59,22 +54,11 @@ func settings(changes map[string]string) map[string]string {
 
 func start(t *testing.T, values map[string]string) *replica {
 	t.Helper()
-	cfg, err := registry.LoadConfig(environment(values))
+	cfg, err := registry.LoadConfig(testkit.Environment(values))
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(telemetry.WithOutput(context.Background(), io.Discard))
-	service, err := registry.New(ctx, cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, internal := service.Addresses()
-	ended := make(chan error, 1)
-	go func() { ended <- service.Run(ctx) }()
-	r := &replica{public: "http://" + public, internal: "http://" + internal}
-	r.stop = func() error {
-		cancel()
-		return <-ended
-	}
+	r := &replica{Replica: testkit.Serve(t, registry.New, cfg, io.Discard)}
 	r.api = registryapi.NewClient(peer.New(peer.Config{
-		BaseURL: r.internal, Token: internalToken, Name: "registry", Telemetry: telemetry.Discard("test"),
+		BaseURL: r.Internal, Token: internalToken, Name: "registry", Telemetry: telemetry.Discard("test"),
 	}))
 	return r
 }
@@ -93,7 +77,7 @@ func setup(t *testing.T) *replica {
 		"FREE_TIER_MAX_AGENTS": "50", "REGISTRY_FREE_TIER_MAX_AGENTS": "2",
 	}))
 	r.nats, r.tokens, r.database = conn, tokens, database
-	require.Eventually(t, func() bool { return get(t, r.internal+"/readyz").StatusCode == http.StatusOK }, patience, often)
+	r.AwaitReady(t)
 	return r
 }
 
@@ -162,7 +146,7 @@ func TestAnAgentFromTheOperatorToItsEnd(t *testing.T) {
 
 	const body = `{"email":"%@example.com","agentType":"screener","version":"1.0.0","capabilities":["resume:read"],` +
 		`"owner":"talent","deploymentEnv":"staging"}`
-	agents := r.public + "/api/v1/agents"
+	agents := r.Public + "/api/v1/agents"
 	registered := do(t, http.MethodPost, agents, token, strings.Replace(body, "%", "a", 1))
 	require.Equal(t, http.StatusCreated, registered.StatusCode)
 	require.NotEmpty(t, registered.Header.Get("X-RateLimit-Remaining"))
@@ -192,52 +176,52 @@ func TestAnAgentFromTheOperatorToItsEnd(t *testing.T) {
 		return err == nil && strings.Contains(string(last.Data), `"status":"decommissioned","revision":3`)
 	}, patience, often)
 
-	metrics := text(t, get(t, r.internal+"/metrics"))
+	metrics := text(t, get(t, r.Internal+"/metrics"))
 	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="success"} 2`)
 	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="limit_exceeded"} 1`)
 	require.Contains(t, metrics, `agentidp_agents_registered_total{outcome="already_exists"} 0`)
 	require.Contains(t, metrics, `agentidp_db_query_duration_seconds_count{operation="agent_insert"}`)
-	require.NoError(t, r.stop())
-	_, err = http.Get(r.public + "/healthz")
+	r.Stop()
+	_, err = http.Get(r.Public + "/healthz")
 	require.Error(t, err, "nobody listens any more")
 }
 
 func TestAReplicaStartsBeforeWhatItNeeds(t *testing.T) {
 	t.Parallel()
 	r := start(t, settings(nil))
-	require.Equal(t, http.StatusOK, get(t, r.public+"/healthz").StatusCode)
-	require.Equal(t, http.StatusOK, get(t, r.internal+"/healthz").StatusCode)
-	unready := get(t, r.internal+"/readyz")
+	require.Equal(t, http.StatusOK, get(t, r.Public+"/healthz").StatusCode)
+	require.Equal(t, http.StatusOK, get(t, r.Internal+"/healthz").StatusCode)
+	unready := get(t, r.Internal+"/readyz")
 	require.Equal(t, http.StatusServiceUnavailable, unready.StatusCode)
 	require.NotContains(t, text(t, unready), "127.0.0.1")
 	_, err := r.api.Agent(t.Context(), uuid.New())
 	require.ErrorContains(t, err, "SERVICE_UNAVAILABLE")
-	require.NoError(t, r.stop())
+	r.Stop()
 }
 
 func TestAReplicaThatLosesPostgresIsNotReady(t *testing.T) {
 	t.Parallel()
 	r := setup(t)
 	r.database.Stop(t)
-	require.Equal(t, http.StatusServiceUnavailable, get(t, r.internal+"/readyz").StatusCode)
-	require.NoError(t, r.stop())
+	require.Equal(t, http.StatusServiceUnavailable, get(t, r.Internal+"/readyz").StatusCode)
+	r.Stop()
 }
 
 func TestEverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := registry.LoadConfig(environment(nil))
+	_, err := registry.LoadConfig(testkit.Environment(nil))
 	require.Error(t, err)
 	for _, name := range []string{"DATABASE_URL", "REDIS_URL", "NATS_URL", "TOKEN_INTERNAL_URL", "ISSUER", "INTERNAL_API_TOKEN"} {
 		require.ErrorContains(t, err, name)
 	}
-	_, err = registry.LoadConfig(environment(settings(map[string]string{
+	_, err = registry.LoadConfig(testkit.Environment(settings(map[string]string{
 		"FREE_TIER_MAX_AGENTS": "-1", "TOKEN_INTERNAL_URL": "token:9090", "RATE_LIMIT_PER_MINUTE": "-1", "INTERNAL_API_TOKEN": "",
 	})))
 	for _, name := range []string{"FREE_TIER_MAX_AGENTS", "TOKEN_INTERNAL_URL", "RATE_LIMIT_PER_MINUTE", "INTERNAL_API_TOKEN"} {
 		require.Equal(t, 1, strings.Count(err.Error(), name), "%s in %s", name, err)
 	}
 
-	cfg, err := registry.LoadConfig(environment(settings(nil)))
+	cfg, err := registry.LoadConfig(testkit.Environment(settings(nil)))
 	require.NoError(t, err)
 	require.Equal(t, int64(100), cfg.MaxAgents)
 	for _, setting := range config.Settings(cfg) {
@@ -248,7 +232,7 @@ func TestEverySettingThatIsWrongIsNamedAtOnce(t *testing.T) {
 func TestAServiceThatCannotBeMadeLeavesNothingBehind(t *testing.T) {
 	t.Parallel()
 	for name, value := range map[string]string{"DATABASE_URL": "::", "REDIS_URL": "::", "NATS_URL": "nats://%zz"} {
-		cfg, err := registry.LoadConfig(environment(settings(map[string]string{name: value})))
+		cfg, err := registry.LoadConfig(testkit.Environment(settings(map[string]string{name: value})))
 		if err == nil { // some mistakes show when the setting is read, some when it is used
 			_, err = registry.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
 		}

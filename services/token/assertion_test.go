@@ -66,7 +66,7 @@ func TestAnAgentProvesWhoItIsByWhatItSigned(t *testing.T) {
 	id, private := w.registerKey(t)
 
 	client := clientcredentials.Config{
-		TokenURL: w.public + "/api/v1/token", AuthStyle: oauth2.AuthStyleInParams, Scopes: []string{"tokens:read"},
+		TokenURL: w.Public + "/api/v1/token", AuthStyle: oauth2.AuthStyleInParams, Scopes: []string{"tokens:read"},
 		EndpointParams: asserting(sign(t, id, private), nil),
 	}
 	token, err := client.Token(t.Context())
@@ -118,11 +118,11 @@ func TestEveryFailedAssertionIsAnsweredAlike(t *testing.T) {
 func TestOneAssertionGetsOneTokenFromAllReplicas(t *testing.T) {
 	t.Parallel()
 	w := setup(t, map[string]string{"AUTH_FAILURES_PER_MINUTE": "0"})
-	first := w.public
+	first := w.Replica
 	id, private := w.registerKey(t)
 	w.start(t) // another one beside it, on the same stores
-	replicas := []*world{{public: first}, {public: w.public}}
-	require.NotEqual(t, first, w.public)
+	replicas := []*world{{Replica: first}, {Replica: w.Replica}}
+	require.NotEqual(t, first.Public, w.Public)
 	for range 3 {
 		assertion := sign(t, id, private)
 		var issued, refused atomic.Int64
@@ -149,7 +149,7 @@ func TestAnAssertionStaysUsedOverARestart(t *testing.T) {
 	id, private := w.registerKey(t)
 	assertion := sign(t, id, private)
 	require.Equal(t, http.StatusOK, w.askByAssertion(t, assertion).status)
-	w.stop()
+	w.Stop()
 	w.start(t)
 	require.Equal(t, http.StatusUnauthorized, w.askByAssertion(t, assertion).status)
 	require.Equal(t, http.StatusOK, w.askByAssertion(t, sign(t, id, private)).status)

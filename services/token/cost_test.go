@@ -14,7 +14,7 @@ import (
 // counts reads, of a histogram of the service, how many observations each series has.
 func (w *world) counts(t *testing.T, metric string) map[string]int {
 	t.Helper()
-	answer := w.get(t, w.internal+"/metrics")
+	answer := w.get(t, w.Internal+"/metrics")
 	require.Equal(t, http.StatusOK, answer.status)
 	counts := map[string]int{}
 	series := regexp.MustCompile(`(?m)^` + metric + `_count\{[a-z]+="([^"]*)"\} (\d+)$`)

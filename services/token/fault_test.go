@@ -201,13 +201,13 @@ func TestAReplicaStaysReadyWithoutPostgresAndDoesNotBecomeSo(t *testing.T) {
 	w.issue(t, id, "")
 	w.database.Stop(t)
 	w.issue(t, id, "")
-	require.Equal(t, http.StatusOK, w.get(t, w.public+"/.well-known/jwks.json").status)
-	require.Equal(t, http.StatusOK, w.get(t, w.internal+"/readyz").status, "all replicas would leave at once")
+	require.Equal(t, http.StatusOK, w.get(t, w.Public+"/.well-known/jwks.json").status)
+	require.Equal(t, http.StatusOK, w.get(t, w.Internal+"/readyz").status, "all replicas would leave at once")
 
 	late := *w
 	late.run(t)
-	require.Eventually(t, func() bool { return late.get(t, late.internal+"/healthz").status == http.StatusOK }, soon, often)
-	require.Equal(t, http.StatusServiceUnavailable, late.get(t, late.internal+"/readyz").status, "it has no keys yet")
+	require.Eventually(t, func() bool { return late.get(t, late.Internal+"/healthz").status == http.StatusOK }, soon, often)
+	require.Equal(t, http.StatusServiceUnavailable, late.get(t, late.Internal+"/readyz").status, "it has no keys yet")
 }
 
 // jtiOf reads the id of a token.
@@ -236,7 +236,7 @@ func TestTwoReplicasShareKeysQuotaAndRevocations(t *testing.T) {
 func (w *world) check(t *testing.T, bearer string, id uuid.UUID, jti string) reply {
 	t.Helper()
 	body := `{"jti":"` + jti + `","sub":"` + id.String() + `","issuedAt":"` + time.Now().UTC().Format(time.RFC3339Nano) + `"}`
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.internal+"/internal/v1/revocations/check", strings.NewReader(body))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.Internal+"/internal/v1/revocations/check", strings.NewReader(body))
 	require.NoError(t, err)
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Authorization", "Bearer "+bearer)
@@ -255,8 +255,8 @@ func TestTheInternalAPIAnswersFromTheDatabase(t *testing.T) {
 	require.NoError(t, w.redisClient(t).FlushAll(t.Context()).Err())
 	require.JSONEq(t, `{"revoked":true}`, check(internalToken).body)
 
-	public, internal := w.get(t, w.public+"/.well-known/jwks.json"), w.get(t, w.internal+"/internal/v1/jwks")
+	public, internal := w.get(t, w.Public+"/.well-known/jwks.json"), w.get(t, w.Internal+"/internal/v1/jwks")
 	require.Equal(t, public.body, internal.body)
-	require.Equal(t, http.StatusNotFound, w.get(t, w.public+"/internal/v1/jwks").status)
-	require.Contains(t, w.get(t, w.internal+"/openapi.yaml").body, "openapi: 3.0.3")
+	require.Equal(t, http.StatusNotFound, w.get(t, w.Public+"/internal/v1/jwks").status)
+	require.Contains(t, w.get(t, w.Internal+"/openapi.yaml").body, "openapi: 3.0.3")
 }

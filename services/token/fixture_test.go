@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/outbox"
@@ -177,15 +177,14 @@ type (
 
 // world is a token service with everything around it.
 type world struct {
+	*testkit.Replica
+
 	peers    *peers
 	settings map[string]string
 	database testkit.Database
 	nats     *natsx.Conn
 	broker   broker
 	redis    redisServer
-	public   string
-	internal string
-	stop     func()
 }
 
 func setup(t *testing.T, settings map[string]string) *world {
@@ -209,35 +208,18 @@ func setup(t *testing.T, settings map[string]string) *world {
 	return w
 }
 
-// start runs the service until the test ends or stop is called, and waits until it is ready.
+// start runs the service until the test ends or Stop is called, and waits until it is ready.
 func (w *world) start(t *testing.T) {
 	t.Helper()
 	w.run(t)
-	require.Eventually(t, func() bool {
-		return w.get(t, w.internal+"/readyz").status == http.StatusOK
-	}, soon, often, "the service does not become ready")
+	w.AwaitReady(t)
 }
 
 func (w *world) run(t *testing.T) {
 	t.Helper()
-	cfg, err := token.LoadConfig(config.Values(w.settings), config.Environ(func(string) (string, bool) { return "", false }))
+	cfg, err := token.LoadConfig(testkit.Environment(w.settings))
 	require.NoError(t, err)
-	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	service, err := token.New(ctx, cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, internal := service.Addresses()
-	w.public, w.internal = "http://"+public, "http://"+internal
-	done := make(chan error, 1)
-	go func() { done <- service.Run(ctx) }()
-	var once sync.Once
-	w.stop = func() {
-		once.Do(func() {
-			cancel()
-			require.NoError(t, <-done)
-		})
-	}
-	t.Cleanup(w.stop)
+	w.Replica = testkit.Serve(t, token.New, cfg, os.Stderr)
 }
 
 type reply struct {
@@ -277,7 +259,7 @@ func (w *world) get(t *testing.T, target string) reply {
 
 func (w *world) post(t *testing.T, path, bearer string, values url.Values) reply {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, strings.NewReader(values.Encode()))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.Public+path, strings.NewReader(values.Encode()))
 	require.NoError(t, err)
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if bearer != "" {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/token"
 )
@@ -32,15 +31,11 @@ type key struct {
 func command(t *testing.T, databaseURL string, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err := token.Keys(t.Context(), args, &out, noEnvironment(), config.Values(map[string]string{
+	err := token.Keys(t.Context(), args, &out, testkit.Environment(map[string]string{
 		"DATABASE_URL": databaseURL, "KEY_PROPAGATION": "10s",
 		"KEY_ENCRYPTION_KEY": base64.StdEncoding.EncodeToString(make([]byte, 32)),
 	}))
 	return out.String(), err
-}
-
-func noEnvironment() config.Option {
-	return config.Environ(func(string) (string, bool) { return "", false })
 }
 
 func listKeys(t *testing.T, databaseURL string, args ...string) []key {
@@ -57,7 +52,7 @@ func listKeys(t *testing.T, databaseURL string, args ...string) []key {
 func (w *world) published(t *testing.T) []string {
 	t.Helper()
 	var set struct{ Keys []struct{ Kid string } }
-	require.NoError(t, json.Unmarshal([]byte(w.get(t, w.public+"/.well-known/jwks.json").body), &set))
+	require.NoError(t, json.Unmarshal([]byte(w.get(t, w.Public+"/.well-known/jwks.json").body), &set))
 	kids := make([]string, 0, len(set.Keys))
 	for _, key := range set.Keys {
 		kids = append(kids, key.Kid)
@@ -122,7 +117,7 @@ func TestCommandsMoveTheKeysOfEveryRunningReplica(t *testing.T) {
 	require.Regexp(t, `KID +ALG +STATE +CREATED +SIGNS FROM +SIGNED UNTIL +GONE AT\n`, table)
 	require.Regexp(t, list[0].ID+` +ES256 +active `, table)
 	require.Regexp(t, first[0].ID+` +ES256 +gone `, table)
-	require.Contains(t, w.get(t, w.internal+"/metrics").body, `agentidp_signing_keys{state="active"} 1`)
+	require.Contains(t, w.get(t, w.Internal+"/metrics").body, `agentidp_signing_keys{state="active"} 1`)
 }
 
 func TestCommandsThatCannotBeDoneSayWhy(t *testing.T) {
@@ -148,7 +143,7 @@ func TestCommandsThatCannotBeDoneSayWhy(t *testing.T) {
 			require.ErrorContains(t, err, test.want)
 		})
 	}
-	err := token.Keys(t.Context(), []string{"list"}, &bytes.Buffer{}, noEnvironment())
+	err := token.Keys(t.Context(), []string{"list"}, &bytes.Buffer{}, testkit.Environment(nil))
 	require.EqualError(t, err, "configuration: DATABASE_URL: is required; KEY_ENCRYPTION_KEY: is required")
 }
 
@@ -167,11 +162,11 @@ func TestAnImportedKeySignsAndGoesThroughTheStates(t *testing.T) {
 	id := w.peers.register()
 	access := w.issue(t, id, "tokens:read")
 	require.Equal(t, []string{kidOf(t, access)}, w.published(t))
-	w.stop()
+	w.Stop()
 	w.start(t)
 	require.Equal(t, []string{kidOf(t, access)}, w.published(t), "it is imported once")
 
-	w.stop()
+	w.Stop()
 	w.settings["JWT_PRIVATE_KEY"] = importable(t)
 	w.start(t)
 	require.Eventually(t, func() bool { return len(w.published(t)) == 2 }, soon, often, "a second one is published first")
@@ -205,7 +200,7 @@ func TestSettingsOfKeysMakeSenseTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := token.LoadConfig(noEnvironment(), config.Values(minimal(test.settings)))
+			_, err := token.LoadConfig(testkit.Environment(minimal(test.settings)))
 			require.Error(t, err)
 			for _, want := range test.want {
 				require.ErrorContains(t, err, want)
@@ -219,7 +214,7 @@ func TestSettingsOfKeysMakeSenseTogether(t *testing.T) {
 		"a key of the right kind":  {"JWT_PRIVATE_KEY": importable(t), "SIGNING_ALG": "ES256"},
 		"all of them much shorter": {"KEY_PROPAGATION": "10s", "KEY_ROTATION": "11s"},
 	} {
-		_, err := token.LoadConfig(noEnvironment(), config.Values(minimal(settings)))
+		_, err := token.LoadConfig(testkit.Environment(minimal(settings)))
 		require.NoError(t, err, name)
 	}
 }

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/oauth2/clientcredentials"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/token"
 )
 
@@ -114,13 +114,13 @@ func TestThirdPartyClientsWork(t *testing.T) {
 			for name, style := range map[string]oauth2.AuthStyle{"form": oauth2.AuthStyleInParams, "basic": oauth2.AuthStyleInHeader} {
 				client := clientcredentials.Config{
 					ClientID: id.String(), ClientSecret: goodSecret, AuthStyle: style,
-					TokenURL: w.public + "/api/v1/token", Scopes: []string{"agents:read", "resume:read"},
+					TokenURL: w.Public + "/api/v1/token", Scopes: []string{"agents:read", "resume:read"},
 				}
 				got, err := client.Token(t.Context())
 				require.NoError(t, err, name)
 				require.Equal(t, "Bearer", got.TokenType)
 
-				keys := oidc.NewRemoteKeySet(t.Context(), w.public+"/.well-known/jwks.json")
+				keys := oidc.NewRemoteKeySet(t.Context(), w.Public+"/.well-known/jwks.json")
 				verifier := oidc.NewVerifier(issuer, keys, &oidc.Config{ClientID: issuer, SupportedSigningAlgs: []string{algorithm}})
 				verified, err := verifier.Verify(t.Context(), got.AccessToken)
 				require.NoError(t, err, name)
@@ -134,7 +134,7 @@ func TestDiscoveryIsAcceptedByAnOpenIDClient(t *testing.T) {
 	t.Parallel()
 	w := setup(t, nil)
 	ctx := oidc.InsecureIssuerURLContext(t.Context(), issuer)
-	provider, err := oidc.NewProvider(ctx, w.public)
+	provider, err := oidc.NewProvider(ctx, w.Public)
 	require.NoError(t, err)
 	require.Equal(t, issuer+"/api/v1/token", provider.Endpoint().TokenURL)
 }
@@ -233,7 +233,7 @@ func TestAnAuthorizationThatCannotBeReadIsAFailureAsAnyOther(t *testing.T) {
 	id := w.peers.register()
 	for _, path := range []string{"/api/v1/token", "/api/v1/token/introspect"} {
 		before := len(w.eventsOf(t, auditevent.AuthFailed))
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.public+path, strings.NewReader("grant_type=client_credentials&token=x"))
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.Public+path, strings.NewReader("grant_type=client_credentials&token=x"))
 		require.NoError(t, err)
 		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		request.Header.Set("Authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(id.String()+":100%")))
@@ -333,11 +333,11 @@ func TestTheSecondStartHasTheSameKeysAndRevocations(t *testing.T) {
 	id := w.peers.register()
 	revoked, kept := w.issue(t, id, ""), w.issue(t, id, "tokens:read")
 	require.Equal(t, http.StatusOK, w.revoke(t, kept, revoked).status)
-	before := w.get(t, w.public+"/.well-known/jwks.json")
-	w.stop()
+	before := w.get(t, w.Public+"/.well-known/jwks.json")
+	w.Stop()
 	require.NotEmpty(t, w.peers.uses, "uses are reported at the end")
 	w.start(t)
-	after := w.get(t, w.public+"/.well-known/jwks.json")
+	after := w.get(t, w.Public+"/.well-known/jwks.json")
 	require.Equal(t, before.body, after.body)
 	require.Equal(t, true, w.introspect(t, kept, kept).field(t, "active"))
 	require.JSONEq(t, `{"active":false}`, w.introspect(t, kept, revoked).body)
@@ -431,7 +431,7 @@ func TestMetricsCountTokensAndCaches(t *testing.T) {
 	w.issue(t, id, "")
 	w.issue(t, id, "")
 	w.ask(t, id, wrongSecret, "")
-	metrics := w.get(t, w.internal+"/metrics").body
+	metrics := w.get(t, w.Internal+"/metrics").body
 	for _, line := range []string{
 		`agentidp_tokens_issued_total{outcome="success"} 2`,
 		`agentidp_tokens_issued_total{outcome="invalid_client"} 1`,
@@ -446,7 +446,7 @@ func TestMetricsCountTokensAndCaches(t *testing.T) {
 
 func TestAWrongConfigurationIsNamedAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := token.LoadConfig(config.Environ(func(string) (string, bool) { return "", false }), config.Values(map[string]string{
+	_, err := token.LoadConfig(testkit.Environment(map[string]string{
 		"ISSUER": "https://idp.example.com/", "TOKEN_TTL": "59", "SIGNING_ALG": "HS256",
 		"KEY_ENCRYPTION_KEY": "c2hvcnQ=", "REGISTRY_INTERNAL_URL": "ftp://registry", "CREDENTIALS_INTERNAL_URL": "credentials", "FREE_TIER_MAX_MONTHLY_TOKENS": "-1",
 	}))

@@ -27,9 +27,7 @@ import (
 	"github.com/sentryagent/agentidp/cmd/agentidp/internal/witness"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/auditlog"
-	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/natsx"
-	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	auditservice "github.com/sentryagent/agentidp/services/audit"
 )
@@ -65,20 +63,9 @@ func run(t *testing.T, settings map[string]string) *running {
 		"REDIS_KEY_PREFIX": uuid.NewString() + ":", "ISSUER": issuer, "TOKEN_INTERNAL_URL": tokens.URL, "AUDIT_LOG_KEY": r.key.Secret,
 	}
 	maps.Copy(values, settings)
-	cfg, err := auditservice.LoadConfig(config.Environ(func(string) (string, bool) { return "", false }), config.Values(values))
+	cfg, err := auditservice.LoadConfig(testkit.Environment(values))
 	require.NoError(t, err)
-	service, err := auditservice.New(telemetry.WithOutput(t.Context(), io.Discard), cfg)
-	require.NoError(t, err)
-	require.NoError(t, service.Listen())
-	public, _ := service.Addresses()
-	r.base = "http://" + public
-	ctx, stop := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- service.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		require.NoError(t, <-ended)
-	})
+	r.base = testkit.Serve(t, auditservice.New, cfg, io.Discard).Public
 	source := oauth2.StaticTokenSource(&oauth2.Token{AccessToken: tokens.Sign(t, uuid.New(), "audit:read")})
 	r.client, err = auditor.NewClient(r.base, oauth2.NewClient(context.Background(), source))
 	require.NoError(t, err)

@@ -24,6 +24,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/peer"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 )
 
 const token = "internal-token"
@@ -140,20 +141,13 @@ func setup(t *testing.T, services *services, token string) Clients {
 	t.Helper()
 	server := httptest.NewServer(services)
 	t.Cleanup(server.Close)
-	settings, err := LoadSettings(environ(map[string]string{
+	settings, err := LoadSettings(testkit.Environment(map[string]string{
 		"REGISTRY_INTERNAL_URL": server.URL, "CREDENTIALS_INTERNAL_URL": server.URL, "INTERNAL_API_TOKEN": token,
 	}))
 	require.NoError(t, err)
 	clients, err := NewClients(settings, telemetry.Discard("test"))
 	require.NoError(t, err)
 	return clients
-}
-
-func environ(values map[string]string) config.Option {
-	return config.Environ(func(key string) (string, bool) {
-		value, set := values[key]
-		return value, set
-	})
 }
 
 func within(t *testing.T, limit time.Duration) context.Context {
@@ -419,10 +413,10 @@ func TestAnAnswerWithoutASecretIsNotTakenForOne(t *testing.T) {
 
 func TestSettingsThatAreMissingOrWrongAreNamed(t *testing.T) {
 	t.Parallel()
-	_, err := LoadSettings(environ(nil))
+	_, err := LoadSettings(testkit.Environment(nil))
 	require.EqualError(t, err, "configuration: REGISTRY_INTERNAL_URL: is required; CREDENTIALS_INTERNAL_URL: is required; INTERNAL_API_TOKEN: is required")
 
-	_, err = LoadSettings(environ(map[string]string{
+	_, err = LoadSettings(testkit.Environment(map[string]string{
 		"REGISTRY_INTERNAL_URL": "registry:9090", "CREDENTIALS_INTERNAL_URL": "ftp://credentials", "INTERNAL_API_TOKEN": token,
 	}))
 	require.ErrorContains(t, err, "REGISTRY_INTERNAL_URL")

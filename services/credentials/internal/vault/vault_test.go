@@ -22,6 +22,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -349,7 +350,7 @@ func TestThereIsOneWayInAndNoSettingGoesUnnoticed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var cfg Config
-			err := config.Load(&cfg, config.Environ(func(key string) (string, bool) { v, ok := tt.env[key]; return v, ok }))
+			err := config.Load(&cfg, testkit.Environment(tt.env))
 			if tt.wrong == "" {
 				require.NoError(t, err)
 				require.Equal(t, tt.env["VAULT_ADDR"] != "", cfg.Enabled())
