@@ -1,6 +1,6 @@
-// Package idle lets time pass, for as long as somebody still waits for what comes after. It is for pauses in
-// loops that run beside requests, and between attempts. It must not be used to wait for what can be told: that
-// wants a channel.
+// Package idle lets time pass, for as long as somebody still waits for what comes after. It is for loops that run
+// beside requests, and for pauses between attempts. It must not be used to wait for what can be told: that wants a
+// channel.
 package idle
 
 import (

@@ -139,7 +139,7 @@ func (r *Relay) listenOnce(ctx context.Context, wake func()) error {
 // last value, and the other grows: an event that waits does not get younger.
 func (r *Relay) count(ctx context.Context) {
 	var oldest time.Time
-	for {
+	idle.Every(ctx, countEvery, func(ctx context.Context) {
 		var pending int64
 		var first *uuid.UUID
 		query, cancel := context.WithTimeout(ctx, sqlTimeout)
@@ -149,10 +149,7 @@ func (r *Relay) count(ctx context.Context) {
 		}
 		cancel()
 		r.tel.Metrics.OutboxOldest.Set(age(oldest, r.clock()))
-		if idle.For(ctx, countEvery) != nil {
-			return
-		}
-	}
+	})
 }
 
 // madeAt is the time in an id, zero for none and for one that has no time in it.

@@ -18,6 +18,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/mtls"
 	"github.com/sentryagent/agentidp/pkg/natsx"
 	"github.com/sentryagent/agentidp/pkg/peer"
@@ -210,7 +211,7 @@ func (r *Replica) Run(ctx context.Context, server *httpx.Server, does Work) erro
 		})
 	}
 	group.Go(func() error {
-		telemetry.Every(work, watchEvery, watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies}.look)
+		idle.Every(work, watchEvery, watch{telemetry: r.Telemetry, ready: server.Ready, dependencies: r.dependencies}.look)
 		return nil
 	})
 	return group.Wait()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
@@ -31,13 +32,12 @@ func newDeletions(secrets *secret.Service, tel *telemetry.Telemetry) *deletions 
 
 // run until ctx ends, whatever is away meanwhile.
 func (d *deletions) run(ctx context.Context) error {
-	failing := false
-	telemetry.Every(ctx, deleteEvery, func(ctx context.Context) {
+	var outage idle.Outage
+	idle.Every(ctx, deleteEvery, func(ctx context.Context) {
 		err := d.pass(ctx)
-		if err != nil && !failing && ctx.Err() == nil {
+		if outage.Begins(ctx, err) {
 			d.log.WarnContext(ctx, "vault could not delete secrets that ended; trying again", slog.Any("error", err))
 		}
-		failing = err != nil
 		if overdue, err := d.secrets.OverdueDeletions(ctx); err == nil {
 			d.overdue.Set(float64(overdue))
 		}

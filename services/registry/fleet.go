@@ -6,7 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/sentryagent/agentidp/pkg/telemetry"
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 const (
@@ -35,7 +35,7 @@ func newFleet(metrics prometheus.Registerer, limit int64, count func(ctx context
 
 // Run counts until ctx ends and returns nil. While the database is away the metric keeps its last value.
 func (f *fleet) Run(ctx context.Context) error {
-	telemetry.Every(ctx, countAgentsEvery, f.look)
+	idle.Every(ctx, countAgentsEvery, f.look)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/sentryagent/agentidp/pkg/idle"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -72,7 +73,7 @@ func New(cfg Config) (*Watch, error) {
 
 // Run looks until ctx ends and returns nil. While the database is away the metrics keep their last values.
 func (w *Watch) Run(ctx context.Context) error {
-	telemetry.Every(ctx, lookEvery, func(ctx context.Context) {
+	idle.Every(ctx, lookEvery, func(ctx context.Context) {
 		if err := w.Look(ctx); err != nil && ctx.Err() == nil {
 			w.Telemetry.Log.DebugContext(ctx, "the trail cannot be looked at", slog.Any("error", err))
 		}

@@ -100,20 +100,20 @@ func (c *Client) login(ctx context.Context) (lease, error) {
 // Run keeps the token good until ctx ends: a service account logs in again, a token that was given is renewed, each when half
 // of its time is over.
 func (c *Client) Run(ctx context.Context) error {
-	keep, failing := c.renew, false
+	keep := c.renew
 	if c.cfg.KubernetesRole != "" {
 		keep = c.loginAgain
 	}
+	var outage idle.Outage
 	for ctx.Err() == nil {
 		lasts, err := keep(ctx)
+		if outage.Begins(ctx, err) {
+			c.log.WarnContext(ctx, "the token for vault could not be renewed; trying again", slog.Any("error", err))
+		}
 		pause := max(lasts/2, shortest)
 		if err != nil {
-			if !failing && ctx.Err() == nil {
-				c.log.WarnContext(ctx, "the token for vault could not be renewed; trying again", slog.Any("error", err))
-			}
 			pause = again
 		}
-		failing = err != nil
 		_ = idle.For(ctx, pause)
 	}
 	return nil

@@ -225,24 +225,18 @@ func (h *Hydrator) postpone(cutoff revocation.Cutoff) {
 // replica, until ctx is done.
 func (h *Hydrator) Run(ctx context.Context) error {
 	var loaded time.Time
-	failing := false
-	ticker := time.NewTicker(checkEvery)
-	defer ticker.Stop()
-	for {
+	var outage idle.Outage
+	idle.Every(ctx, checkEvery, func(ctx context.Context) {
 		now := h.Clock()
 		err := h.keepUp(ctx, now.Sub(loaded))
 		if err == nil {
 			loaded = now
-		} else if !failing && ctx.Err() == nil { // said once, until it works again
+		}
+		if outage.Begins(ctx, err) {
 			h.Log.WarnContext(ctx, "redis is not in step", slog.Any("error", err))
 		}
-		failing = err != nil
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
+	})
+	return nil
 }
 
 // keepUp brings Redis into step, once. What a replica stored it announces itself; but it may have been killed before it

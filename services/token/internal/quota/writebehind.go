@@ -7,13 +7,15 @@ import (
 	"log/slog"
 	"slices"
 	"time"
+
+	"github.com/sentryagent/agentidp/pkg/idle"
 )
 
 // Run writes behind until ctx is done, and once more then.
 func (b *Budget) Run(ctx context.Context) error {
 	ticker := time.NewTicker(writeEvery)
 	defer ticker.Stop()
-	failing := false
+	var outage idle.Outage
 	for {
 		select {
 		case <-ctx.Done():
@@ -26,10 +28,9 @@ func (b *Budget) Run(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		err := b.pass(ctx)
-		if err != nil && !failing && ctx.Err() == nil {
+		if outage.Begins(ctx, err) {
 			b.Log.WarnContext(ctx, "quota counts wait to be written", slog.Any("error", err))
 		}
-		failing = err != nil
 	}
 }
 
