@@ -12,11 +12,11 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/api/types"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
-	"sigs.k8s.io/yaml"
 )
 
 // services are those with a folder of their own in base.
@@ -84,7 +84,9 @@ func variant(fs filesys.FileSystem, name string, components []string) (built, er
 			return built{}, err
 		}
 		var kustomization types.Kustomization
-		if err := yaml.UnmarshalStrict(text, &kustomization); err != nil {
+		decoder := yaml.NewDecoder(bytes.NewReader(text))
+		decoder.KnownFields(true) // what it does not know, it would not write either
+		if err := decoder.Decode(&kustomization); err != nil {
 			return built{}, err
 		}
 		kustomization.Components = nil
