@@ -45,12 +45,8 @@ type RemoteKeys struct {
 	lastErr   error
 }
 
-// NewRemoteKeys gives a key set read with fetch, which returns a JWK set. Nothing is fetched before Key or Run. clock may be
-// nil for time.Now.
+// NewRemoteKeys gives a key set read with fetch, which returns a JWK set. Nothing is fetched before Key or Run.
 func NewRemoteKeys(fetch func(context.Context) ([]byte, error), clock func() time.Time, log *slog.Logger) *RemoteKeys {
-	if clock == nil {
-		clock = time.Now
-	}
 	return &RemoteKeys{fetch: fetch, clock: clock, log: log, lastErr: errNoKeys}
 }
 

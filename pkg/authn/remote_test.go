@@ -196,7 +196,7 @@ func TestRemoteKeysFetchesOnceForManyRequests(t *testing.T) {
 	keys := authn.NewRemoteKeys(func(ctx context.Context) ([]byte, error) {
 		<-release
 		return server.fetch(ctx)
-	}, nil, slog.New(slog.DiscardHandler))
+	}, time.Now, slog.New(slog.DiscardHandler))
 
 	answered := askAtOnce(t, keys)
 	// One that gives up does not take the fetch away from the others.

@@ -14,7 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/timeid"
 )
 
-// VerifierConfig says what tokens must say: none of the strings may be empty. Clock defaults to time.Now, Leeway to Leeway.
+// VerifierConfig says what tokens must say: none of the strings may be empty. Leeway defaults to Leeway.
 type VerifierConfig struct {
 	Issuer string
 	// Audience must be the only one of a token: whoever else it was for could pass it on to us.
@@ -41,9 +41,6 @@ type Verifier struct {
 
 // NewVerifier gives a verifier.
 func NewVerifier(cfg VerifierConfig) *Verifier {
-	if cfg.Clock == nil {
-		cfg.Clock = time.Now
-	}
 	if cfg.Leeway == 0 {
 		cfg.Leeway = Leeway
 	}

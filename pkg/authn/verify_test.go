@@ -310,7 +310,7 @@ func (brokenKeys) Key(context.Context, string) (authn.Key, error) {
 
 func TestVerifyDoesNotGuessWhenKeysCannotBeAsked(t *testing.T) {
 	t.Parallel()
-	v := authn.NewVerifier(authn.VerifierConfig{Issuer: issuer, Audience: issuer, Keys: brokenKeys{}})
+	v := authn.NewVerifier(authn.VerifierConfig{Issuer: issuer, Audience: issuer, Keys: brokenKeys{}, Clock: time.Now})
 	_, err := v.Verify(t.Context(), goodToken().sign(t))
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }

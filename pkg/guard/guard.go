@@ -73,7 +73,7 @@ func plainPath(path string) bool {
 
 const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 
-// Options are what a guard is made of. Clock defaults to time.Now.
+// Options are what a guard is made of; every field is required.
 type Options struct {
 	Verifier    *authn.Verifier
 	Redis       *redisx.Client
@@ -94,9 +94,6 @@ type Guard struct {
 
 // New gives a guard of these parts.
 func New(opt Options) *Guard {
-	if opt.Clock == nil {
-		opt.Clock = time.Now
-	}
 	return &Guard{opt: opt, entrance: newEntrance(opt)}
 }
 
@@ -112,13 +109,14 @@ func NewRemote(ctx context.Context, cfg Config, tokens *tokenapi.Client, rdb *re
 		return nil, fmt.Errorf("register the metric of the signing keys: %w", err)
 	}
 	g := New(Options{
-		Verifier:    authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Issuer, Audience: cfg.Issuer, Keys: keys}),
+		Verifier:    authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Issuer, Audience: cfg.Issuer, Keys: keys, Clock: time.Now}),
 		Redis:       rdb,
 		Limiter:     ratelimit.New(rdb, tel),
 		Revocations: revocation.NewChecker(rdb, tokens.Revoked),
 		Authorizer:  authorizer,
 		Config:      cfg,
 		Telemetry:   tel,
+		Clock:       time.Now,
 	})
 	g.keys = keys
 	return g, nil

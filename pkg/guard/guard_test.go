@@ -539,7 +539,8 @@ func TestAGuardWithKeysOfItsOwnIsReady(t *testing.T) {
 	g := guard.New(guard.Options{
 		Verifier: authn.NewVerifier(authn.VerifierConfig{
 			Issuer: issuer, Audience: issuer,
-			Keys: testkit.StaticKeys{{ID: "k", Algorithm: authn.EdDSA, Public: b.key.Public()}},
+			Keys:  testkit.StaticKeys{{ID: "k", Algorithm: authn.EdDSA, Public: b.key.Public()}},
+			Clock: time.Now,
 		}),
 		Redis:       rdb,
 		Limiter:     ratelimit.New(rdb, tel),

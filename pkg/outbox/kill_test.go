@@ -33,7 +33,7 @@ func TestRelayProcess(t *testing.T) {
 	conn, err := natsx.Connect(natsx.Config{URL: config.Secret(os.Getenv(childNATS)), Replicas: 1}, "child", tel)
 	require.NoError(t, err)
 	_, _ = os.Stdout.WriteString("running\n")
-	relay := outbox.New(schema).NewRelay(outbox.RelayConfig{DB: db, Conn: conn, Telemetry: tel, Lease: time.Second})
+	relay := outbox.New(schema).NewRelay(outbox.RelayConfig{DB: db, Conn: conn, Telemetry: tel, Clock: time.Now, Lease: time.Second})
 	_ = relay.Run(context.Background())
 }
 

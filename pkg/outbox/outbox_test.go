@@ -47,7 +47,7 @@ func setup(t *testing.T) *bundle {
 // relay runs until the returned func is called or the test ends.
 func (b *bundle) relay(t *testing.T, db *pgdb.DB, conn *natsx.Conn) (stop func()) {
 	t.Helper()
-	return b.run(t, outbox.RelayConfig{DB: db, Conn: conn, Telemetry: b.tel, Lease: time.Second})
+	return b.run(t, outbox.RelayConfig{DB: db, Conn: conn, Telemetry: b.tel, Clock: time.Now, Lease: time.Second})
 }
 
 func (b *bundle) run(t *testing.T, cfg outbox.RelayConfig) (stop func()) {
@@ -238,7 +238,7 @@ func TestARelayThatIsStoppedFinishesItsBatch(t *testing.T) {
 	b.append(t, messages("audit.registry.agent.created", 1)...)
 	ctx, cancel := context.WithCancel(b.ctx)
 	defer cancel()
-	relay := b.out.NewRelay(outbox.RelayConfig{DB: b.db, Conn: b.conn, Telemetry: b.tel})
+	relay := b.out.NewRelay(outbox.RelayConfig{DB: b.db, Conn: b.conn, Telemetry: b.tel, Clock: time.Now})
 	done := make(chan error, 1)
 	go func() { done <- relay.Run(ctx) }()
 	msg, err := stream.NextMsg(patient)

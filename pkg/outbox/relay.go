@@ -36,7 +36,7 @@ type RelayConfig struct {
 	DB        *pgdb.DB
 	Conn      *natsx.Conn
 	Telemetry *telemetry.Telemetry
-	Clock     func() time.Time // nil means time.Now
+	Clock     func() time.Time
 	// Lease is how long a relay that took rows keeps them from the others; another one takes them
 	// after that, as a relay that was killed gives nothing back. 0 means 15 s.
 	Lease time.Duration
@@ -58,9 +58,6 @@ func (o *Outbox) NewRelay(cfg RelayConfig) *Relay {
 	r := &Relay{
 		outbox: o, db: cfg.DB, conn: cfg.Conn, tel: cfg.Telemetry,
 		log: cfg.Telemetry.Log.With(slog.String("outbox", o.channel)), clock: cfg.Clock, lease: cfg.Lease,
-	}
-	if r.clock == nil {
-		r.clock = time.Now
 	}
 	if r.lease <= 0 {
 		r.lease = defaultLease

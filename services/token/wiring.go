@@ -61,11 +61,11 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 
 	limiter := ratelimit.New(r.Redis, r.Telemetry)
 	// Who calls here needs a token for here; what is asked about may be for any resource.
-	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring})
-	ours := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring})
+	verifier := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, Audience: cfg.Guard.Issuer, Keys: s.ring, Clock: time.Now})
+	ours := authn.NewVerifier(authn.VerifierConfig{Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring, Clock: time.Now})
 	// What has ended here may still be taken where the clock is another.
 	revocable := authn.NewVerifier(authn.VerifierConfig{
-		Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring, Leeway: revocation.Margin,
+		Issuer: cfg.Guard.Issuer, AnyAudience: true, Keys: s.ring, Clock: time.Now, Leeway: revocation.Margin,
 	})
 	authorizer, err := authz.New(ctx, cfg.Guard.Policy, r.Telemetry.Log)
 	if err != nil {
@@ -73,7 +73,7 @@ func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) 
 	}
 	s.guard = guard.New(guard.Options{
 		Verifier: verifier, Redis: r.Redis, Limiter: limiter, Revocations: checker,
-		Authorizer: authorizer, Config: cfg.Guard, Telemetry: r.Telemetry,
+		Authorizer: authorizer, Config: cfg.Guard, Telemetry: r.Telemetry, Clock: time.Now,
 	})
 	s.budget = quota.New(quota.Config{
 		Redis: r.Redis, Limiter: limiter, Store: postgres.NewQuota(r.DB), Clock: time.Now, Log: r.Telemetry.Log,

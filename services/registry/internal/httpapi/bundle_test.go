@@ -95,13 +95,14 @@ func setupWith(t *testing.T, o options) *bundle {
 	g := guard.New(guard.Options{
 		Verifier: authn.NewVerifier(authn.VerifierConfig{
 			Issuer: issuer, Audience: issuer,
-			Keys: testkit.StaticKeys{{ID: "test", Algorithm: authn.EdDSA, Public: public}},
+			Keys:  testkit.StaticKeys{{ID: "test", Algorithm: authn.EdDSA, Public: public}},
+			Clock: time.Now,
 		}),
 		Redis: b.redis, Limiter: ratelimit.New(b.redis, tel),
 		Revocations: revocation.NewChecker(b.redis, func(context.Context, revocation.Query) (bool, error) {
 			return false, o.tokenService
 		}),
-		Authorizer: authorizer, Config: guard.Config{Issuer: issuer, RateLimitPerMinute: o.rateLimit}, Telemetry: tel,
+		Authorizer: authorizer, Config: guard.Config{Issuer: issuer, RateLimitPerMinute: o.rateLimit}, Telemetry: tel, Clock: time.Now,
 	})
 	registry := agent.New(agent.Options{
 		Store: postgres.NewStore(b.db), Cutoffs: revocations, MaxAgents: o.maxAgents,
