@@ -8,6 +8,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
@@ -64,14 +65,14 @@ func (s *fakeStore) CutOff(context.Context, time.Time, uuid.UUID, int) ([]agent.
 	return nil, s.err
 }
 
-func (s *fakeStore) List(_ context.Context, filter agent.Filter, _ agent.Page) (agent.Listing, error) {
-	total := int64(0)
+func (s *fakeStore) List(_ context.Context, filter agent.Filter, _ paging.Page) (paging.Listing[agent.Agent], error) {
+	var total paging.Total
 	for _, one := range s.agents {
 		if filter.Email == nil || one.Email == *filter.Email {
-			total++
+			total.Items++
 		}
 	}
-	return agent.Listing{Total: total}, s.err
+	return paging.Listing[agent.Agent]{Total: total}, s.err
 }
 
 func (s *fakeStore) Revise(_ context.Context, id uuid.UUID, change func(agent.Agent, time.Time) (agent.Revision, error)) (agent.Agent, error) {

@@ -12,6 +12,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/revocation"
 )
 
@@ -158,11 +159,11 @@ var errReactivated = errors.New("the operator is active again")
 
 // endSuspended decommissions the operator, unless its successor could not be made or it is not suspended any more.
 func (r *Registry) endSuspended(ctx context.Context, operator Agent, o Operator) error {
-	taken, err := r.store.List(ctx, Filter{Email: &o.Email}, Page{Limit: 1})
+	taken, err := r.store.List(ctx, Filter{Email: &o.Email}, paging.Page{Limit: 1})
 	if err != nil {
 		return err
 	}
-	if taken.Total > 0 {
+	if taken.Total.Items > 0 {
 		r.registered(OutcomeAlreadyExists)
 		return ErrAlreadyExists
 	}
@@ -218,7 +219,7 @@ func (r *Registry) Agent(ctx context.Context, id uuid.UUID) (Agent, error) {
 }
 
 // List returns the page of the agents that pass the filter, newest first, with the id as tie-break.
-func (r *Registry) List(ctx context.Context, filter Filter, page Page) (Listing, error) {
+func (r *Registry) List(ctx context.Context, filter Filter, page paging.Page) (paging.Listing[Agent], error) {
 	return r.store.List(ctx, filter, page)
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/revocation"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
@@ -553,9 +554,9 @@ func TestTheListIsTheStores(t *testing.T) {
 	t.Parallel()
 	b := setup(t)
 	b.register(t)
-	listing, err := b.registry.List(t.Context(), agent.Filter{}, agent.Page{Limit: 1})
+	listing, err := b.registry.List(t.Context(), agent.Filter{}, paging.Page{Limit: 1})
 	require.NoError(t, err)
-	require.Equal(t, int64(1), listing.Total)
+	require.Equal(t, paging.Total{Items: 1}, listing.Total)
 }
 
 func TestAnAgentDescribesItselfToThePolicy(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 )
 
 // IdempotencyWindow is how long a registration is remembered under its Idempotency-Key.
@@ -47,7 +48,7 @@ type Store interface {
 	Agents(ctx context.Context, ids []uuid.UUID) ([]WithKeys, error)
 	// CutOff returns the agents with TokensValidAfter after since, in the order of their ids, from after the given one on.
 	CutOff(ctx context.Context, since time.Time, after uuid.UUID, limit int) ([]Agent, error)
-	List(ctx context.Context, filter Filter, page Page) (Listing, error)
+	List(ctx context.Context, filter Filter, page paging.Page) (paging.Listing[Agent], error)
 	// Revise locks the agent, calls change with it as it is and with the time, and stores what change returns, or nothing
 	// if it returns an error. The time is by the store's own clock, read under the lock, so that it does not matter whose
 	// clock is wrong; it is UTC, in whole microseconds. The change must do no I/O.
@@ -90,29 +91,6 @@ type IdempotencyKey struct {
 // is compared without regard to case.
 type Filter struct {
 	Owner, Type, Status, DeploymentEnv, Capability, Email *string
-}
-
-// Page is which part of a list to return: the items after a position, or after skipping Offset items.
-type Page struct {
-	Limit  int
-	Offset int64
-	After  *Position
-	// Total is, with After, the number of agents that passed the filter when the walk began.
-	Total int64
-}
-
-// Position is an agent's place in a list.
-type Position struct {
-	CreatedAt time.Time
-	ID        uuid.UUID
-}
-
-// Listing is one page of a list. Total counts all agents that pass the filter; a walk behind a position repeats what was
-// counted when it began, because counting takes the longer the more there are. Next is the place of its last agent, nil if no further agent follows.
-type Listing struct {
-	Agents []Agent
-	Total  int64
-	Next   *Position
 }
 
 // fingerprint is equal for two bodies that say the same: order of fields and white space do not count, order

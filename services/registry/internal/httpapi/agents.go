@@ -11,6 +11,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
@@ -61,23 +62,19 @@ func (a *API) list(c *gin.Context) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	part := agent.Page{Limit: page.Limit, Offset: page.Offset()}
+	part := paging.Page{Limit: page.Limit, Offset: page.Offset()}
 	if page.After != nil {
-		part.After, part.Total = &agent.Position{CreatedAt: page.After.Time, ID: page.After.ID}, page.Total
+		part.After, part.Total.Items = (*paging.Position)(page.After), page.Total
 	}
 	listing, err := a.registry.List(c.Request.Context(), filter, part)
 	if err != nil {
 		return err
 	}
-	items := make([]agentResponse, 0, len(listing.Agents))
-	for _, found := range listing.Agents {
+	items := make([]agentResponse, 0, len(listing.Items))
+	for _, found := range listing.Items {
 		items = append(items, responseOf(found))
 	}
-	var next *httpx.Position
-	if listing.Next != nil {
-		next = &httpx.Position{Time: listing.Next.CreatedAt, ID: listing.Next.ID}
-	}
-	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total, page, next))
+	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total.Items, page, (*httpx.Position)(listing.Next)))
 	return nil
 }
 

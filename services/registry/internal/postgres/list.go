@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
@@ -19,37 +20,30 @@ SELECT count(*) FROM registry.agents`
 )
 
 // List reads one page and, unless the page continues a walk, the number of all agents that pass the filter.
-func (s *Store) List(ctx context.Context, filter agent.Filter, page agent.Page) (agent.Listing, error) {
+func (s *Store) List(ctx context.Context, filter agent.Filter, page paging.Page) (paging.Listing[agent.Agent], error) {
 	var cond conditions
 	cond.filter(filter)
-	listing := agent.Listing{Total: page.Total}
+	total := page.Total
 	if page.After == nil {
-		if err := s.db.QueryRow(ctx, sqlCount+cond.where(), cond.args...).Scan(&listing.Total); err != nil {
-			return agent.Listing{}, pgdb.Fault(err)
+		if err := s.db.QueryRow(ctx, sqlCount+cond.where(), cond.args...).Scan(&total.Items); err != nil {
+			return paging.Listing[agent.Agent]{}, pgdb.Fault(err)
 		}
 	} else {
-		cond.terms = append(cond.terms,
-			"(created_at, agent_id) < ("+cond.arg(page.After.CreatedAt)+", "+cond.arg(page.After.ID)+")")
+		cond.terms = append(cond.terms, "(created_at, agent_id) < ("+cond.arg(page.After.Time)+", "+cond.arg(page.After.ID)+")")
 	}
-	// One more than asked for tells whether a further page follows.
 	sql := sqlList + cond.where() + " ORDER BY created_at DESC, agent_id DESC LIMIT " + cond.arg(page.Limit+1)
 	if page.After == nil {
 		sql += " OFFSET " + cond.arg(page.Offset)
 	}
 	rows, err := s.db.Query(ctx, sql, cond.args...)
 	if err != nil {
-		return agent.Listing{}, pgdb.Fault(err)
+		return paging.Listing[agent.Agent]{}, pgdb.Fault(err)
 	}
-	if listing.Agents, err = pgx.CollectRows(rows, scan); err != nil {
-		return agent.Listing{}, pgdb.Fault(err)
-	}
-	if len(listing.Agents) > page.Limit {
-		listing.Agents = listing.Agents[:page.Limit]
-		last := listing.Agents[page.Limit-1]
-		listing.Next = &agent.Position{CreatedAt: last.CreatedAt, ID: last.ID}
-	}
-	return listing, nil
+	agents, err := pgx.CollectRows(rows, scan)
+	return paging.Cut(agents, page.Limit, total, place), pgdb.Fault(err)
 }
+
+func place(a agent.Agent) paging.Position { return paging.Position{Time: a.CreatedAt, ID: a.ID} }
 
 // conditions builds a WHERE clause of constant text and numbered arguments. Only the conditions that were asked for
 // appear in it, so that the planner sees which index serves them.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
@@ -30,19 +31,19 @@ func TestListsAreNewestFirstWithTheIDAsTieBreak(t *testing.T) {
 
 	var byPage, byCursor []agent.Agent
 	for page := range 4 {
-		listing, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 2, Offset: int64(page) * 2})
+		listing, err := b.store.List(t.Context(), agent.Filter{}, paging.Page{Limit: 2, Offset: int64(page) * 2})
 		require.NoError(t, err)
-		require.Equal(t, int64(7), listing.Total)
+		require.Equal(t, paging.Total{Items: 7}, listing.Total)
 		require.Equal(t, page == 3, listing.Next == nil, "page %d", page)
-		byPage = append(byPage, listing.Agents...)
+		byPage = append(byPage, listing.Items...)
 	}
 	require.Equal(t, all, byPage)
 
-	page := agent.Page{Limit: 2}
+	page := paging.Page{Limit: 2}
 	for {
 		listing, err := b.store.List(t.Context(), agent.Filter{}, page)
 		require.NoError(t, err)
-		byCursor = append(byCursor, listing.Agents...)
+		byCursor = append(byCursor, listing.Items...)
 		if listing.Next == nil {
 			break
 		}
@@ -58,15 +59,15 @@ func TestAFullLastPageHasNoNext(t *testing.T) {
 	b := setup(t)
 	b.add(t, newAgent(t0))
 	b.add(t, newAgent(t0))
-	listing, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 2})
+	listing, err := b.store.List(t.Context(), agent.Filter{}, paging.Page{Limit: 2})
 	require.NoError(t, err)
-	require.Len(t, listing.Agents, 2)
+	require.Len(t, listing.Items, 2)
 	require.Nil(t, listing.Next)
 
-	far, err := b.store.List(t.Context(), agent.Filter{}, agent.Page{Limit: 100, Offset: 1e11})
+	far, err := b.store.List(t.Context(), agent.Filter{}, paging.Page{Limit: 100, Offset: 1e11})
 	require.NoError(t, err)
-	require.Empty(t, far.Agents)
-	require.Equal(t, int64(2), far.Total)
+	require.Empty(t, far.Items)
+	require.Equal(t, paging.Total{Items: 2}, far.Total)
 }
 
 func TestFilters(t *testing.T) {
@@ -99,14 +100,14 @@ func TestFilters(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			listing, err := b.store.List(t.Context(), tt.filter, agent.Page{Limit: 100})
+			listing, err := b.store.List(t.Context(), tt.filter, paging.Page{Limit: 100})
 			require.NoError(t, err)
 			var ids []uuid.UUID
-			for _, found := range listing.Agents {
+			for _, found := range listing.Items {
 				ids = append(ids, found.ID)
 			}
 			require.Equal(t, tt.want, ids)
-			require.Equal(t, int64(len(tt.want)), listing.Total)
+			require.Equal(t, paging.Total{Items: int64(len(tt.want))}, listing.Total)
 		})
 	}
 }
@@ -137,12 +138,12 @@ func TestACursorWalksBehindAFilter(t *testing.T) {
 		b.add(t, a)
 	}
 	var got []uuid.UUID
-	page := agent.Page{Limit: 1}
+	page := paging.Page{Limit: 1}
 	for {
 		listing, err := b.store.List(t.Context(), agent.Filter{Owner: ref("talent-team")}, page)
 		require.NoError(t, err)
-		require.Equal(t, int64(3), listing.Total)
-		for _, found := range listing.Agents {
+		require.Equal(t, paging.Total{Items: 3}, listing.Total)
+		for _, found := range listing.Items {
 			got = append(got, found.ID)
 		}
 		page.After, page.Total = listing.Next, listing.Total

@@ -17,6 +17,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
@@ -450,7 +451,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 		"revise": func(ctx context.Context) error { _, err := store.Revise(ctx, uuid.New(), decommission); return err },
 		"purge":  func(ctx context.Context) error { _, err := store.PurgeIdempotencyKeys(ctx, t0, 1); return err },
 		"list": func(ctx context.Context) error {
-			_, err := store.List(ctx, agent.Filter{}, agent.Page{Limit: 1})
+			_, err := store.List(ctx, agent.Filter{}, paging.Page{Limit: 1})
 			return err
 		},
 	}
