@@ -11,6 +11,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -91,23 +92,19 @@ func (a *API) list(c *gin.Context) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	filter := secret.Filter{Status: (*secret.Status)(status), Limit: page.Limit, Offset: page.Offset()}
+	part := paging.Page{Limit: page.Limit, Offset: page.Offset()}
 	if page.After != nil {
-		filter.After, filter.Total = &secret.Position{CreatedAt: page.After.Time, ID: page.After.ID}, page.Total
+		part.After, part.Total.Items = (*paging.Position)(page.After), page.Total
 	}
-	listing, err := a.credentials.List(c.Request.Context(), agentID, filter)
+	listing, err := a.credentials.List(c.Request.Context(), agentID, (*secret.Status)(status), part)
 	if err != nil {
 		return err
 	}
-	var next *httpx.Position
-	if listing.Next != nil {
-		next = &httpx.Position{Time: listing.Next.CreatedAt, ID: listing.Next.ID}
-	}
-	items := make([]credential, len(listing.Credentials))
-	for i, item := range listing.Credentials {
+	items := make([]credential, len(listing.Items))
+	for i, item := range listing.Items {
 		items[i] = wire(item)
 	}
-	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total, page, next))
+	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total.Items, page, (*httpx.Position)(listing.Next)))
 	return nil
 }
 

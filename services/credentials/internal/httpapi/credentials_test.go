@@ -13,6 +13,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/authz"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -165,7 +166,7 @@ func TestListShowsEverythingButTheSecret(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	used, revoked := created.Add(time.Minute), created.Add(time.Hour)
-	f.domain.listing = secret.Listing{Total: 3, Credentials: []secret.Credential{
+	f.domain.listing = paging.Listing[secret.Credential]{Total: paging.Total{Items: 3}, Items: []secret.Credential{
 		{ID: credentialID, AgentID: agentID, Status: secret.Revoked, CreatedAt: created, RevokedAt: &revoked, LastUsedAt: &used},
 	}}
 	res := f.call(t, http.MethodGet, credentialsPath, "")
@@ -179,22 +180,23 @@ func TestListShowsEverythingButTheSecret(t *testing.T) {
 	require.Equal(t, "revoked", item["status"])
 	require.Equal(t, "2026-11-22T09:15:03.120518Z", item["lastUsedAt"])
 	require.NotContains(t, res.body, "ecret\":\"")
-	require.Equal(t, []call{{method: "list", agentID: agentID, filter: secret.Filter{Limit: 20}}}, f.domain.calls)
+	require.Equal(t, []call{{method: "list", agentID: agentID, page: paging.Page{Limit: 20}}}, f.domain.calls)
 }
 
 func TestListPassesFilterAndPositionOn(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	next := secret.Position{CreatedAt: created, ID: credentialID}
-	f.domain.listing.Next, f.domain.listing.Total = &next, 170
+	next := paging.Position{Time: created, ID: credentialID}
+	f.domain.listing.Next, f.domain.listing.Total.Items = &next, 170
 	active := secret.Active
 
 	res := f.call(t, http.MethodGet, credentialsPath+"?status=active&page=3&limit=50", "")
-	require.Equal(t, secret.Filter{Status: &active, Limit: 50, Offset: 100}, f.domain.calls[0].filter)
+	require.Equal(t, &active, f.domain.calls[0].status)
+	require.Equal(t, paging.Page{Limit: 50, Offset: 100}, f.domain.calls[0].page)
 	cursor := res.json(t)["nextCursor"].(string)
 
 	res = f.call(t, http.MethodGet, credentialsPath+"?limit=50&cursor="+url.QueryEscape(cursor), "")
-	require.Equal(t, secret.Filter{Limit: 50, After: &next, Total: 170}, f.domain.calls[1].filter)
+	require.Equal(t, paging.Page{Limit: 50, After: &next, Total: paging.Total{Items: 170}}, f.domain.calls[1].page)
 	require.InDelta(t, 4, res.json(t)["page"], 0)
 	require.Equal(t, []any{}, res.json(t)["data"])
 }

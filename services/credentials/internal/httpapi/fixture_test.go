@@ -19,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/credentials/api"
 	"github.com/sentryagent/agentidp/services/credentials/internal/httpapi"
@@ -153,7 +154,7 @@ func (g *fakeGuard) Authorize(_ *gin.Context, res *authz.Resource) error {
 type fakeCredentials struct {
 	issued    secret.Issued
 	exists    bool
-	listing   secret.Listing
+	listing   paging.Listing[secret.Credential]
 	verdict   secret.Verdict
 	plausible []bool
 	err       error
@@ -168,7 +169,8 @@ type call struct {
 	credentialID uuid.UUID
 	expiresAt    *time.Time
 	grace        time.Duration
-	filter       secret.Filter
+	status       *secret.Status
+	page         paging.Page
 	onlyIfNone   bool
 	presented    string
 	uses         []secret.Use
@@ -189,8 +191,8 @@ func (d *fakeCredentials) CreateForOperator(_ context.Context, wanted secret.For
 	return d.issued, d.exists, d.err
 }
 
-func (d *fakeCredentials) List(_ context.Context, agentID uuid.UUID, filter secret.Filter) (secret.Listing, error) {
-	d.note(call{method: "list", agentID: agentID, filter: filter})
+func (d *fakeCredentials) List(_ context.Context, agentID uuid.UUID, status *secret.Status, page paging.Page) (paging.Listing[secret.Credential], error) {
+	d.note(call{method: "list", agentID: agentID, status: status, page: page})
 	return d.listing, d.err
 }
 

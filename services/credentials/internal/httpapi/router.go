@@ -16,6 +16,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/credentialsapi"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -23,7 +24,7 @@ import (
 type Credentials interface {
 	Create(ctx context.Context, agentID uuid.UUID, expiresAt *time.Time, origin auditevent.Origin) (secret.Issued, error)
 	CreateForOperator(ctx context.Context, wanted secret.ForOperator, origin auditevent.Origin) (secret.Issued, bool, error)
-	List(ctx context.Context, agentID uuid.UUID, filter secret.Filter) (secret.Listing, error)
+	List(ctx context.Context, agentID uuid.UUID, status *secret.Status, page paging.Page) (paging.Listing[secret.Credential], error)
 	Rotate(ctx context.Context, agentID, credentialID uuid.UUID, grace time.Duration, origin auditevent.Origin) (secret.Issued, error)
 	Revoke(ctx context.Context, agentID, credentialID uuid.UUID, origin auditevent.Origin) error
 	Verify(ctx context.Context, clientID uuid.UUID, presented config.Secret) (secret.Verdict, error)

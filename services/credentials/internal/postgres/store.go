@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
@@ -80,34 +81,23 @@ func lockAgent(ctx context.Context, tx pgx.Tx, agentID uuid.UUID, decommissioned
 }
 
 // List implements secret.Store.
-func (s *Store) List(ctx context.Context, agentID uuid.UUID, f secret.Filter) (secret.Listing, error) {
-	var status *string
-	if f.Status != nil {
-		text := string(*f.Status)
-		status = &text
-	}
-	l := secret.Listing{Total: f.Total}
-	sql, args := sqlPage, []any{agentID, status, f.Limit + 1, f.Offset}
-	if f.After != nil {
-		sql, args = sqlPageAfter, []any{agentID, status, f.Limit + 1, f.After.CreatedAt, f.After.ID}
-	} else if err := s.db.QueryRow(ctx, sqlCount, agentID, status).Scan(&l.Total); err != nil {
-		return secret.Listing{}, pgdb.Fault(err)
+func (s *Store) List(ctx context.Context, agentID uuid.UUID, status *secret.Status, page paging.Page) (paging.Listing[secret.Credential], error) {
+	total := page.Total
+	sql, args := sqlPage, []any{agentID, status, page.Limit + 1, page.Offset}
+	if page.After != nil {
+		sql, args = sqlPageAfter, []any{agentID, status, page.Limit + 1, page.After.Time, page.After.ID}
+	} else if err := s.db.QueryRow(ctx, sqlCount, agentID, status).Scan(&total.Items); err != nil {
+		return paging.Listing[secret.Credential]{}, pgdb.Fault(err)
 	}
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
-		return secret.Listing{}, pgdb.Fault(err)
+		return paging.Listing[secret.Credential]{}, pgdb.Fault(err)
 	}
-	l.Credentials, err = pgx.CollectRows(rows, scanCredential)
-	if err != nil {
-		return secret.Listing{}, pgdb.Fault(err)
-	}
-	if len(l.Credentials) > f.Limit {
-		l.Credentials = l.Credentials[:f.Limit]
-		last := l.Credentials[f.Limit-1]
-		l.Next = &secret.Position{CreatedAt: last.CreatedAt, ID: last.ID}
-	}
-	return l, nil
+	credentials, err := pgx.CollectRows(rows, scanCredential)
+	return paging.Cut(credentials, page.Limit, total, place), pgdb.Fault(err)
 }
+
+func place(c secret.Credential) paging.Position { return paging.Position{Time: c.CreatedAt, ID: c.ID} }
 
 // Find implements secret.Store.
 func (s *Store) Find(ctx context.Context, agentID, credentialID uuid.UUID) (secret.Credential, error) {

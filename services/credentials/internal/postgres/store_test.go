@@ -14,6 +14,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
@@ -243,12 +244,12 @@ func TestPagesShowEveryCredentialOnceNewestFirst(t *testing.T) {
 		f.insert(t, r)
 		want = append(want, r.ID)
 	}
-	all, err := f.List(t.Context(), agent, secret.Filter{Limit: 100})
+	all, err := f.List(t.Context(), agent, nil, paging.Page{Limit: 100})
 	require.NoError(t, err)
-	require.EqualValues(t, 7, all.Total)
+	require.EqualValues(t, 7, all.Total.Items)
 	require.Nil(t, all.Next)
-	require.ElementsMatch(t, want, ids(all.Credentials))
-	require.True(t, slices.IsSortedFunc(all.Credentials, func(a, b secret.Credential) int {
+	require.ElementsMatch(t, want, ids(all.Items))
+	require.True(t, slices.IsSortedFunc(all.Items, func(a, b secret.Credential) int {
 		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
 			return c
 		}
@@ -258,26 +259,26 @@ func TestPagesShowEveryCredentialOnceNewestFirst(t *testing.T) {
 	for limit := 1; limit <= 8; limit++ {
 		var byPage, byCursor []uuid.UUID
 		for offset := int64(0); offset < 7; offset += int64(limit) {
-			l, err := f.List(t.Context(), agent, secret.Filter{Limit: limit, Offset: offset})
+			l, err := f.List(t.Context(), agent, nil, paging.Page{Limit: limit, Offset: offset})
 			require.NoError(t, err)
 			require.Equal(t, offset+int64(limit) < 7, l.Next != nil)
-			byPage = append(byPage, ids(l.Credentials)...)
+			byPage = append(byPage, ids(l.Items)...)
 		}
-		filter := secret.Filter{Limit: limit}
-		for more := true; more; more = filter.After != nil {
-			l, err := f.List(t.Context(), agent, filter)
+		page := paging.Page{Limit: limit}
+		for more := true; more; more = page.After != nil {
+			l, err := f.List(t.Context(), agent, nil, page)
 			require.NoError(t, err)
-			byCursor = append(byCursor, ids(l.Credentials)...)
-			require.EqualValues(t, 7, l.Total)
-			filter.After, filter.Total = l.Next, l.Total
+			byCursor = append(byCursor, ids(l.Items)...)
+			require.EqualValues(t, 7, l.Total.Items)
+			page.After, page.Total = l.Next, l.Total
 		}
-		require.Equal(t, ids(all.Credentials), byPage, "limit %d", limit)
-		require.Equal(t, ids(all.Credentials), byCursor, "limit %d", limit)
+		require.Equal(t, ids(all.Items), byPage, "limit %d", limit)
+		require.Equal(t, ids(all.Items), byCursor, "limit %d", limit)
 	}
-	beyond, err := f.List(t.Context(), agent, secret.Filter{Limit: 100, Offset: 99_999_999_900})
+	beyond, err := f.List(t.Context(), agent, nil, paging.Page{Limit: 100, Offset: 99_999_999_900})
 	require.NoError(t, err)
-	require.Empty(t, beyond.Credentials)
-	require.EqualValues(t, 7, beyond.Total)
+	require.Empty(t, beyond.Items)
+	require.EqualValues(t, 7, beyond.Total.Items)
 }
 
 func TestAWalkBehindACursorCountsOnce(t *testing.T) {
@@ -291,12 +292,12 @@ func TestAWalkBehindACursorCountsOnce(t *testing.T) {
 	for range 5 {
 		f.insert(t, record(agent, start))
 	}
-	filter := secret.Filter{Limit: 2}
-	for more := true; more; more = filter.After != nil {
-		l, err := f.List(t.Context(), agent, filter)
+	page := paging.Page{Limit: 2}
+	for more := true; more; more = page.After != nil {
+		l, err := f.List(t.Context(), agent, nil, page)
 		require.NoError(t, err)
-		require.EqualValues(t, 5, l.Total)
-		filter.After, filter.Total = l.Next, l.Total
+		require.EqualValues(t, 5, l.Total.Items)
+		page.After, page.Total = l.Next, l.Total
 	}
 	run := map[string]uint64{}
 	families, err := tel.Metrics.Registry.Gather()
@@ -330,11 +331,11 @@ func TestTheListCanBeFilteredByStatus(t *testing.T) {
 	f.insert(t, dead)
 	require.NoError(t, f.Change(t.Context(), agent, dead.ID, revoke))
 	for status, want := range map[secret.Status]uuid.UUID{secret.Active: live.ID, secret.Revoked: dead.ID} {
-		for _, after := range []*secret.Position{nil, {CreatedAt: start.Add(time.Hour)}} {
-			l, err := f.List(t.Context(), agent, secret.Filter{Limit: 10, Status: &status, After: after, Total: 1})
+		for _, after := range []*paging.Position{nil, {Time: start.Add(time.Hour)}} {
+			l, err := f.List(t.Context(), agent, &status, paging.Page{Limit: 10, After: after, Total: paging.Total{Items: 1}})
 			require.NoError(t, err)
-			require.Equal(t, []uuid.UUID{want}, ids(l.Credentials))
-			require.EqualValues(t, 1, l.Total)
+			require.Equal(t, []uuid.UUID{want}, ids(l.Items))
+			require.EqualValues(t, 1, l.Total.Items)
 		}
 	}
 }
@@ -421,7 +422,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	nothing := func(*secret.Record) ([]outbox.Message, error) { return nil, nil }
 
 	_, standing := f.Standing(ctx, agent, start)
-	_, list := f.List(ctx, agent, secret.Filter{Limit: 1})
+	_, list := f.List(ctx, agent, nil, paging.Page{Limit: 1})
 	_, find := f.Find(ctx, agent, id)
 	_, candidates := f.Candidates(ctx, agent, secret.Fingerprint{})
 	for name, err := range map[string]error{

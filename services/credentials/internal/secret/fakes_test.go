@@ -16,6 +16,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
@@ -130,18 +131,18 @@ func (s *fakeStore) Insert(_ context.Context, agentID uuid.UUID, at time.Time, d
 	return nil
 }
 
-func (s *fakeStore) List(_ context.Context, agentID uuid.UUID, f secret.Filter) (secret.Listing, error) {
+func (s *fakeStore) List(_ context.Context, agentID uuid.UUID, status *secret.Status, page paging.Page) (paging.Listing[secret.Credential], error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var l secret.Listing
+	var l paging.Listing[secret.Credential]
 	for _, r := range s.records {
-		if r.AgentID == agentID && (f.Status == nil || *f.Status == r.Status) {
-			l.Credentials = append(l.Credentials, r.Credential)
-			l.Total++
+		if r.AgentID == agentID && (status == nil || *status == r.Status) {
+			l.Items = append(l.Items, r.Credential)
+			l.Total.Items++
 		}
 	}
-	if f.After != nil {
-		l.Total = f.Total
+	if page.After != nil {
+		l.Total = page.Total
 	}
 	return l, s.failing
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 )
 
@@ -145,9 +146,9 @@ func (s *Service) issue(ctx context.Context, wanted Credential, origin auditeven
 
 // List gives one page of an agent's credentials. AGENT_NOT_FOUND when neither
 // this service nor the registry knows the agent.
-func (s *Service) List(ctx context.Context, agentID uuid.UUID, filter Filter) (Listing, error) {
-	listing, err := s.store.List(ctx, agentID, filter)
-	if err != nil || len(listing.Credentials) > 0 {
+func (s *Service) List(ctx context.Context, agentID uuid.UUID, status *Status, page paging.Page) (paging.Listing[Credential], error) {
+	listing, err := s.store.List(ctx, agentID, status, page)
+	if err != nil || len(listing.Items) > 0 {
 		return listing, err
 	}
 	standing, err := s.store.Standing(ctx, agentID, s.now())
@@ -155,7 +156,7 @@ func (s *Service) List(ctx context.Context, agentID uuid.UUID, filter Filter) (L
 		return listing, err
 	}
 	if _, err := s.registry.Agent(ctx, agentID); err != nil {
-		return Listing{}, err
+		return paging.Listing[Credential]{}, err
 	}
 	return listing, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/lifecycle"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
@@ -231,30 +232,30 @@ func TestAnOperatorWhoseCredentialExpiredGetsANewOne(t *testing.T) {
 func TestListAsksTheRegistryOnlyAboutAgentsNeverHeardOf(t *testing.T) {
 	t.Parallel()
 	f := setup(t, 100)
-	filter := secret.Filter{Limit: 20}
+	page := paging.Page{Limit: 20}
 
-	listing, err := f.List(t.Context(), f.agent, filter)
+	listing, err := f.List(t.Context(), f.agent, nil, page)
 	require.NoError(t, err)
-	require.Empty(t, listing.Credentials)
+	require.Empty(t, listing.Items)
 	require.Equal(t, 1, f.registry.asked)
 
-	for _, filter := range []secret.Filter{filter, {Limit: 20, After: &secret.Position{}, Total: 7}} {
-		_, err = f.List(t.Context(), uuid.New(), filter)
+	for _, page := range []paging.Page{page, {Limit: 20, After: &paging.Position{}, Total: paging.Total{Items: 7}}} {
+		_, err = f.List(t.Context(), uuid.New(), nil, page)
 		require.Equal(t, apperr.AgentNotFound, apperr.CodeOf(err))
 	}
 
 	issued := f.create(t)
 	f.registry.down = true
-	listing, err = f.List(t.Context(), f.agent, filter)
+	listing, err = f.List(t.Context(), f.agent, nil, page)
 	require.NoError(t, err)
-	require.Equal(t, []secret.Credential{issued.Credential}, listing.Credentials)
+	require.Equal(t, []secret.Credential{issued.Credential}, listing.Items)
 
 	revoked := secret.Revoked
-	listing, err = f.List(t.Context(), f.agent, secret.Filter{Limit: 20, Status: &revoked})
+	listing, err = f.List(t.Context(), f.agent, &revoked, page)
 	require.NoError(t, err, "an agent with credentials is known, whatever the filter")
-	require.Empty(t, listing.Credentials)
+	require.Empty(t, listing.Items)
 
-	_, err = f.List(t.Context(), uuid.New(), filter)
+	_, err = f.List(t.Context(), uuid.New(), nil, page)
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 }
 

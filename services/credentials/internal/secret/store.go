@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/outbox"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 )
 
@@ -21,9 +22,8 @@ type Store interface {
 	// Insert locks the agent for every other Insert and Decommission, shows its
 	// standing, and stores the credential decided on; ErrIDTaken where there is one of its id.
 	Insert(ctx context.Context, agentID uuid.UUID, at time.Time, decide func(Standing) (Record, []outbox.Message, error)) error
-	// List gives one page of an agent's credentials, newest first, with the id
-	// as tie-break.
-	List(ctx context.Context, agentID uuid.UUID, filter Filter) (Listing, error)
+	// List gives one page of an agent's credentials, those of one status or, with nil, all.
+	List(ctx context.Context, agentID uuid.UUID, status *Status, page paging.Page) (paging.Listing[Credential], error)
 	// Find answers apperr.CredentialNotFound when the agent has no such credential.
 	Find(ctx context.Context, agentID, credentialID uuid.UUID) (Credential, error)
 	// Change locks one credential and stores what decide made of it. Errors as Find.
@@ -63,33 +63,6 @@ type Standing struct {
 	Known          bool // it was heard of here before
 	Decommissioned bool
 	Active         int // active credentials whose expiry has not passed
-}
-
-// Filter of a list. After, when set, is the position to go on from and makes
-// Offset meaningless.
-type Filter struct {
-	Status *Status
-	Limit  int
-	Offset int64
-	After  *Position
-	// Total is, with After, the number of credentials that passed the filter when the walk began.
-	Total int64
-}
-
-// Position of a credential in a list.
-type Position struct {
-	CreatedAt time.Time
-	ID        uuid.UUID
-}
-
-// Listing is one page. Total counts all credentials that pass the filter; a walk
-// behind a position repeats what was counted when it began, because counting takes
-// the longer the more there are. Next is where the page after it goes on, nil when
-// this is the last.
-type Listing struct {
-	Credentials []Credential
-	Total       int64
-	Next        *Position
 }
 
 // Use says that a secret of a credential proved its client's identity.
