@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/sentryagent/agentidp/pkg/paging"
 )
 
 const (
@@ -21,35 +23,12 @@ const (
 	cursorSize = 1 + 8 + 16 + 4 + 8
 )
 
-// Position is the place of an item in a list's order, newest first: its time
-// (to the microsecond, as Postgres keeps it) and its id as tie-break.
-type Position struct {
-	Time time.Time
-	ID   uuid.UUID
-}
-
-// Page says which part of a list is asked for.
+// Page is a part of a list as a client asks for it, by number or by the cursor of the page before.
 type Page struct {
+	paging.Page
+
 	// Number is the page, from 1 to 1e9; with a cursor it is for show only.
 	Number int
-	// Limit is the page's size, 1 to 100.
-	Limit int
-	// After is the last item of the page before, where a cursor was given; the
-	// list goes on after it and Offset is 0.
-	After *Position
-	// Total is what the page before said, where a cursor was given: a store for
-	// which counting takes long may repeat it.
-	Total int64
-	// TotalIsEstimate says so of Total; with a cursor it is what the page before said.
-	TotalIsEstimate bool
-}
-
-// Offset is the number of items to skip; 0 where After says where to go on.
-func (p Page) Offset() int64 {
-	if p.After != nil || p.Number < 1 {
-		return 0
-	}
-	return int64(p.Number-1) * int64(p.Limit)
 }
 
 // List is the body of a list response.
@@ -64,34 +43,37 @@ type List[T any] struct {
 	NextCursor string `json:"nextCursor,omitempty"`
 }
 
-// NewList makes a list response. next is the position of the last item if
-// more items follow it (fetch one more than Limit to know), else nil. Whether
-// total is an estimate is for page to say.
-func NewList[T any](items []T, total int64, page Page, next *Position) List[T] {
-	if items == nil {
-		items = []T{} // null is no list
+// NewList makes the response to a request for a page of a listing, whose items are shown as wire makes them.
+func NewList[T, W any](page Page, listing paging.Listing[T], wire func(T) W) List[W] {
+	list := List[W]{
+		Data:            make([]W, len(listing.Items)), // null is no list
+		Total:           listing.Total.Items,
+		TotalIsEstimate: listing.Total.Estimate,
+		Page:            page.Number,
+		Limit:           page.Limit,
 	}
-	list := List[T]{Data: items, Total: total, TotalIsEstimate: page.TotalIsEstimate, Page: page.Number, Limit: page.Limit}
-	if next != nil && page.Number < maxPage {
-		page.Number, page.Total = page.Number+1, total
-		list.NextCursor = encodeCursor(page, *next)
+	for i, item := range listing.Items {
+		list.Data[i] = wire(item)
+	}
+	if listing.Next != nil && page.Number < maxPage {
+		list.NextCursor = encodeCursor(page.Number+1, listing.Total, *listing.Next)
 	}
 	return list
 }
 
 // encodeCursor makes an opaque token. It grants nothing, so it is not signed:
 // a made-up one is just another place in a list the caller may read anyway.
-func encodeCursor(page Page, p Position) string {
+func encodeCursor(number int, total paging.Total, after paging.Position) string {
 	b := make([]byte, 0, cursorSize)
 	version := byte(cursorVersion)
-	if page.TotalIsEstimate {
+	if total.Estimate {
 		version = cursorEstimated
 	}
 	b = append(b, version)
-	b = binary.BigEndian.AppendUint64(b, uint64(p.Time.UnixMicro()))
-	b = append(b, p.ID[:]...)
-	b = binary.BigEndian.AppendUint32(b, uint32(page.Number)) //nolint:gosec // G115: a page is at most 1e9
-	b = binary.BigEndian.AppendUint64(b, uint64(page.Total))  //nolint:gosec // G115: a count is not negative
+	b = binary.BigEndian.AppendUint64(b, uint64(after.Time.UnixMicro()))
+	b = append(b, after.ID[:]...)
+	b = binary.BigEndian.AppendUint32(b, uint32(number))      //nolint:gosec // G115: a page is at most 1e9
+	b = binary.BigEndian.AppendUint64(b, uint64(total.Items)) //nolint:gosec // G115: a count is not negative
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -111,10 +93,12 @@ func decodeCursor(token string) (page Page, ok bool) {
 	if micro > math.MaxInt64 || number < 2 || number > maxPage || total > math.MaxInt64 {
 		return Page{}, false
 	}
-	after := Position{Time: time.UnixMicro(int64(micro)).UTC(), ID: uuid.UUID(b[9:25])}
+	after := paging.Position{Time: time.UnixMicro(int64(micro)).UTC(), ID: uuid.UUID(b[9:25])}
 	// Later years have five digits, which neither RFC 3339 nor Postgres takes.
 	if after.Time.Year() > 9999 {
 		return Page{}, false
 	}
-	return Page{Number: int(number), After: &after, Total: int64(total), TotalIsEstimate: b[0] == cursorEstimated}, true
+	page.Number, page.After = int(number), &after
+	page.Total = paging.Total{Items: int64(total), Estimate: b[0] == cursorEstimated}
+	return page, true
 }

@@ -135,10 +135,9 @@ func (q *Query) Time(name string, endOfDay bool) *time.Time {
 // Page reads page, limit and cursor. Where they are wrong it is the first
 // page of the default size, and Err says why.
 func (q *Query) Page() Page {
-	page := Page{
-		Number: q.number("page", 1, maxPage, 1),
-		Limit:  q.number("limit", 1, maxLimit, defaultLimit),
-	}
+	page := Page{Number: q.number("page", 1, maxPage, 1)}
+	page.Limit = q.number("limit", 1, maxLimit, defaultLimit)
+	page.Offset = int64(page.Number-1) * int64(page.Limit)
 	token, ok := q.get("cursor")
 	if !ok {
 		return page

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,9 +17,12 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 )
 
 const someID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+
+var firstPage = httpx.Page{Number: 1, Page: paging.Page{Limit: 20}}
 
 func queryOf(raw string, known ...string) *httpx.Query {
 	c, _ := gin.CreateTestContext(httptest.NewRecorder())
@@ -51,9 +55,7 @@ func TestAGoodQuery(t *testing.T) {
 	require.Equal(t, time.Date(2026, 1, 31, 0, 0, 0, 0, time.UTC), *q.Time("from", false))
 	require.Equal(t, time.Date(2026, 1, 31, 23, 59, 59, 999999000, time.UTC), *q.Time("to", true))
 	require.Equal(t, time.Date(2026, 1, 31, 10, 0, 0, 0, time.UTC), *q.Time("at", false))
-	page := q.Page()
-	require.Equal(t, httpx.Page{Number: 3, Limit: 7}, page)
-	require.Equal(t, int64(14), page.Offset())
+	require.Equal(t, httpx.Page{Number: 3, Page: paging.Page{Limit: 7, Offset: 14}}, q.Page())
 	require.NoError(t, q.Err())
 }
 
@@ -64,7 +66,7 @@ func TestAnAbsentParameterIsNil(t *testing.T) {
 	require.Nil(t, q.Enum("b", "x"))
 	require.Nil(t, q.UUID("c"))
 	require.Nil(t, q.Time("d", true))
-	require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page())
+	require.Equal(t, firstPage, q.Page())
 	require.NoError(t, q.Err())
 }
 
@@ -86,7 +88,7 @@ func TestEverythingWrongWithAQueryIsListed(t *testing.T) {
 	require.Nil(t, q.Text("twice", 10))
 	require.Nil(t, q.Text("text", 10))
 	require.Nil(t, q.Text("latin", 10))
-	require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page())
+	require.Equal(t, firstPage, q.Page())
 	q.Fail("toDate", "must not be before fromDate")
 	require.Equal(t, map[string]string{
 		"owner": "must not be empty", "status": "must be one of active, suspended",
@@ -122,9 +124,7 @@ func TestPageNumbers(t *testing.T) {
 		require.Contains(t, reasons(t, pageErr(queryOf("page="+bad))), "page", bad)
 		require.Contains(t, reasons(t, pageErr(queryOf("limit="+bad))), "limit", bad)
 	}
-	last := httpx.Page{Number: 1_000_000_000, Limit: 100}
-	require.Equal(t, int64(99_999_999_900), last.Offset())
-	require.Zero(t, httpx.Page{}.Offset())
+	require.Equal(t, int64(99_999_999_900), queryOf("page=1000000000&limit=100").Page().Offset)
 }
 
 func pageErr(q *httpx.Query) error {
@@ -134,47 +134,63 @@ func pageErr(q *httpx.Query) error {
 
 func TestACursorLeadsToTheNextPage(t *testing.T) {
 	t.Parallel()
-	last := httpx.Position{Time: time.Date(2026, 11, 22, 1, 2, 3, 456789000, time.UTC), ID: uuid.MustParse(someID)}
-	list := httpx.NewList([]int{1, 2}, 5, httpx.Page{Number: 1, Limit: 2}, &last)
+	last := paging.Position{Time: time.Date(2026, 11, 22, 1, 2, 3, 456789000, time.UTC), ID: uuid.MustParse(someID)}
+	listing := paging.Listing[int]{Items: []int{1, 2}, Total: paging.Total{Items: 5}, Next: &last}
+	list := httpx.NewList(httpx.Page{Number: 1, Page: paging.Page{Limit: 2}}, listing, strconv.Itoa)
+	require.Equal(t, []string{"1", "2"}, list.Data)
 	require.NotEmpty(t, list.NextCursor)
 	require.Equal(t, list.NextCursor, url.QueryEscape(list.NextCursor), "it can be pasted")
 
 	q := queryOf("limit=2&cursor=" + list.NextCursor)
 	page := q.Page()
 	require.NoError(t, q.Err())
-	require.Equal(t, httpx.Page{Number: 2, Limit: 2, After: &last, Total: 5}, page)
-	require.Zero(t, page.Offset())
+	require.Equal(t, httpx.Page{Number: 2, Page: paging.Page{Limit: 2, After: &last, Total: listing.Total}}, page)
 
-	third := httpx.NewList([]int{3}, 5, page, &last)
+	third := httpx.NewList(page, listing, strconv.Itoa)
 	q = queryOf("cursor=" + third.NextCursor)
 	require.Equal(t, 3, q.Page().Number)
-	require.Empty(t, httpx.NewList([]int{5}, 5, page, nil).NextCursor, "the last page has none")
+	listing.Next = nil
+	require.Empty(t, httpx.NewList(page, listing, strconv.Itoa).NextCursor, "the last page has none")
 }
 
 func TestAnEstimateStaysOneThroughoutAWalk(t *testing.T) {
 	t.Parallel()
-	last := httpx.Position{Time: time.UnixMicro(1).UTC(), ID: uuid.MustParse(someID)}
-	first := httpx.NewList([]int{1}, 9_000_000, httpx.Page{Number: 1, Limit: 1, TotalIsEstimate: true}, &last)
+	last := paging.Position{Time: time.UnixMicro(1).UTC(), ID: uuid.MustParse(someID)}
+	total := paging.Total{Items: 9_000_000, Estimate: true}
+	first := httpx.NewList(firstPage, paging.Listing[int]{Items: []int{1}, Total: total, Next: &last}, strconv.Itoa)
 	body, err := json.Marshal(first)
 	require.NoError(t, err)
 	require.Contains(t, string(body), `"total":9000000,"totalIsEstimate":true,`)
 
 	page := queryOf("limit=1&cursor=" + first.NextCursor).Page()
-	require.Equal(t, httpx.Page{Number: 2, Limit: 1, After: &last, Total: 9_000_000, TotalIsEstimate: true}, page)
-	require.True(t, httpx.NewList([]int{2}, page.Total, page, nil).TotalIsEstimate)
+	require.Equal(t, httpx.Page{Number: 2, Page: paging.Page{Limit: 1, After: &last, Total: total}}, page)
 }
 
 func TestAListIsNeverNull(t *testing.T) {
 	t.Parallel()
-	body, err := json.Marshal(httpx.NewList[int](nil, 0, httpx.Page{Number: 1, Limit: 20}, nil))
+	body, err := json.Marshal(httpx.NewList(firstPage, paging.Listing[int]{}, strconv.Itoa))
 	require.NoError(t, err)
 	require.JSONEq(t, `{"data":[],"total":0,"page":1,"limit":20}`, string(body))
 }
 
+func TestCursorsOfEarlierReleasesAreUnderstood(t *testing.T) {
+	t.Parallel()
+	for token, estimate := range map[string]bool{
+		"AQAGYNnpn9YAa6e4EJ2tEdGAtADAT9QwyAAAAAIAAAAAAAAABQ": false,
+		"AgAGYNnpn9YAa6e4EJ2tEdGAtADAT9QwyAAAAAIAAAAAAAAABQ": true,
+	} {
+		page := queryOf("cursor=" + token).Page()
+		after := paging.Position{Time: time.UnixMicro(0x0660d9e99fd600).UTC(), ID: uuid.MustParse(someID)}
+		total := paging.Total{Items: 5, Estimate: estimate}
+		require.Equal(t, httpx.Page{Number: 2, Page: paging.Page{Limit: 20, After: &after, Total: total}}, page)
+		require.Equal(t, token, httpx.NewList(firstPage, paging.Listing[int]{Total: total, Next: &after}, strconv.Itoa).NextCursor)
+	}
+}
+
 func TestCursorsThatAreNotOurs(t *testing.T) {
 	t.Parallel()
-	at := httpx.Position{Time: time.UnixMicro(1), ID: uuid.MustParse(someID)}
-	good := httpx.NewList([]int{1}, 9, httpx.Page{Number: 1, Limit: 1}, &at).NextCursor
+	at := paging.Position{Time: time.UnixMicro(1), ID: uuid.MustParse(someID)}
+	good := httpx.NewList(firstPage, paging.Listing[int]{Total: paging.Total{Items: 9}, Next: &at}, strconv.Itoa).NextCursor
 	bytes, err := base64.RawURLEncoding.DecodeString(good)
 	require.NoError(t, err)
 	changed := func(i int, value byte) string {
@@ -190,7 +206,7 @@ func TestCursorsThatAreNotOurs(t *testing.T) {
 		"SQL": "'; DROP TABLE agents;--", "huge": strings.Repeat("A", 10000),
 	} {
 		q := queryOf("cursor=" + url.QueryEscape(bad))
-		require.Equal(t, httpx.Page{Number: 1, Limit: 20}, q.Page(), name)
+		require.Equal(t, firstPage, q.Page(), name)
 		require.Contains(t, reasons(t, q.Err()), "cursor", name)
 	}
 	require.Contains(t, reasons(t, pageErr(queryOf("page=1&cursor="+good))), "cursor")

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/idle"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/test/internal/load"
 )
 
@@ -160,8 +162,9 @@ func (b *bench) listQuery(c list, random *rand.Rand) url.Values {
 		if !c.Day { // behind half of the trail and more
 			at = b.filled.first.Add(time.Duration(random.Int64N(int64(b.days)*int64(day)/2 + 1)))
 		}
-		after := httpx.Position{Time: at.Add(time.Duration(random.Int64N(int64(day)))).Truncate(time.Microsecond), ID: uuid.Max}
-		query.Set("cursor", httpx.NewList([]int{0}, 1, httpx.Page{Number: 1000, Limit: 20}, &after).NextCursor)
+		after := paging.Position{Time: at.Add(time.Duration(random.Int64N(int64(day)))).Truncate(time.Microsecond), ID: uuid.Max}
+		behind := paging.Listing[int]{Total: paging.Total{Items: 1}, Next: &after}
+		query.Set("cursor", httpx.NewList(httpx.Page{Number: 1000}, behind, strconv.Itoa).NextCursor)
 	}
 	return query
 }

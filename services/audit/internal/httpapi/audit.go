@@ -15,6 +15,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/auditevent"
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -26,7 +27,7 @@ type Guard interface {
 
 // Reader answers questions about the trail; *trail.Reader is one.
 type Reader interface {
-	List(ctx context.Context, filter trail.Filter, slice trail.Slice) (trail.Page, error)
+	List(ctx context.Context, filter trail.Filter, page paging.Page) (paging.Listing[trail.Event], error)
 	Get(ctx context.Context, id uuid.UUID) (trail.Event, error)
 }
 
@@ -100,25 +101,11 @@ func (a *api) list(c *gin.Context) error {
 	if err := query.Err(); err != nil {
 		return err
 	}
-	slice := trail.Slice{Offset: page.Offset(), Limit: page.Limit}
-	if page.After != nil {
-		slice.After = &trail.Position{Time: page.After.Time, ID: page.After.ID}
-		slice.Total = trail.Total{Events: page.Total, Estimate: page.TotalIsEstimate}
-	}
-	found, err := a.reader.List(c.Request.Context(), filter, slice)
+	found, err := a.reader.List(c.Request.Context(), filter, page.Page)
 	if err != nil {
 		return err
 	}
-	events := make([]event, len(found.Events))
-	for i, e := range found.Events {
-		events[i] = view(e)
-	}
-	var next *httpx.Position
-	if found.Next != nil {
-		next = &httpx.Position{Time: found.Next.Time, ID: found.Next.ID}
-	}
-	page.TotalIsEstimate = found.Total.Estimate
-	httpx.JSON(c, http.StatusOK, httpx.NewList(events, found.Total.Events, page, next))
+	httpx.JSON(c, http.StatusOK, httpx.NewList(page, found, view))
 	return nil
 }
 

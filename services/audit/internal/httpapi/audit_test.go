@@ -19,6 +19,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/config"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/services/audit/api"
 	"github.com/sentryagent/agentidp/services/audit/internal/export"
@@ -54,26 +55,28 @@ type shelf struct {
 	events []trail.Event // newest first
 	err    error
 	filter *trail.Filter
-	slice  trail.Slice
+	page   paging.Page
 	// estimates makes totals estimates.
 	estimates bool
 }
 
-func (s *shelf) List(_ context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
-	s.filter, s.slice = &filter, slice
-	begin := int(min(slice.Offset, int64(len(s.events))))
-	if slice.After != nil {
-		for begin < len(s.events) && s.events[begin].ID != slice.After.ID {
+func (s *shelf) List(_ context.Context, filter trail.Filter, page paging.Page) (paging.Listing[trail.Event], error) {
+	s.filter, s.page = &filter, page
+	begin := int(min(page.Offset, int64(len(s.events))))
+	if page.After != nil {
+		for begin < len(s.events) && s.events[begin].ID != page.After.ID {
 			begin++
 		}
 		begin++
 	}
-	end := min(begin+slice.Limit+1, len(s.events))
-	total := slice.Total
-	if slice.After == nil {
-		total = trail.Total{Events: int64(len(s.events)), Estimate: s.estimates}
+	end := min(begin+page.Limit+1, len(s.events))
+	total := page.Total
+	if page.After == nil {
+		total = paging.Total{Items: int64(len(s.events)), Estimate: s.estimates}
 	}
-	return s.events[begin:end], total, s.err
+	return paging.Cut(s.events[begin:end], page.Limit, total, func(e trail.Event) paging.Position {
+		return paging.Position{Time: e.Timestamp, ID: e.ID}
+	}), s.err
 }
 
 func (s *shelf) Get(_ context.Context, id uuid.UUID) (trail.Event, error) {
@@ -214,7 +217,7 @@ func TestListPassesOnEveryFilter(t *testing.T) {
 	require.False(t, f.FromIsDate)
 	require.True(t, f.To.After(time.Date(2026, 11, 20, 23, 59, 59, 999_998_000, time.UTC)), "a day ends with its last microsecond")
 	require.True(t, f.To.Before(time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)))
-	require.Equal(t, trail.Slice{Offset: 14, Limit: 7}, b.shelf.slice)
+	require.Equal(t, paging.Page{Offset: 14, Limit: 7}, b.shelf.page)
 	require.JSONEq(t, `{"data":[],"total":0,"page":3,"limit":7}`, response.Body.String())
 }
 

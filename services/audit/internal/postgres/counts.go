@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -83,19 +84,19 @@ func counting(filter trail.Filter) (sql string, args []any) {
 // reach is what of the list has to be looked through for a page: the fewest of the newest
 // days, which no day that lies before the page is among. Its filter has a beginning and an
 // end. It is false where no event is in the page.
-func (c counts) reach(filter trail.Filter, slice trail.Slice) (trail.Filter, trail.Slice, bool) {
-	for len(c) > 0 && c[0].within(filter) && c[0].events <= slice.Offset {
-		slice.Offset -= c[0].events
+func (c counts) reach(filter trail.Filter, page paging.Page) (trail.Filter, paging.Page, bool) {
+	for len(c) > 0 && c[0].within(filter) && c[0].events <= page.Offset {
+		page.Offset -= c[0].events
 		c = c[1:]
 	}
 	if len(c) == 0 {
-		return trail.Filter{}, trail.Slice{}, false
+		return trail.Filter{}, paging.Page{}, false
 	}
 	// Of a day that is not all within, nobody knows whether it has any; nor of the day of a
 	// cursor, even of its last moment, what is not shown yet.
-	newest, oldest, want := c[0], c[0], slice.Offset+int64(slice.Limit)+1
+	newest, oldest, want := c[0], c[0], page.Offset+int64(page.Limit)+1
 	for _, oldest = range c {
-		if oldest.within(filter) && (slice.After == nil || oldest != newest) {
+		if oldest.within(filter) && (page.After == nil || oldest != newest) {
 			want -= oldest.events
 		}
 		if want <= 0 {
@@ -104,7 +105,7 @@ func (c counts) reach(filter trail.Filter, slice trail.Slice) (trail.Filter, tra
 	}
 	from, to := oldest.part(filter).From, newest.part(filter).To
 	filter.From, filter.To = from, to
-	return filter, slice, true
+	return filter, page, true
 }
 
 func earlier(a, b time.Time) time.Time {

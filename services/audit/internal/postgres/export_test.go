@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -30,10 +31,10 @@ func CountingEdge(part trail.Filter) (sql string, args []any) {
 }
 
 // Reach is what of a list a Store looks through for a page, by the counts there are.
-func Reach(ctx context.Context, s *Store, filter trail.Filter, slice trail.Slice) (trail.Filter, trail.Slice, bool, error) {
+func Reach(ctx context.Context, s *Store, filter trail.Filter, page paging.Page) (trail.Filter, paging.Page, bool, error) {
 	days, err := s.counts(ctx, filter)
-	filter, slice, ok := days.reach(filter, slice)
-	return filter, slice, ok, err
+	filter, page, ok := days.reach(filter, page)
+	return filter, page, ok, err
 }
 
 // SetClock gives a Store another clock.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
@@ -25,12 +26,11 @@ SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('en
 	sqlOrder = " ORDER BY timestamp DESC, event_id DESC"
 )
 
-// List returns up to slice.Limit+1 events that match, newest first, and the number of all
-// that match: what slice says where it continues a walk. It asks the counts of the days
-// first: each day that a statement opens costs about as much as all that it reads there.
-func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice) ([]trail.Event, trail.Total, error) {
-	if slice.After != nil {
-		to := slice.After.Time
+// List returns a page of the events that match. It asks the counts of the days first: each
+// day that a statement opens costs about as much as all that it reads there.
+func (s *Store) List(ctx context.Context, filter trail.Filter, page paging.Page) (paging.Listing[trail.Event], error) {
+	if page.After != nil {
+		to := page.After.Time
 		if filter.To != nil {
 			to = earlier(to, *filter.To)
 		}
@@ -38,11 +38,11 @@ func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice
 	}
 	days, err := s.counts(ctx, filter)
 	if err != nil {
-		return nil, trail.Total{}, pgdb.Fault(err)
+		return paging.Listing[trail.Event]{}, pgdb.Fault(err)
 	}
 	var events []trail.Event
 	var questions []question
-	if near, rest, ok := days.reach(filter, slice); ok {
+	if near, rest, ok := days.reach(filter, page); ok {
 		sql, args := listing(near, rest)
 		questions = append(questions, question{sql, args, func(rows pgx.Rows) (err error) {
 			events, err = pgx.CollectRows(rows, scan)
@@ -50,42 +50,45 @@ func (s *Store) List(ctx context.Context, filter trail.Filter, slice trail.Slice
 		}})
 	}
 	var edges []*edge
-	if slice.After == nil {
+	if page.After == nil {
 		edges = days.edges(filter)
 	}
 	for _, edge := range edges {
 		questions = append(questions, edge.count())
 	}
 	if err := s.ask(ctx, questions...); err != nil {
-		return nil, trail.Total{}, pgdb.Fault(err)
+		return paging.Listing[trail.Event]{}, pgdb.Fault(err)
 	}
-	if slice.After != nil {
-		return events, slice.Total, nil
+	total := page.Total
+	if page.After == nil {
+		total = seen(events, page, days.total(filter, edges, s.clock()))
 	}
-	return events, seen(events, slice, days.total(filter, edges, s.clock())), nil
+	return paging.Cut(events, page.Limit, total, place), nil
 }
 
-// seen is the total, or what the page tells better: it is later than the counts, and may show
-// the end of the list.
-func seen(events []trail.Event, slice trail.Slice, total trail.Total) trail.Total {
-	known := slice.Offset + int64(len(events))
+func place(e trail.Event) paging.Position { return paging.Position{Time: e.Timestamp, ID: e.ID} }
+
+// seen is the total, or what the fetched events tell better: they are later than the counts, and
+// may show the end of the list.
+func seen(fetched []trail.Event, page paging.Page, total paging.Total) paging.Total {
+	known := page.Offset + int64(len(fetched))
 	switch {
-	case len(events) == 0 && slice.Offset > 0: // the end lies before the page
-	case len(events) <= slice.Limit:
-		total = trail.Total{Events: known}
+	case len(fetched) == 0 && page.Offset > 0: // the end lies before the page
+	case len(fetched) <= page.Limit:
+		total = paging.Total{Items: known}
 	default:
-		total.Events = max(total.Events, known)
+		total.Items = max(total.Items, known)
 	}
 	return total
 }
 
 // listing is the statement of a list and its arguments.
-func listing(filter trail.Filter, slice trail.Slice) (sql string, args []any) {
+func listing(filter trail.Filter, page paging.Page) (sql string, args []any) {
 	where := matching(filter)
-	if slice.After != nil {
-		where.add("(timestamp, event_id) < (%s, %s)", slice.After.Time, slice.After.ID)
+	if page.After != nil {
+		where.add("(timestamp, event_id) < (%s, %s)", page.After.Time, page.After.ID)
 	}
-	sql = sqlList + where.sql() + sqlOrder + where.bind(" LIMIT %s OFFSET %s", slice.Limit+1, slice.Offset)
+	sql = sqlList + where.sql() + sqlOrder + where.bind(" LIMIT %s OFFSET %s", page.Limit+1, page.Offset)
 	return sql, where.args
 }
 

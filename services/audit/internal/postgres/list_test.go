@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
@@ -18,9 +19,9 @@ import (
 )
 
 // explain is how a list is carried out, with the plan that holds for all arguments.
-func explain(t *testing.T, db *pgdb.DB, filter trail.Filter, slice trail.Slice) string {
+func explain(t *testing.T, db *pgdb.DB, filter trail.Filter, page paging.Page) string {
 	t.Helper()
-	sql, args := postgres.Listing(filter, slice)
+	sql, args := postgres.Listing(filter, page)
 	return planUnder(t, db, postgres.PlansSQL, sql, args...)
 }
 
@@ -94,7 +95,7 @@ func TestEveryListWalksIndexesInOrder(t *testing.T) {
 	failed, failure, success := "auth.failed", "failure", "success"
 	from, to := now.AddDate(0, 0, -90), now
 	for mask := range 1 << 6 {
-		filter, slice := trail.Filter{From: &from}, trail.Slice{Limit: 20}
+		filter, page := trail.Filter{From: &from}, paging.Page{Limit: 20}
 		for bit, set := range []func(){
 			func() { filter.AgentID = &agent },
 			func() { filter.ActorID = &agent },
@@ -102,7 +103,7 @@ func TestEveryListWalksIndexesInOrder(t *testing.T) {
 			func() { filter.Outcome = &failure },
 			func() { filter.Outcome = &success },
 			func() {
-				slice.After = &trail.Position{Time: all[50].Timestamp, ID: all[50].ID}
+				page.After = &paging.Position{Time: all[50].Timestamp, ID: all[50].ID}
 				filter.To = &to
 			},
 		} {
@@ -111,7 +112,7 @@ func TestEveryListWalksIndexesInOrder(t *testing.T) {
 			}
 		}
 		sql, args := postgres.CountingEdge(filter)
-		for _, plan := range []string{explain(t, db, filter, slice), planUnder(t, db, postgres.PlansSQL, sql, args...)} {
+		for _, plan := range []string{explain(t, db, filter, page), planUnder(t, db, postgres.PlansSQL, sql, args...)} {
 			require.Regexp(t, `Index (Only )?Scan using events_`, plan, "filters %06b", mask)
 			for _, other := range []string{"Sort", "Seq Scan", "Bitmap"} { // each reads all that there is before it shows anything
 				require.NotContains(t, plan, other, "filters %06b", mask)
@@ -150,7 +151,7 @@ func TestAListThatNothingMatchesReadsAlmostNothing(t *testing.T) {
 		"what was done to an agent by one":  {ActorID: &other, AgentID: &busy},
 	} {
 		filter.From, filter.To = &day, &until
-		plan := explain(t, db, filter, trail.Slice{Limit: 20})
+		plan := explain(t, db, filter, paging.Page{Limit: 20})
 		require.Contains(t, plan, "rows=0", name)
 		pages := 0
 		_, after, ok := strings.Cut(plan, "Buffers: shared ")
@@ -171,14 +172,14 @@ func TestAListOfADayLeavesOutTheOtherDays(t *testing.T) {
 	agent, all := tenDays(t, open(t, db))
 	day := trail.Day(all[100].Timestamp)
 	end := day.AddDate(0, 0, 1).Add(-time.Microsecond)
-	plan := explain(t, db, trail.Filter{From: &day, To: &end, AgentID: &agent}, trail.Slice{Limit: 20})
+	plan := explain(t, db, trail.Filter{From: &day, To: &end, AgentID: &agent}, paging.Page{Limit: 20})
 	require.Contains(t, plan, "Subplans Removed: 9")
 	require.Contains(t, plan, "on "+day.Format("events_y2006m01d02"))
 	require.Equal(t, 1, strings.Count(plan, "Index Scan"), plan)
 
 	// The first page that is full looks no further.
 	from := now.AddDate(0, 0, -90)
-	plan = explain(t, db, trail.Filter{From: &from}, trail.Slice{Limit: 5})
+	plan = explain(t, db, trail.Filter{From: &from}, paging.Page{Limit: 5})
 	require.Equal(t, 9, strings.Count(plan, "(never executed)"), plan)
 }
 
@@ -188,7 +189,7 @@ func TestTheSettingsOfListsEndWithThem(t *testing.T) {
 	store := open(t, db)
 	tenDays(t, store)
 	for range db.Config().MaxConns { // every connection of the pool has had its turn, in whatever order
-		_, _, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Limit: 1})
+		_, err := store.List(t.Context(), trail.Filter{From: &now}, paging.Page{Limit: 1})
 		require.NoError(t, err)
 		var setting string
 		require.NoError(t, db.QueryRow(t.Context(), "SHOW enable_sort").Scan(&setting))

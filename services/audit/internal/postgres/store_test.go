@@ -12,6 +12,7 @@ import (
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
 	"github.com/sentryagent/agentidp/pkg/config"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/telemetry"
 	"github.com/sentryagent/agentidp/pkg/testkit"
@@ -159,11 +160,11 @@ func TestListFilters(t *testing.T) {
 			return slices.ContainsFunc(meets, func(meet func(trail.Event) bool) bool { return !meet(e) })
 		})
 
-		got, total, err := store.List(t.Context(), filter, trail.Slice{Limit: 100})
+		got, err := store.List(t.Context(), filter, paging.Page{Limit: 100})
 
 		require.NoError(t, err)
-		require.Equal(t, ids(want), ids(got), "filters %06b", mask)
-		require.Equal(t, trail.Total{Events: int64(len(want))}, total, "filters %06b", mask)
+		require.Equal(t, ids(want), ids(got.Items), "filters %06b", mask)
+		require.Equal(t, paging.Total{Items: int64(len(want))}, got.Total, "filters %06b", mask)
 	}
 }
 
@@ -186,22 +187,22 @@ func TestListPagesNeitherSkipNorRepeat(t *testing.T) {
 
 	for _, limit := range []int{1, 3, 7, 25} {
 		var byOffset, byCursor []trail.Event
-		var after *trail.Position
+		var after *paging.Position
+		begun := paging.Total{Items: 99, Estimate: true}
 		for offset := 0; offset < len(all); offset += limit {
-			events, total, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Offset: int64(offset), Limit: limit})
+			found, err := store.List(t.Context(), trail.Filter{From: &now}, paging.Page{Offset: int64(offset), Limit: limit})
 			require.NoError(t, err)
-			require.Equal(t, trail.Total{Events: 25}, total)
-			byOffset = append(byOffset, events[:min(limit, len(events))]...)
+			require.Equal(t, paging.Total{Items: 25}, found.Total)
+			byOffset = append(byOffset, found.Items...)
 
-			events, total, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{After: after, Total: trail.Total{Events: 99, Estimate: true}, Limit: limit})
+			found, err = store.List(t.Context(), trail.Filter{From: &now}, paging.Page{After: after, Total: begun, Limit: limit})
 			require.NoError(t, err)
 			if after != nil {
-				require.Equal(t, trail.Total{Events: 99, Estimate: true}, total, "the total of the walk, not counted again")
+				require.Equal(t, begun, found.Total, "the total of the walk, not counted again")
 			}
-			events = events[:min(limit, len(events))]
-			byCursor = append(byCursor, events...)
-			last := events[len(events)-1]
-			after = &trail.Position{Time: last.Timestamp, ID: last.ID}
+			byCursor = append(byCursor, found.Items...)
+			after = found.Next
+			require.Equal(t, offset+limit < len(all), after != nil)
 		}
 		require.Equal(t, ids(all), ids(byOffset), "limit %d", limit)
 		require.Equal(t, ids(all), ids(byCursor), "limit %d", limit)
@@ -212,10 +213,10 @@ func TestListPastTheEndIsEmpty(t *testing.T) {
 	t.Parallel()
 	store := open(t, testkit.DB(t, "audit"))
 	record(t, store, published(t, 1, nil))
-	events, total, err := store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Offset: 100_000_000_000, Limit: 100})
+	found, err := store.List(t.Context(), trail.Filter{From: &now}, paging.Page{Offset: 100_000_000_000, Limit: 100})
 	require.NoError(t, err)
-	require.Empty(t, events)
-	require.Equal(t, trail.Total{Events: 1}, total)
+	require.Empty(t, found.Items)
+	require.Equal(t, paging.Total{Items: 1}, found.Total)
 }
 
 func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
@@ -227,7 +228,7 @@ func TestStoreSaysWhenPostgresIsAway(t *testing.T) {
 
 	_, err = store.Get(t.Context(), uuid.New())
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
-	_, _, err = store.List(t.Context(), trail.Filter{From: &now}, trail.Slice{Limit: 1})
+	_, err = store.List(t.Context(), trail.Filter{From: &now}, paging.Page{Limit: 1})
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))
 	_, err = store.Record(t.Context(), []trail.Delivery{published(t, 1, nil)})
 	require.Equal(t, apperr.ServiceUnavailable, apperr.CodeOf(err))

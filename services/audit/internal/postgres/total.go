@@ -5,6 +5,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -43,15 +44,15 @@ func (e *edge) count() question {
 
 // total is how many match in all. Those of an edge that has too many are estimated as if the
 // events of a day, as long as it has lasted, happened evenly.
-func (c counts) total(filter trail.Filter, edges []*edge, now time.Time) (total trail.Total) {
+func (c counts) total(filter trail.Filter, edges []*edge, now time.Time) (total paging.Total) {
 	for _, day := range c {
 		if day.within(filter) {
-			total.Events += day.events
+			total.Items += day.events
 		}
 	}
 	for _, edge := range edges {
 		if edge.found <= countUpTo {
-			total.Events += edge.found
+			total.Items += edge.found
 			continue
 		}
 		end := edge.end()
@@ -59,7 +60,7 @@ func (c counts) total(filter trail.Filter, edges []*edge, now time.Time) (total 
 			end = earlier(end, now)
 		}
 		share := earlier(end, *edge.part.To).Sub(*edge.part.From).Seconds() / end.Sub(edge.day).Seconds()
-		total.Events += max(edge.found, int64(min(share, 1)*float64(edge.events)))
+		total.Items += max(edge.found, int64(min(share, 1)*float64(edge.events)))
 		total.Estimate = true
 	}
 	return total

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/pkg/testkit"
 	"github.com/sentryagent/agentidp/services/audit/internal/postgres"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
@@ -62,24 +63,23 @@ func TestListsOfAllKindsAreWholeAndTheirTotalsExact(t *testing.T) {
 		}
 		want := slices.DeleteFunc(slices.Clone(all), func(e trail.Event) bool { return !matches(filter, e) })
 		limit := 1 + random.IntN(40)
-		slice := trail.Slice{Limit: limit}
+		page := paging.Page{Limit: limit}
 		byOffset, byCursor := []trail.Event{}, []trail.Event{}
-		for ; slice.Offset <= int64(len(want)); slice.Offset += int64(limit) {
-			page, total, err := store.List(t.Context(), filter, slice)
+		for ; page.Offset <= int64(len(want)); page.Offset += int64(limit) {
+			found, err := store.List(t.Context(), filter, page)
 			require.NoError(t, err)
-			require.Equal(t, trail.Total{Events: int64(len(want))}, total, "filters %06b, behind %d", mask, slice.Offset)
-			require.Len(t, page, min(limit+1, len(want)-int(slice.Offset)))
-			byOffset = append(byOffset, page[:min(limit, len(page))]...)
+			require.Equal(t, paging.Total{Items: int64(len(want))}, found.Total, "filters %06b, behind %d", mask, page.Offset)
+			require.Len(t, found.Items, min(limit, len(want)-int(page.Offset)))
+			require.Equal(t, page.Offset+int64(limit) < int64(len(want)), found.Next != nil)
+			byOffset = append(byOffset, found.Items...)
 		}
 		require.Equal(t, ids(want), ids(byOffset), "filters %06b", mask)
-		for slice.Offset = 0; ; {
-			page, _, err := store.List(t.Context(), filter, slice)
+		page.Offset = 0
+		for more := true; more; more = page.After != nil {
+			found, err := store.List(t.Context(), filter, page)
 			require.NoError(t, err)
-			byCursor = append(byCursor, page[:min(limit, len(page))]...)
-			if len(page) <= limit {
-				break
-			}
-			slice.After = &trail.Position{Time: page[limit-1].Timestamp, ID: page[limit-1].ID}
+			byCursor = append(byCursor, found.Items...)
+			page.After = found.Next
 		}
 		require.Equal(t, ids(want), ids(byCursor), "filters %06b", mask)
 	}
@@ -110,10 +110,10 @@ func TestATotalIsExactButForBusyDaysThatAreCut(t *testing.T) {
 			end := test.to.Add(-time.Microsecond)
 			test.to = &end
 		}
-		_, got, err := store.List(t.Context(), trail.Filter{From: test.from, To: test.to, AgentID: &agent}, trail.Slice{Limit: 10})
+		got, err := store.List(t.Context(), trail.Filter{From: test.from, To: test.to, AgentID: &agent}, paging.Page{Limit: 10})
 		require.NoError(t, err, name)
-		require.Equal(t, test.estimate, got.Estimate, name)
-		require.InDelta(t, test.events, got.Events, map[bool]float64{true: 1}[test.estimate], name)
+		require.Equal(t, test.estimate, got.Total.Estimate, name)
+		require.InDelta(t, test.events, got.Total.Items, map[bool]float64{true: 1}[test.estimate], name)
 	}
 }
 
@@ -137,10 +137,10 @@ func TestADayThatIsNotOverIsEstimatedByWhatHasPassedOfIt(t *testing.T) {
 	} {
 		postgres.SetClock(store.Store, func() time.Time { return test.now })
 		to := yesterday.Add(test.to)
-		_, got, err := store.List(t.Context(), trail.Filter{From: &yesterday, To: &to, AgentID: &agent}, trail.Slice{Limit: 10})
+		got, err := store.List(t.Context(), trail.Filter{From: &yesterday, To: &to, AgentID: &agent}, paging.Page{Limit: 10})
 		require.NoError(t, err, name)
-		require.True(t, got.Estimate, name)
-		require.InDelta(t, test.events, got.Events, 1, name)
+		require.True(t, got.Total.Estimate, name)
+		require.InDelta(t, test.events, got.Total.Items, 1, name)
 	}
 }
 
@@ -153,35 +153,35 @@ func TestAPageOpensNoMoreDaysThanItNeeds(t *testing.T) {
 	last := func(ago int) time.Time { return day(ago - 1).Add(-time.Microsecond) }
 	for name, test := range map[string]struct {
 		from, to *time.Time
-		slice    trail.Slice
+		page     paging.Page
 		first    time.Time // what is looked through
 		last     time.Time
 		behind   int64 // of it
 	}{
-		"the newest":                    {slice: trail.Slice{Limit: 9}, first: day(1), last: last(1)},
-		"one more than the newest has":  {slice: trail.Slice{Limit: 10}, first: day(2), last: last(1)},
-		"past a day without any":        {slice: trail.Slice{Limit: 30}, first: day(4), last: last(1)},
-		"all":                           {slice: trail.Slice{Limit: 100}, first: day(5), last: last(1)},
-		"behind a whole day":            {slice: trail.Slice{Offset: 10, Limit: 5}, first: day(2), last: last(2)},
-		"behind a day and a part":       {slice: trail.Slice{Offset: 14, Limit: 5}, first: day(2), last: last(2), behind: 4},
-		"behind most":                   {slice: trail.Slice{Offset: 36, Limit: 5}, first: day(5), last: last(5), behind: 1},
-		"of a cut day nothing is known": {to: new(day(2).Add(time.Hour)), slice: trail.Slice{Limit: 1}, first: day(4), last: day(2).Add(time.Hour)},
-		"nor is it skipped":             {to: new(day(2).Add(time.Hour)), slice: trail.Slice{Offset: 30, Limit: 1}, first: day(5), last: day(2).Add(time.Hour), behind: 30},
-		"no further than the list":      {from: new(day(4).Add(time.Hour)), slice: trail.Slice{Limit: 100}, first: day(4).Add(time.Hour), last: last(1)},
+		"the newest":                    {page: paging.Page{Limit: 9}, first: day(1), last: last(1)},
+		"one more than the newest has":  {page: paging.Page{Limit: 10}, first: day(2), last: last(1)},
+		"past a day without any":        {page: paging.Page{Limit: 30}, first: day(4), last: last(1)},
+		"all":                           {page: paging.Page{Limit: 100}, first: day(5), last: last(1)},
+		"behind a whole day":            {page: paging.Page{Offset: 10, Limit: 5}, first: day(2), last: last(2)},
+		"behind a day and a part":       {page: paging.Page{Offset: 14, Limit: 5}, first: day(2), last: last(2), behind: 4},
+		"behind most":                   {page: paging.Page{Offset: 36, Limit: 5}, first: day(5), last: last(5), behind: 1},
+		"of a cut day nothing is known": {to: new(day(2).Add(time.Hour)), page: paging.Page{Limit: 1}, first: day(4), last: day(2).Add(time.Hour)},
+		"nor is it skipped":             {to: new(day(2).Add(time.Hour)), page: paging.Page{Offset: 30, Limit: 1}, first: day(5), last: day(2).Add(time.Hour), behind: 30},
+		"no further than the list":      {from: new(day(4).Add(time.Hour)), page: paging.Page{Limit: 100}, first: day(4).Add(time.Hour), last: last(1)},
 	} {
 		filter := trail.Filter{From: test.from, To: test.to, AgentID: &agent}
 		if filter.From == nil {
 			filter.From = new(day(90))
 		}
-		near, rest, ok, err := postgres.Reach(t.Context(), store.Store, filter, test.slice)
+		near, rest, ok, err := postgres.Reach(t.Context(), store.Store, filter, test.page)
 		require.NoError(t, err)
 		require.True(t, ok, name)
 		require.Equal(t, test.first, near.From.UTC(), name)
 		require.Equal(t, test.last, near.To.UTC(), name)
 		require.Equal(t, test.behind, rest.Offset, name)
-		require.Equal(t, test.slice.Limit, rest.Limit, name)
+		require.Equal(t, test.page.Limit, rest.Limit, name)
 	}
-	near, rest, _, err := postgres.Reach(t.Context(), store.Store, trail.Filter{From: new(day(90)), AgentID: &agent}, trail.Slice{Offset: 14, Limit: 5})
+	near, rest, _, err := postgres.Reach(t.Context(), store.Store, trail.Filter{From: new(day(90)), AgentID: &agent}, paging.Page{Offset: 14, Limit: 5})
 	require.NoError(t, err)
 	plan := explain(t, db, near, rest)
 	require.Contains(t, plan, "Subplans Removed: 3")
@@ -198,15 +198,13 @@ func TestAListWithoutEventsOpensNoDay(t *testing.T) {
 	nobody := uuid.New()
 	for _, filter := range []trail.Filter{{AgentID: &nobody}, {ActorID: &nobody}, {AgentID: &nobody, ActorID: &nobody}} {
 		filter.From = new(now.AddDate(0, 0, -90))
-		events, total, err := store.List(t.Context(), filter, trail.Slice{Limit: 20})
+		found, err := store.List(t.Context(), filter, paging.Page{Limit: 20})
 		require.NoError(t, err)
-		require.Empty(t, events)
-		require.Zero(t, total)
+		require.Empty(t, found)
 	}
-	events, total, err := store.List(t.Context(), trail.Filter{From: new(trail.Day(now))}, trail.Slice{Offset: 20, Limit: 20})
+	found, err := store.List(t.Context(), trail.Filter{From: new(trail.Day(now))}, paging.Page{Offset: 20, Limit: 20})
 	require.NoError(t, err, "nor does a page behind all of them")
-	require.Empty(t, events)
-	require.Equal(t, trail.Total{Events: 1}, total)
+	require.Equal(t, paging.Listing[trail.Event]{Total: paging.Total{Items: 1}}, found)
 }
 
 func TestCountsAreARangeOfTheirIndex(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/paging"
 )
 
 // ErrNotFound is what a Store answers for an event it does not have.
@@ -40,45 +41,14 @@ func (f Filter) Reversed() bool {
 // ReasonReversed says so of fromDate.
 const ReasonReversed = "must not be after toDate"
 
-// Position is the place of one event in the list, newest first, the id being the
-// tie-break.
-type Position struct {
-	Time time.Time
-	ID   uuid.UUID
-}
-
-// Slice is the part of the list that is wanted: the events after a position, or,
-// where After is nil, those after the first Offset.
-type Slice struct {
-	After  *Position
-	Total  Total // with After: how many matched when the walk began
-	Offset int64
-	Limit  int // > 0
-}
-
-// Total is how many events match in all.
-type Total struct {
-	Events   int64
-	Estimate bool // counting them would have taken too long
-}
-
 // Store keeps events. An event that was recorded is never changed or removed.
 type Store interface {
-	// List returns the events that match, newest first, up to slice.Limit+1 of
-	// them so that the caller learns whether more follow, and how many match in
-	// all. That is slice.Total where slice.After is given, and an estimate where
-	// the filter's time cuts a day in which too many match to be counted. filter.From
-	// is never nil.
-	List(ctx context.Context, filter Filter, slice Slice) ([]Event, Total, error)
+	// List returns a page of the events that match. Their total is page.Total where
+	// page.After is given, and an estimate where the filter's time cuts a day in which
+	// too many match to be counted. filter.From is never nil.
+	List(ctx context.Context, filter Filter, page paging.Page) (paging.Listing[Event], error)
 	// Get returns one event, or ErrNotFound.
 	Get(ctx context.Context, id uuid.UUID) (Event, error)
-}
-
-// Page is one answer of Reader.List.
-type Page struct {
-	Events []Event
-	Total  Total
-	Next   *Position // of the last event, nil if no events follow
 }
 
 // Reader answers questions about the trail, within the retention window.
@@ -94,22 +64,12 @@ func NewReader(store Store, window Window, clock func() time.Time) *Reader {
 }
 
 // List returns a page of the events that match. Its errors are those of Narrow.
-func (r *Reader) List(ctx context.Context, filter Filter, slice Slice) (Page, error) {
+func (r *Reader) List(ctx context.Context, filter Filter, page paging.Page) (paging.Listing[Event], error) {
 	filter, err := r.Narrow(filter)
 	if err != nil {
-		return Page{}, err
+		return paging.Listing[Event]{}, err
 	}
-	events, total, err := r.store.List(ctx, filter, slice)
-	if err != nil {
-		return Page{}, err
-	}
-	page := Page{Events: events, Total: total}
-	if len(events) > slice.Limit {
-		page.Events = events[:slice.Limit]
-		last := page.Events[slice.Limit-1]
-		page.Next = &Position{Time: last.Timestamp, ID: last.ID}
-	}
-	return page, nil
+	return r.store.List(ctx, filter, page)
 }
 
 // Narrow restricts a filter to the retention window. It answers VALIDATION_ERROR if

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/sentryagent/agentidp/pkg/apperr"
+	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
 
@@ -24,9 +25,9 @@ type shelf struct {
 	asked  trail.Filter
 }
 
-func (s *shelf) List(_ context.Context, filter trail.Filter, _ trail.Slice) ([]trail.Event, trail.Total, error) {
+func (s *shelf) List(_ context.Context, filter trail.Filter, _ paging.Page) (paging.Listing[trail.Event], error) {
 	s.asked = filter
-	return s.events, trail.Total{Events: int64(len(s.events))}, s.err
+	return paging.Listing[trail.Event]{Items: s.events}, s.err
 }
 
 func (s *shelf) Get(_ context.Context, id uuid.UUID) (trail.Event, error) {
@@ -79,7 +80,7 @@ func TestListStaysWithinTheRetentionWindow(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			store := &shelf{}
-			_, err := reader(store).List(t.Context(), test.filter, trail.Slice{Limit: 20})
+			_, err := reader(store).List(t.Context(), test.filter, paging.Page{Limit: 20})
 			if test.code != "" {
 				require.Equal(t, test.code, apperr.CodeOf(err))
 				require.Nil(t, store.asked.From, "the store is not asked")
@@ -93,7 +94,7 @@ func TestListStaysWithinTheRetentionWindow(t *testing.T) {
 
 func TestListNamesTheRetentionWindowItRefusesFor(t *testing.T) {
 	t.Parallel()
-	_, err := reader(&shelf{}).List(t.Context(), trail.Filter{From: ago(91 * day)}, trail.Slice{Limit: 20})
+	_, err := reader(&shelf{}).List(t.Context(), trail.Filter{From: ago(91 * day)}, paging.Page{Limit: 20})
 	var refused *apperr.Error
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, map[string]any{"retentionDays": 90}, refused.Details)
@@ -101,28 +102,10 @@ func TestListNamesTheRetentionWindowItRefusesFor(t *testing.T) {
 
 func TestListNamesTheFieldThatIsWrong(t *testing.T) {
 	t.Parallel()
-	_, err := reader(&shelf{}).List(t.Context(), trail.Filter{From: ago(0), To: ago(day)}, trail.Slice{Limit: 20})
+	_, err := reader(&shelf{}).List(t.Context(), trail.Filter{From: ago(0), To: ago(day)}, paging.Page{Limit: 20})
 	var refused *apperr.Error
 	require.ErrorAs(t, err, &refused)
 	require.Equal(t, []apperr.FieldError{{Field: "fromDate", Reason: "must not be after toDate"}}, refused.Details["errors"])
-}
-
-func TestListSaysWhereTheNextPageBegins(t *testing.T) {
-	t.Parallel()
-	store := &shelf{events: []trail.Event{
-		{ID: uuid.New(), Timestamp: *ago(1)},
-		{ID: uuid.New(), Timestamp: *ago(2)},
-		{ID: uuid.New(), Timestamp: *ago(3)},
-	}}
-	page, err := reader(store).List(t.Context(), trail.Filter{}, trail.Slice{Limit: 2})
-	require.NoError(t, err)
-	require.Equal(t, store.events[:2], page.Events)
-	require.Equal(t, &trail.Position{Time: store.events[1].Timestamp, ID: store.events[1].ID}, page.Next)
-
-	page, err = reader(store).List(t.Context(), trail.Filter{}, trail.Slice{Limit: 3})
-	require.NoError(t, err)
-	require.Len(t, page.Events, 3)
-	require.Nil(t, page.Next)
 }
 
 func TestGetHidesEventsOutsideOfTheWindow(t *testing.T) {
@@ -144,7 +127,7 @@ func TestReaderPassesOnWhatFails(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("away")
 	r := reader(&shelf{err: broken})
-	_, err := r.List(t.Context(), trail.Filter{}, trail.Slice{Limit: 1})
+	_, err := r.List(t.Context(), trail.Filter{}, paging.Page{Limit: 1})
 	require.ErrorIs(t, err, broken)
 	_, err = r.Get(t.Context(), uuid.New())
 	require.ErrorIs(t, err, broken)

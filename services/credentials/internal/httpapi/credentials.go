@@ -11,7 +11,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/credentials/internal/secret"
 )
 
@@ -92,19 +91,11 @@ func (a *API) list(c *gin.Context) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	part := paging.Page{Limit: page.Limit, Offset: page.Offset()}
-	if page.After != nil {
-		part.After, part.Total.Items = (*paging.Position)(page.After), page.Total
-	}
-	listing, err := a.credentials.List(c.Request.Context(), agentID, (*secret.Status)(status), part)
+	listing, err := a.credentials.List(c.Request.Context(), agentID, (*secret.Status)(status), page.Page)
 	if err != nil {
 		return err
 	}
-	items := make([]credential, len(listing.Items))
-	for i, item := range listing.Items {
-		items[i] = wire(item)
-	}
-	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total.Items, page, (*httpx.Position)(listing.Next)))
+	httpx.JSON(c, http.StatusOK, httpx.NewList(page, listing, wire))
 	return nil
 }
 

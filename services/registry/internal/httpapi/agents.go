@@ -11,7 +11,6 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
@@ -62,19 +61,11 @@ func (a *API) list(c *gin.Context) error {
 	if err := q.Err(); err != nil {
 		return err
 	}
-	part := paging.Page{Limit: page.Limit, Offset: page.Offset()}
-	if page.After != nil {
-		part.After, part.Total.Items = (*paging.Position)(page.After), page.Total
-	}
-	listing, err := a.registry.List(c.Request.Context(), filter, part)
+	listing, err := a.registry.List(c.Request.Context(), filter, page.Page)
 	if err != nil {
 		return err
 	}
-	items := make([]agentResponse, 0, len(listing.Items))
-	for _, found := range listing.Items {
-		items = append(items, responseOf(found))
-	}
-	httpx.JSON(c, http.StatusOK, httpx.NewList(items, listing.Total.Items, page, (*httpx.Position)(listing.Next)))
+	httpx.JSON(c, http.StatusOK, httpx.NewList(page, listing, responseOf))
 	return nil
 }
 
