@@ -14,9 +14,10 @@ import (
 
 // Checker is implemented by request types that have rules of their own.
 //
-// DecodeJSON calls Check after decoding, also where some fields were of the
+// Input.JSON calls Check after decoding, also where some fields were of the
 // wrong type, so that all failing fields are in one answer; what Check says
-// about a field that has failed already (it looks absent then) is dropped.
+// about a field that has failed already (it looks absent then) is dropped, and
+// so is what it says about the whole body where any field has.
 type Checker interface {
 	Check(f *apperr.Fields)
 }
@@ -45,36 +46,41 @@ func ReadBody(c *gin.Context) ([]byte, error) {
 	return body.Bytes(), nil
 }
 
-// DecodeJSON decodes the body, exactly one JSON object, into the struct that
-// dst points to. It answers UNSUPPORTED_MEDIA_TYPE for anything but
-// application/json in UTF-8, PAYLOAD_TOO_LARGE, and a VALIDATION_ERROR that
-// lists every failing field: unknown and repeated ones, wrong types, text
-// that is not Unicode or contains NUL, besides what Check finds (see Checker).
+// JSON decodes the body, exactly one JSON object, into the struct that dst
+// points to. What it refuses to look at is answered as UNSUPPORTED_MEDIA_TYPE,
+// anything but application/json in UTF-8, or PAYLOAD_TOO_LARGE. Every failing
+// field is wrong: unknown and repeated ones, wrong types, text that is not
+// Unicode or contains NUL, besides what Check finds (see Checker).
 //
 // Names match `json` tags in exact case. A pointer field stays nil if the
 // field is absent; null is an error unless the pointer field is tagged
 // `null:"allowed"`, where it counts as absent; a json.RawMessage takes any
 // value, null too. UUIDs are lower-case canonical, times RFC 3339. Whether a
 // field is required is for Check to say.
-func DecodeJSON(c *gin.Context, dst any) error { return decodeRequest(c, dst, false) }
+func (in *Input) JSON(dst any) *Input { return in.body(dst, false) }
 
-// DecodeJSONOrEmpty is DecodeJSON for routes where an absent body means {}.
-func DecodeJSONOrEmpty(c *gin.Context, dst any) error { return decodeRequest(c, dst, true) }
+// JSONOrEmpty is JSON for routes where an absent body means {}.
+func (in *Input) JSONOrEmpty(dst any) *Input { return in.body(dst, true) }
 
-func decodeRequest(c *gin.Context, dst any, optional bool) error {
-	body, err := ReadBody(c)
-	if err != nil {
-		return err
-	}
-	if len(body) == 0 {
-		if !optional {
-			return apperr.Validation(apperr.FieldError{Field: wholeBody, Reason: "is required and must be a JSON object"})
-		}
+func (in *Input) body(dst any, optional bool) *Input {
+	body, err := ReadBody(in.c)
+	switch {
+	case err != nil:
+		in.refused = err
+		return in
+	case len(body) == 0 && !optional:
+		in.Fail(wholeBody, "is required and must be a JSON object")
+		return in
+	case len(body) == 0:
 		body = []byte("{}")
-	} else if !isJSON(c.Request.Header) {
-		return apperr.New(apperr.UnsupportedMediaType, "The request body must be application/json.")
+	case !isJSON(in.c.Request.Header):
+		in.refused = apperr.New(apperr.UnsupportedMediaType, "The request body must be application/json.")
+		return in
 	}
-	return UnmarshalStrict(body, dst)
+	for _, f := range unmarshalStrict(body, dst) {
+		in.Fail(f.Field, f.Reason)
+	}
+	return in
 }
 
 // isJSON accepts application/json, with no charset but UTF-8, not compressed.

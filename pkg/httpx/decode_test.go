@@ -67,17 +67,17 @@ func (o *order) Check(f *apperr.Fields) {
 	}
 }
 
-func post(body, contentType string, into any, decode func(*gin.Context, any) error) *httptest.ResponseRecorder {
-	return postTo(body, map[string][]string{"Content-Type": {contentType}}, into, decode)
+func post(body, contentType string, into any, read func(*httpx.Input, any) *httpx.Input) *httptest.ResponseRecorder {
+	return postTo(body, map[string][]string{"Content-Type": {contentType}}, into, read)
 }
 
-func postTo(body string, header http.Header, into any, decode func(*gin.Context, any) error) *httptest.ResponseRecorder {
+func postTo(body string, header http.Header, into any, read func(*httpx.Input, any) *httpx.Input) *httptest.ResponseRecorder {
 	w := httptest.NewRecorder()
 	c, _ := gin.CreateTestContext(w)
 	c.Request = httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
 	c.Request.Header = header
 	c.Request.Body = http.MaxBytesReader(c.Writer, c.Request.Body, 64<<10)
-	if err := decode(c, into); err != nil {
+	if err := read(httpx.NewInput(c), into).Err(); err != nil {
 		httpx.WriteError(c, err)
 	}
 	return w
@@ -89,7 +89,7 @@ func TestAGoodBodyIsDecoded(t *testing.T) {
 	w := post(` {"email":"a@b.example","count":-3,"small":127,"ratio":1.5e2,"urgent":true,"tags":["x","\u00e9\ud83d\ude00"],
 		"at":"2026-01-31T12:00:00.123456+02:00","until":null,"plain":"p","id":"6ba7b810-9dad-11d1-80b4-00c04fd430c8",
 		"address":{"street":"s","lines":[{"n":1},{"n":2}]},"metadata":{"a":[1,{"b":null}]},"raw":[true],"Untagged":"u","note":"hi"} `,
-		"application/json; charset=UTF-8", &o, httpx.DecodeJSON)
+		"application/json; charset=UTF-8", &o, (*httpx.Input).JSON)
 	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
 
 	require.Equal(t, "a@b.example", *o.Email)
@@ -113,7 +113,7 @@ func TestAGoodBodyIsDecoded(t *testing.T) {
 func TestAbsentFieldsStayNil(t *testing.T) {
 	t.Parallel()
 	var o order
-	require.Equal(t, http.StatusOK, post(`{"email":"a@b"}`, "application/json", &o, httpx.DecodeJSON).Code)
+	require.Equal(t, http.StatusOK, post(`{"email":"a@b"}`, "application/json", &o, (*httpx.Input).JSON).Code)
 	require.Nil(t, o.Small)
 	require.Nil(t, o.At)
 	require.Nil(t, o.Tags)
@@ -126,7 +126,7 @@ func TestEveryFailingFieldIsListed(t *testing.T) {
 	w := post(`{"email":5,"count":1.5,"small":128,"ratio":"x","urgent":"true","tags":["a",1,null,"b"],"at":"yesterday",
 		"plain":7,"id":"6BA7B810-9DAD-11D1-80B4-00C04FD430C8","address":{"street":[],"lines":[{"n":"x"},{"m":1}]},
 		"metadata":[],"Urgent":false,"Hidden":"x","private":"x","":1,"note":"forbidden","count":2,"count":3} trailing`,
-		"application/json", &o, httpx.DecodeJSON)
+		"application/json", &o, (*httpx.Input).JSON)
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	require.Equal(t, map[string]string{
 		"email":              "must be a string, not a number",
@@ -169,7 +169,7 @@ func joined(t *testing.T, w *httptest.ResponseRecorder) map[string]string {
 func TestARuleIsNotAppliedToAFieldThatFailedAlready(t *testing.T) {
 	t.Parallel()
 	var o order
-	w := post(`{"email":null,"tags":[1,2,3],"note":"forbidden"}`, "application/json", &o, httpx.DecodeJSON)
+	w := post(`{"email":null,"tags":[1,2,3],"note":"forbidden"}`, "application/json", &o, (*httpx.Input).JSON)
 	fields := failing(t, w)
 	require.Equal(t, "must not be null", fields["email"])
 	require.NotContains(t, fields, "tags")
@@ -211,7 +211,7 @@ func TestBodiesThatAreNoObject(t *testing.T) {
 				Email string          `json:"email"`
 				Ratio float64         `json:"ratio"`
 				Count int             `json:"count"`
-			}{}, httpx.DecodeJSON)
+			}{}, (*httpx.Input).JSON)
 			require.Equal(t, http.StatusBadRequest, w.Code)
 			require.Contains(t, failing(t, w)["body"], tt.reason)
 		})
@@ -223,14 +223,14 @@ func TestABodyMayBeNestedThirtyTwoLevelsDeep(t *testing.T) {
 	var body struct {
 		Raw json.RawMessage `json:"raw"`
 	}
-	w := post(`{"raw":`+strings.Repeat("[", 31)+strings.Repeat("]", 31)+"}", "application/json", &body, httpx.DecodeJSON)
+	w := post(`{"raw":`+strings.Repeat("[", 31)+strings.Repeat("]", 31)+"}", "application/json", &body, (*httpx.Input).JSON)
 	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
 }
 
 func TestBracketsInStringsAreNotNesting(t *testing.T) {
 	t.Parallel()
 	var o base
-	w := post(`{"note":"`+strings.Repeat(`[{\"\\`, 100)+`"}`, "application/json", &o, httpx.DecodeJSON)
+	w := post(`{"note":"`+strings.Repeat(`[{\"\\`, 100)+`"}`, "application/json", &o, (*httpx.Input).JSON)
 	require.Equal(t, http.StatusOK, w.Code, w.Body.String())
 }
 
@@ -238,7 +238,7 @@ func TestTextThatCannotBeStoredIsRefusedAtAnyDepth(t *testing.T) {
 	t.Parallel()
 	var o order
 	w := post(`{"email":"a@b","note":"\u0000","tags":["\ud800"],"metadata":{"k":["\u0000"],"a\u0000":1,"d":1,"d":2},"raw":{"x":"\udc00"}}`,
-		"application/json", &o, httpx.DecodeJSON)
+		"application/json", &o, (*httpx.Input).JSON)
 	require.Equal(t, map[string]string{
 		"note":           "must not contain NUL characters",
 		"tags[0]":        "must be valid Unicode text",
@@ -259,7 +259,7 @@ func TestAnAnswerToABadBodyIsBounded(t *testing.T) {
 	}
 	body.WriteString("}")
 	var o base
-	w := post(body.String(), "application/json", &o, httpx.DecodeJSON)
+	w := post(body.String(), "application/json", &o, (*httpx.Input).JSON)
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	require.Less(t, w.Body.Len(), 8<<10)
 	require.Equal(t, "has 4901 more errors", joined(t, w)["body"])
@@ -290,7 +290,7 @@ func TestMediaTypes(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var o base
-			w := postTo(`{"note":"x"}`, tt.header, &o, httpx.DecodeJSON)
+			w := postTo(`{"note":"x"}`, tt.header, &o, (*httpx.Input).JSON)
 			require.Equal(t, tt.status, w.Code)
 			if tt.status == 415 {
 				require.Equal(t, "UNSUPPORTED_MEDIA_TYPE", decodeError(t, w).Code)
@@ -303,12 +303,12 @@ func TestMediaTypes(t *testing.T) {
 func TestAnAbsentBodyMayBeEnough(t *testing.T) {
 	t.Parallel()
 	var o base
-	require.Equal(t, http.StatusOK, postTo("", http.Header{}, &o, httpx.DecodeJSONOrEmpty).Code)
-	require.Equal(t, http.StatusOK, post("{}", "application/json", &o, httpx.DecodeJSONOrEmpty).Code)
-	require.Equal(t, http.StatusUnsupportedMediaType, postTo("{}", http.Header{}, &o, httpx.DecodeJSONOrEmpty).Code)
-	require.Equal(t, http.StatusBadRequest, post("[]", "application/json", &o, httpx.DecodeJSONOrEmpty).Code)
+	require.Equal(t, http.StatusOK, postTo("", http.Header{}, &o, (*httpx.Input).JSONOrEmpty).Code)
+	require.Equal(t, http.StatusOK, post("{}", "application/json", &o, (*httpx.Input).JSONOrEmpty).Code)
+	require.Equal(t, http.StatusUnsupportedMediaType, postTo("{}", http.Header{}, &o, (*httpx.Input).JSONOrEmpty).Code)
+	require.Equal(t, http.StatusBadRequest, post("[]", "application/json", &o, (*httpx.Input).JSONOrEmpty).Code)
 	var checked order
-	require.Contains(t, failing(t, postTo("", http.Header{}, &checked, httpx.DecodeJSONOrEmpty)), "email", "its rules hold for {} too")
+	require.Contains(t, failing(t, postTo("", http.Header{}, &checked, (*httpx.Input).JSONOrEmpty)), "email", "its rules hold for {} too")
 }
 
 func TestBodiesAreBounded(t *testing.T) {
@@ -316,7 +316,7 @@ func TestBodiesAreBounded(t *testing.T) {
 	b := setup(t)
 	echo := handler(func(c *gin.Context) error {
 		var o base
-		if err := httpx.DecodeJSON(c, &o); err != nil {
+		if err := httpx.NewInput(c).JSON(&o).Err(); err != nil {
 			return err
 		}
 		c.Status(http.StatusNoContent)
@@ -357,7 +357,7 @@ func TestABodyThatBreaksOffIsTheClientsError(t *testing.T) {
 	c, _ := gin.CreateTestContext(w)
 	c.Request = httptest.NewRequest(http.MethodPost, "/", nil)
 	c.Request.Body = brokenBody{}
-	httpx.WriteError(c, httpx.DecodeJSON(c, &base{}))
+	httpx.WriteError(c, httpx.NewInput(c).JSON(&base{}).Err())
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	require.NotContains(t, w.Body.String(), "10.0.0.1")
 

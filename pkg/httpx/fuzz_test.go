@@ -1,6 +1,7 @@
 package httpx_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/url"
 	"reflect"
@@ -16,10 +17,9 @@ import (
 	"github.com/sentryagent/agentidp/pkg/paging"
 )
 
-// FuzzUnmarshalStrict: no input panics; what is refused is a VALIDATION_ERROR
-// that names a field; what is accepted is accepted by encoding/json too, with
-// the same result.
-func FuzzUnmarshalStrict(f *testing.F) {
+// FuzzJSON: no body panics; what is refused is a VALIDATION_ERROR that names a
+// field; what is accepted is accepted by encoding/json too, with the same result.
+func FuzzJSON(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"email":"a@b","count":1,"tags":["x"],"metadata":{"a":{"b":[null]}},"raw":1}`, `{"email":null}`, `[[[[`, `{"a":1,"a":2}`,
 		`{"note":"\ud800"}`, "{\"\xff\":1}", `{"at":"2026-01-31T12:00:00Z","id":"` + someID + `","address":{"lines":[{"n":1}]}}`,
@@ -30,7 +30,7 @@ func FuzzUnmarshalStrict(f *testing.F) {
 	type plain order // without Check
 	f.Fuzz(func(t *testing.T, body []byte) {
 		var got plain
-		if err := httpx.UnmarshalStrict(body, &got); err != nil {
+		if err := request(someID, "", bytes.NewReader(body)).JSON(&got).Err(); err != nil {
 			list, ok := apperr.From(err).Details["errors"].([]apperr.FieldError)
 			require.True(t, ok)
 			require.NotEmpty(t, list)
@@ -80,7 +80,8 @@ func FuzzQuery(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
-		q := queryOf(raw, "a")
+		q := queryOf(raw)
+		q.UUIDs("ids", 2)
 		q.Text("t", 10)
 		q.Enum("e", "x")
 		q.UUID("id")

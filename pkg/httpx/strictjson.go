@@ -27,31 +27,24 @@ const (
 	maxShownName = 64
 )
 
-// UnmarshalStrict decodes one JSON object into the struct that dst points to,
-// by the rules of DecodeJSON, and calls its Check. It never panics on input.
-func UnmarshalStrict(body []byte, dst any) error {
+// unmarshalStrict decodes one JSON object into the struct that dst points to,
+// by the rules of Input.JSON, calls its Check, and returns all that is wrong.
+// It never panics on input.
+func unmarshalStrict(body []byte, dst any) []apperr.FieldError {
 	var d strictDecoder
+	var found apperr.Fields
 	if d.decode(body, reflect.ValueOf(dst).Elem()) {
 		if checker, ok := dst.(Checker); ok {
-			var found apperr.Fields
 			checker.Check(&found)
-			for _, f := range found.All() {
-				if !d.failed(f.Field) {
-					d.late = append(d.late, f)
-				}
-			}
 		}
 	}
-	for _, f := range d.late {
-		d.fields.Add(f.Field, f.Reason)
-	}
-	return d.fields.Err()
+	news := slices.DeleteFunc(found.All(), func(f apperr.FieldError) bool { return d.failed(f.Field) })
+	return slices.Concat(d.fields.All(), news)
 }
 
 // strictDecoder collects what is wrong while it fills a struct.
 type strictDecoder struct {
 	fields apperr.Fields
-	late   []apperr.FieldError
 }
 
 // decode reports whether there was an object whose fields could be looked at.
@@ -113,8 +106,12 @@ func tooDeep(body []byte) bool {
 	return false
 }
 
-// failed reports whether the field, or the one that it is a part of, has failed already.
+// failed reports whether the field, or the one that it is a part of, has failed already; the whole body has where any
+// field has.
 func (d *strictDecoder) failed(field string) bool {
+	if field == wholeBody {
+		return len(d.fields.All()) > 0
+	}
 	root := rootOf(field)
 	return slices.ContainsFunc(d.fields.All(), func(f apperr.FieldError) bool { return rootOf(f.Field) == root })
 }

@@ -152,6 +152,12 @@ func TestPathsQueriesAndMethodsThatAreWrongSayWhatIsWrong(t *testing.T) {
 		{"DELETE", "/api/v1/agents/" + in.clientID + "/credentials/1", 400, "VALIDATION_ERROR"},
 		{"GET", "/api/v1/audit/" + unknown, 404, "AUDIT_EVENT_NOT_FOUND"},
 		{"GET", "/api/v1/audit/1", 400, "VALIDATION_ERROR"},
+		{"GET", "/api/v1/agents/" + in.clientID + "?fields=email", 400, "VALIDATION_ERROR"},
+		{"DELETE", "/api/v1/agents/" + in.clientID + "?dryRun=true", 400, "VALIDATION_ERROR"},
+		{"DELETE", "/api/v1/agents/" + in.clientID + "/credentials/" + unknown + "?%zz", 400, "VALIDATION_ERROR"},
+		{"GET", "/api/v1/audit/" + unknown + "?x=1", 400, "VALIDATION_ERROR"},
+		{"GET", "/api/v1/audit/" + unknown + "/proof?x=1", 400, "VALIDATION_ERROR"},
+		{"GET", "/.well-known/jwks.json?v=1", 200, ""},
 		{"GET", "/api/v1/agents?page=0", 400, "VALIDATION_ERROR"},
 		{"GET", "/api/v1/agents?page=-1", 400, "VALIDATION_ERROR"},
 		{"GET", "/api/v1/agents?page=99999999999999999999999", 400, "VALIDATION_ERROR"},
@@ -209,6 +215,9 @@ func TestPatchesThatAreWrongChangeNothing(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, got.status, "%s: %s", body, got.body)
 		require.Equal(t, "VALIDATION_ERROR", got.code())
 	}
+	everywhere := in.call(t, http.MethodPatch, "/api/v1/agents/not-a-uuid?dryRun=true", operator, `{"version":"x","surprise":1}`)
+	require.Equal(t, http.StatusBadRequest, everywhere.status)
+	require.ElementsMatch(t, []string{"agentId", "dryRun", "version", "surprise"}, everywhere.fields(t), "path, query and body in one answer")
 	stale := in.request(t, http.MethodPatch, "/api/v1/agents/"+agent, operator, `{"owner":"new"}`)
 	stale.Header.Set("If-Match", `"999"`)
 	require.Equal(t, "PRECONDITION_FAILED", in.do(t, stale).code())

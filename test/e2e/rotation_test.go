@@ -26,8 +26,11 @@ func TestAnOperatorSeesWhenTheOldSecretIsSafeToDrop(t *testing.T) {
 		return at
 	}
 	require.Nil(t, shown()["lastUsedAt"])
-	rotated := in.call(t, http.MethodPost, "/api/v1/agents/"+agent+"/credentials/"+id+"/rotate", operator,
-		map[string]any{"gracePeriodSeconds": 3600})
+	rotate := "/api/v1/agents/" + agent + "/credentials/" + id + "/rotate"
+	misplaced := in.call(t, http.MethodPost, rotate+"?gracePeriodSeconds=3600", operator, map[string]any{})
+	require.Equal(t, http.StatusBadRequest, misplaced.status, "it would end the old secret at once")
+	require.Equal(t, []string{"gracePeriodSeconds"}, misplaced.fields(t))
+	rotated := in.call(t, http.MethodPost, rotate, operator, map[string]any{"gracePeriodSeconds": 3600})
 	require.Equal(t, http.StatusOK, rotated.status, "%s", rotated.body)
 	require.Equal(t, id, rotated.object(t)["credentialId"])
 	require.NotEmpty(t, rotated.object(t)["previousSecretExpiresAt"])
@@ -50,7 +53,7 @@ func TestAnOperatorSeesWhenTheOldSecretIsSafeToDrop(t *testing.T) {
 	require.Eventually(t, func() bool { return lastUse("lastUsedAt").After(used) }, grace(time.Minute), 500*time.Millisecond)
 	require.Equal(t, used, lastUse("previousSecretLastUsedAt"), "the old secret was not used any more")
 
-	rotated = in.call(t, http.MethodPost, "/api/v1/agents/"+agent+"/credentials/"+id+"/rotate", operator, map[string]any{})
+	rotated = in.call(t, http.MethodPost, rotate, operator, map[string]any{})
 	require.Equal(t, http.StatusOK, rotated.status)
 	require.Nil(t, shown()["previousSecretExpiresAt"])
 	for _, gone := range []string{old, fresh} {

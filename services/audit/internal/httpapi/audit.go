@@ -92,13 +92,9 @@ func view(e trail.Event) event {
 }
 
 func (a *api) list(c *gin.Context) error {
-	if err := a.guard.Authorize(c, nil); err != nil {
-		return err
-	}
-	query := httpx.NewQuery(c)
-	filter := readFilter(c, query)
-	page := query.Page()
-	if err := query.Err(); err != nil {
+	in := httpx.NewInput(c)
+	filter, page := readFilter(c, in), in.Page()
+	if err := in.Admit(func() error { return a.guard.Authorize(c, nil) }); err != nil {
 		return err
 	}
 	found, err := a.reader.List(c.Request.Context(), filter, page.Page)
@@ -109,32 +105,37 @@ func (a *api) list(c *gin.Context) error {
 	return nil
 }
 
-func readFilter(c *gin.Context, query *httpx.Query) trail.Filter {
+func readFilter(c *gin.Context, in *httpx.Input) trail.Filter {
 	actions := make([]string, 0, len(auditevent.Actions()))
 	for _, action := range auditevent.Actions() {
 		actions = append(actions, string(action))
 	}
 	filter := trail.Filter{
-		AgentID:    query.UUID("agentId"),
-		ActorID:    query.UUID("actorId"),
-		Action:     query.Enum("action", actions...),
-		Outcome:    query.Enum("outcome", trail.OutcomeSuccess, trail.OutcomeFailure),
-		From:       query.Time("fromDate", false),
-		To:         query.Time("toDate", true),
+		AgentID:    in.UUID("agentId"),
+		ActorID:    in.UUID("actorId"),
+		Action:     in.Enum("action", actions...),
+		Outcome:    in.Enum("outcome", trail.OutcomeSuccess, trail.OutcomeFailure),
+		From:       in.Time("fromDate", false),
+		To:         in.Time("toDate", true),
 		FromIsDate: len(c.Query("fromDate")) == len(time.DateOnly),
 	}
 	if filter.Reversed() { // said here too, in one answer with all else that is wrong
-		query.Fail("fromDate", trail.ReasonReversed)
+		in.Fail("fromDate", trail.ReasonReversed)
 	}
 	return filter
 }
 
+// admit reads the event of the path, and asks the policy whether the caller may read
+// the trail. Its error is also what is wrong with the request.
+func (a *api) admit(c *gin.Context) (uuid.UUID, error) {
+	in := httpx.NewInput(c)
+	id := in.PathUUID("eventId")
+	return id, in.Admit(func() error { return a.guard.Authorize(c, nil) })
+}
+
 func (a *api) get(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, "eventId")
+	id, err := a.admit(c)
 	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, nil); err != nil {
 		return err
 	}
 	found, err := a.reader.Get(c.Request.Context(), id)

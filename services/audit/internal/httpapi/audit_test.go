@@ -173,6 +173,7 @@ func TestGetRefuses(t *testing.T) {
 		"an id that is no UUID":                  {"x", nil, 400, "VALIDATION_ERROR"},
 		"a UUID in upper case":                   {strings.ToUpper(old.ID.String()), nil, 400, "VALIDATION_ERROR"},
 		"half of a route of another kind":        {"tile", nil, 400, "VALIDATION_ERROR"},
+		"a parameter that there is not":          {uuid.NewString() + "?dry=1", nil, 400, "VALIDATION_ERROR"},
 		"an unknown event":                       {uuid.NewString(), nil, 404, "AUDIT_EVENT_NOT_FOUND"},
 		"an event outside the retention window":  {old.ID.String(), func(b *bundle) { b.shelf.events = []trail.Event{old} }, 404, "AUDIT_EVENT_NOT_FOUND"},
 		"a malformed id before the policy":       {"x", func(b *bundle) { b.gate.denied = forbidden }, 400, "VALIDATION_ERROR"},

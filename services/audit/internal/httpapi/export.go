@@ -81,26 +81,26 @@ func (a *exportAPI) export(c *gin.Context) error {
 
 // read is what the query asks for.
 func (a *exportAPI) read(c *gin.Context) (export.Request, error) {
-	query := httpx.NewQuery(c)
-	filter := readFilter(c, query)
+	in := httpx.NewInput(c)
+	filter := readFilter(c, in)
 	request := export.Request{Format: export.FormatLog}
-	if format := query.Enum("format", export.Formats()...); format != nil {
+	if format := in.Enum("format", export.Formats()...); format != nil {
 		request.Format = export.Format(*format)
 	}
-	if cursor := query.Text("cursor", len(strconv.FormatInt(math.MaxInt64, 10))); cursor != nil {
+	if cursor := in.Text("cursor", len(strconv.FormatInt(math.MaxInt64, 10))); cursor != nil {
 		first, err := strconv.ParseInt(*cursor, 10, 64)
 		if err != nil || first < 0 || strconv.FormatInt(first, 10) != *cursor {
-			query.Fail("cursor", "must be the cursor of an earlier export, or a leaf index")
+			in.Fail("cursor", "must be the cursor of an earlier export, or a leaf index")
 		}
 		request.First = first
 	}
-	if proofs := query.Enum("proofs", "true", "false"); proofs != nil && *proofs == "true" {
+	if proofs := in.Enum("proofs", "true", "false"); proofs != nil && *proofs == "true" {
 		request.Proofs = true
 		if request.Format != export.FormatLog {
-			query.Fail("proofs", "are only in the format "+string(export.FormatLog))
+			in.Fail("proofs", "are only in the format "+string(export.FormatLog))
 		}
 	}
-	if err := query.Err(); err != nil {
+	if err := in.Err(); err != nil {
 		return request, err
 	}
 	if filter == (trail.Filter{}) && request.Format == export.FormatLog {

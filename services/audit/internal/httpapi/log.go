@@ -43,12 +43,12 @@ func (a *api) checkpoint(c *gin.Context) error {
 }
 
 func (a *api) consistency(c *gin.Context) error {
-	query := httpx.NewQuery(c)
-	from, to := query.Size("from"), query.Size("to")
+	in := httpx.NewInput(c)
+	from, to := in.Size("from"), in.Size("to")
 	if c.Query("from") == "" {
-		query.Fail("from", "is required")
+		in.Fail("from", "is required")
 	}
-	if err := query.Err(); err != nil {
+	if err := in.Err(); err != nil {
 		return err
 	}
 	answer, err := a.log.Consistency(c.Request.Context(), *from, to)
@@ -60,11 +60,8 @@ func (a *api) consistency(c *gin.Context) error {
 }
 
 func (a *api) prove(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, "eventId")
+	id, err := a.admit(c)
 	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, nil); err != nil {
 		return err
 	}
 	proof, err := a.log.Prove(c.Request.Context(), id)

@@ -64,12 +64,10 @@ func (r *rotateRequest) Check(f *apperr.Fields) {
 }
 
 func (a *API) create(c *gin.Context) error {
-	agentID, err := a.admitAgent(c)
-	if err != nil {
-		return err
-	}
 	var req createRequest
-	if err := httpx.DecodeJSONOrEmpty(c, &req); err != nil {
+	in := httpx.NewInput(c).JSONOrEmpty(&req)
+	agentID := in.PathUUID("agentId")
+	if err := a.admit(c, in, agentID); err != nil {
 		return err
 	}
 	issued, err := a.credentials.Create(c.Request.Context(), agentID, req.ExpiresAt, guard.Origin(c))
@@ -81,14 +79,11 @@ func (a *API) create(c *gin.Context) error {
 }
 
 func (a *API) list(c *gin.Context) error {
-	agentID, err := a.admitAgent(c)
-	if err != nil {
-		return err
-	}
-	q := httpx.NewQuery(c)
-	status := q.Enum("status", string(secret.Active), string(secret.Revoked))
-	page := q.Page()
-	if err := q.Err(); err != nil {
+	in := httpx.NewInput(c)
+	status := in.Enum("status", string(secret.Active), string(secret.Revoked))
+	page := in.Page()
+	agentID := in.PathUUID("agentId")
+	if err := a.admit(c, in, agentID); err != nil {
 		return err
 	}
 	listing, err := a.credentials.List(c.Request.Context(), agentID, (*secret.Status)(status), page.Page)
@@ -100,12 +95,10 @@ func (a *API) list(c *gin.Context) error {
 }
 
 func (a *API) rotate(c *gin.Context) error {
-	agentID, credentialID, err := a.admitCredential(c)
-	if err != nil {
-		return err
-	}
 	var req rotateRequest
-	if err := httpx.DecodeJSONOrEmpty(c, &req); err != nil {
+	in := httpx.NewInput(c).JSONOrEmpty(&req)
+	agentID, credentialID, err := a.admitCredential(c, in)
+	if err != nil {
 		return err
 	}
 	grace := time.Duration(req.GracePeriodSeconds) * time.Second
@@ -118,7 +111,7 @@ func (a *API) rotate(c *gin.Context) error {
 }
 
 func (a *API) revoke(c *gin.Context) error {
-	agentID, credentialID, err := a.admitCredential(c)
+	agentID, credentialID, err := a.admitCredential(c, httpx.NewInput(c))
 	if err != nil {
 		return err
 	}
@@ -129,38 +122,16 @@ func (a *API) revoke(c *gin.Context) error {
 	return nil
 }
 
-// admitAgent reads the agent of the path, and asks the policy whether the caller
-// may touch its credentials.
-func (a *API) admitAgent(c *gin.Context) (uuid.UUID, error) {
-	var f apperr.Fields
-	agentID := pathID(c, "agentId", &f)
-	if err := f.Err(); err != nil {
-		return uuid.Nil, err
-	}
-	return agentID, a.authorize(c, agentID)
+// admit asks the policy whether the caller may touch the agent's credentials. Its error
+// is also what is wrong with the request.
+func (a *API) admit(c *gin.Context, in *httpx.Input, agentID uuid.UUID) error {
+	return in.Admit(func() error { return a.guard.Authorize(c, &authz.Resource{AgentID: agentID.String()}) })
 }
 
-// admitCredential is admitAgent for a route that also names a credential.
-func (a *API) admitCredential(c *gin.Context) (agentID, credentialID uuid.UUID, err error) {
-	var f apperr.Fields
-	agentID = pathID(c, "agentId", &f)
-	credentialID = pathID(c, "credentialId", &f)
-	if err := f.Err(); err != nil {
-		return uuid.Nil, uuid.Nil, err
-	}
-	return agentID, credentialID, a.authorize(c, agentID)
-}
-
-func pathID(c *gin.Context, name string, f *apperr.Fields) uuid.UUID {
-	id, ok := httpx.ParseUUID(c.Param(name))
-	if !ok {
-		f.Add(name, "must be a UUID in lower case")
-	}
-	return id
-}
-
-func (a *API) authorize(c *gin.Context, agentID uuid.UUID) error {
-	return a.guard.Authorize(c, &authz.Resource{AgentID: agentID.String()})
+// admitCredential is admit for a route that also names a credential.
+func (a *API) admitCredential(c *gin.Context, in *httpx.Input) (agentID, credentialID uuid.UUID, err error) {
+	agentID, credentialID = in.PathUUID("agentId"), in.PathUUID("credentialId")
+	return agentID, credentialID, a.admit(c, in, agentID)
 }
 
 func respondIssued(c *gin.Context, status int, issued secret.Issued) {

@@ -233,7 +233,23 @@ func TestIDsMustBeUUIDsInLowerCase(t *testing.T) {
 		require.Equal(t, []string{"credentialId"}, f.call(t, http.MethodDelete, credentialsPath+"/"+bad, "").failing(t))
 		require.Equal(t, []string{"agentId", "credentialId"},
 			f.call(t, http.MethodPost, "/api/v1/agents/"+bad+"/credentials/"+bad+"/rotate", "").failing(t))
+		wrong := f.call(t, http.MethodPost, "/api/v1/agents/"+bad+"/credentials?dry=1", `{"expiresAt": 1, "secret": "mine"}`)
+		require.ElementsMatch(t, []string{"agentId", "expiresAt", "secret", "dry"}, wrong.failing(t))
 		require.Empty(t, f.domain.calls)
+	}
+}
+
+func TestWhatBelongsIntoTheBodyIsRefusedInTheQuery(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{"", "{}", `{"gracePeriodSeconds": 60}`} {
+		f := setup(t)
+		require.Equal(t, []string{"gracePeriodSeconds"}, f.call(t, http.MethodPost, rotatePath+"?gracePeriodSeconds=60", body).failing(t))
+		require.Empty(t, f.domain.calls, "the old secret would be dead at once")
+	}
+	for name, request := range requests {
+		f := setup(t)
+		require.Equal(t, []string{"dry"}, f.call(t, request[0], request[1]+"?dry=1", "").failing(t), name)
+		require.Empty(t, f.domain.calls, name)
 	}
 }
 

@@ -70,7 +70,7 @@ func requireID(f *apperr.Fields, field string, id uuid.UUID) {
 func (a *API) verify(c *gin.Context) error {
 	httpx.NoStore(c)
 	var req verifyRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	v, err := a.credentials.Verify(c.Request.Context(), req.ClientID, req.Secret)
@@ -86,7 +86,7 @@ func (a *API) verify(c *gin.Context) error {
 func (a *API) screen(c *gin.Context) error {
 	httpx.NoStore(c)
 	var req screenRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	presented := make([]secret.Presented, len(req.Secrets))
@@ -103,7 +103,7 @@ func (a *API) screen(c *gin.Context) error {
 
 func (a *API) recordUses(c *gin.Context) error {
 	var req usageRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	uses := make([]secret.Use, len(req.Uses))
@@ -119,7 +119,7 @@ func (a *API) recordUses(c *gin.Context) error {
 
 func (a *API) createForOperator(c *gin.Context) error {
 	var req operatorRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	httpx.NoStore(c)
@@ -139,7 +139,7 @@ func (a *API) createForOperator(c *gin.Context) error {
 
 func (a *API) revokeForOperator(c *gin.Context) error {
 	var req operatorRevocation
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	if err := a.credentials.Revoke(c.Request.Context(), req.AgentID, req.CredentialID, guard.Origin(c)); err != nil {

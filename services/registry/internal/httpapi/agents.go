@@ -16,12 +16,13 @@ import (
 
 // register answers POST /agents.
 func (a *API) register(c *gin.Context) error {
-	if err := a.guard.Authorize(c, nil); err != nil {
-		return err
+	var req registerRequest
+	in := httpx.NewInput(c).JSON(&req)
+	key, fault := idempotencyKey(c.Request.Header)
+	if fault != "" {
+		in.Fail(idempotencyHeader, fault)
 	}
-	key, keyFault := idempotencyKey(c.Request.Header)
-	req := registerRequest{keyFault: keyFault}
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := in.Admit(func() error { return a.guard.Authorize(c, nil) }); err != nil {
 		return err
 	}
 	if req.AllowedScopes != nil {
@@ -45,20 +46,17 @@ func (a *API) register(c *gin.Context) error {
 
 // list answers GET /agents.
 func (a *API) list(c *gin.Context) error {
-	if err := a.guard.Authorize(c, nil); err != nil {
-		return err
-	}
-	q := httpx.NewQuery(c)
+	in := httpx.NewInput(c)
 	filter := agent.Filter{
-		Owner:         q.Text("owner", agent.MaxOwner),
-		Type:          q.Enum("agentType", agent.Types()...),
-		Status:        q.Enum("status", agent.Statuses()...),
-		DeploymentEnv: q.Enum("deploymentEnv", agent.Environments()...),
-		Capability:    checked(q, "capability", agent.MaxCapability, agent.CheckCapability),
-		Email:         checked(q, "email", agent.MaxEmail, agent.CheckEmail),
+		Owner:         in.Text("owner", agent.MaxOwner),
+		Type:          in.Enum("agentType", agent.Types()...),
+		Status:        in.Enum("status", agent.Statuses()...),
+		DeploymentEnv: in.Enum("deploymentEnv", agent.Environments()...),
+		Capability:    checked(in, "capability", agent.MaxCapability, agent.CheckCapability),
+		Email:         checked(in, "email", agent.MaxEmail, agent.CheckEmail),
 	}
-	page := q.Page()
-	if err := q.Err(); err != nil {
+	page := in.Page()
+	if err := in.Admit(func() error { return a.guard.Authorize(c, nil) }); err != nil {
 		return err
 	}
 	listing, err := a.registry.List(c.Request.Context(), filter, page.Page)
@@ -71,7 +69,7 @@ func (a *API) list(c *gin.Context) error {
 
 // get answers GET /agents/{agentId}.
 func (a *API) get(c *gin.Context) error {
-	found, _, err := a.lookUpAllowed(c)
+	found, _, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
 	}
@@ -81,24 +79,10 @@ func (a *API) get(c *gin.Context) error {
 
 // change answers PATCH /agents/{agentId}.
 func (a *API) change(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
-	if err != nil {
-		return err
-	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
 	var req changeRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	found, resource, err := a.admit(c, httpx.NewInput(c).JSON(&req))
+	if err != nil {
 		return err
-	}
-	given := req.attributes()
-	if given == (agent.Attributes{}) {
-		return apperr.Validation(apperr.FieldError{Field: "body", Reason: "must name at least one field to change"})
 	}
 	if req.AllowedScopes != nil {
 		resource.AllowedScopes = *req.AllowedScopes
@@ -109,7 +93,7 @@ func (a *API) change(c *gin.Context) error {
 	if found == nil {
 		return agent.ErrNotFound
 	}
-	changed, err := a.registry.Change(c.Request.Context(), id, given, a.demand(c, resource))
+	changed, err := a.registry.Change(c.Request.Context(), found.ID, req.attributes(), a.demand(c, resource))
 	if err != nil {
 		return err
 	}
@@ -119,7 +103,7 @@ func (a *API) change(c *gin.Context) error {
 
 // decommission answers DELETE /agents/{agentId}.
 func (a *API) decommission(c *gin.Context) error {
-	found, resource, err := a.lookUpAllowed(c)
+	found, resource, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
 	}
@@ -130,24 +114,29 @@ func (a *API) decommission(c *gin.Context) error {
 	return nil
 }
 
-// lookUpAllowed finds the agent that the path names, once the policy allows the request. Its errors are answers: a
-// malformed id, the policy's refusal, and agent.ErrNotFound, in this order.
-func (a *API) lookUpAllowed(c *gin.Context) (agent.Agent, authz.Resource, error) {
-	id, err := httpx.PathUUID(c, agentParam)
+// find is admit for a request that is only about an agent that there is: its last error is agent.ErrNotFound.
+func (a *API) find(c *gin.Context, in *httpx.Input) (agent.Agent, authz.Resource, error) {
+	found, resource, err := a.admit(c, in)
+	if err == nil && found == nil {
+		err = agent.ErrNotFound
+	}
 	if err != nil {
 		return agent.Agent{}, authz.Resource{}, err
-	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return agent.Agent{}, authz.Resource{}, err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return agent.Agent{}, authz.Resource{}, err
-	}
-	if found == nil {
-		return agent.Agent{}, authz.Resource{}, agent.ErrNotFound
 	}
 	return *found, resource, nil
+}
+
+// admit finds the agent that the path names, nil where there is none. Its errors are answers: a malformed id, the
+// policy's refusal, and what is wrong with the request, in this order.
+func (a *API) admit(c *gin.Context, in *httpx.Input) (found *agent.Agent, resource authz.Resource, err error) {
+	id := in.PathUUID(agentParam)
+	err = in.Admit(func() error {
+		if found, resource, err = a.lookUp(c, id); err != nil {
+			return err
+		}
+		return a.guard.Authorize(c, &resource)
+	})
+	return found, resource, err
 }
 
 // lookUp finds the agent that a request is about, and describes it to the policy also where there is none: whether a
@@ -182,13 +171,13 @@ func (a *API) demand(c *gin.Context, asked authz.Resource) agent.Demand {
 }
 
 // checked is a text parameter with a rule of its own.
-func checked(q *httpx.Query, name string, longest int, check func(string) string) *string {
-	value := q.Text(name, longest)
+func checked(in *httpx.Input, name string, longest int, check func(string) string) *string {
+	value := in.Text(name, longest)
 	if value == nil {
 		return nil
 	}
 	if reason := check(*value); reason != "" {
-		q.Fail(name, reason)
+		in.Fail(name, reason)
 		return nil
 	}
 	return value

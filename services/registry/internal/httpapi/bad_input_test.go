@@ -219,17 +219,35 @@ func TestPathsThatNameNoAgent(t *testing.T) {
 		"1", "not-a-uuid", strings.ToUpper(uuid.NewString()), "{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""),
 		id + "0", id + "%00", "%00", "%ff", "%27%20OR%201=1--", id + "%2F..", strings.Repeat("a", 2000), "%20" + id,
 	} {
-		for _, method := range []string{http.MethodGet, http.MethodPatch, http.MethodDelete} {
-			body := ""
-			if method == http.MethodPatch {
-				body = `{"nonsense":true}`
-			}
-			b.call(t, operator, method, agentsPath+"/"+bad, body).requireFields("agentId")
+		path := agentsPath + "/" + bad
+		for _, method := range []string{http.MethodGet, http.MethodDelete} {
+			b.call(t, operator, method, path, "").requireFields("agentId")
+			b.call(t, operator, method, path+"/keys", "").requireFields("agentId")
 		}
-		for _, method := range []string{http.MethodGet, http.MethodPut, http.MethodDelete} {
-			b.call(t, operator, method, agentsPath+"/"+bad+"/keys", "").requireFields("agentId")
-		}
+		b.call(t, operator, http.MethodPatch, path+"?dry=1", `{"nonsense":true}`).requireFields("agentId", "nonsense", "dry")
+		b.call(t, operator, http.MethodPut, path+"/keys?dry=1", "").requireFields("agentId", "body", "dry")
 	}
+}
+
+func TestNoRouteTakesAParameterThatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	b := setup(t)
+	path := agentsPath + "/" + b.register(t, operator, nil).id()
+	before := b.call(t, operator, http.MethodGet, path, "")
+	for _, route := range []struct{ method, path, body string }{
+		{http.MethodPost, agentsPath, registration(nil)},
+		{http.MethodGet, agentsPath, ""},
+		{http.MethodGet, path, ""},
+		{http.MethodPatch, path, `{"version":"9.9.9"}`},
+		{http.MethodDelete, path, ""},
+		{http.MethodGet, path + "/keys", ""},
+		{http.MethodDelete, path + "/keys", ""},
+	} {
+		b.call(t, operator, route.method, route.path+"?dry=1", route.body).requireFields("dry")
+		b.call(t, operator, route.method, route.path+"?%zz", route.body).requireFields("query")
+	}
+	b.call(t, operator, http.MethodPut, path+"/keys?dry=1", `{"jwks":1}`).requireFields("dry", "jwks")
+	require.Equal(t, before.Body.String(), b.call(t, operator, http.MethodGet, path, "").Body.String(), "nothing was done")
 }
 
 func TestMethodsAndRoutesThatAreNone(t *testing.T) {

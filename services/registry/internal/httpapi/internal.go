@@ -1,9 +1,7 @@
 package httpapi
 
 import (
-	"fmt"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -18,8 +16,9 @@ import (
 
 // internalAgents answers GET /internal/v1/agents?ids=.
 func (a *API) internalAgents(c *gin.Context) error {
-	ids, err := readIDs(c)
-	if err != nil {
+	in := httpx.NewInput(c)
+	ids := in.UUIDs("ids", registryapi.MaxAgents)
+	if err := in.Err(); err != nil {
 		return err
 	}
 	found, err := a.registry.Agents(c.Request.Context(), ids)
@@ -38,34 +37,18 @@ func (a *API) internalAgents(c *gin.Context) error {
 	return nil
 }
 
-// readIDs reads the ids that are asked for.
-func readIDs(c *gin.Context) ([]uuid.UUID, error) {
-	const name = "ids"
-	query := httpx.NewQuery(c, name)
-	texts := strings.SplitN(c.Query(name), ",", registryapi.MaxAgents+1)
-	ids := make([]uuid.UUID, len(texts))
-	for i, text := range texts {
-		var ok bool
-		if ids[i], ok = httpx.ParseUUID(text); !ok || i == registryapi.MaxAgents {
-			query.Fail(name, fmt.Sprintf("must be 1 to %d UUIDs, separated by commas", registryapi.MaxAgents))
-			break
-		}
-	}
-	return ids, query.Err()
-}
-
 // internalCutoffs answers GET /internal/v1/cutoffs?since=&after=.
 func (a *API) internalCutoffs(c *gin.Context) error {
-	query := httpx.NewQuery(c)
+	in := httpx.NewInput(c)
 	var since time.Time
-	if given := query.Time("since", false); given != nil {
+	if given := in.Time("since", false); given != nil {
 		since = *given
 	}
 	after := uuid.Nil
-	if given := query.UUID("after"); given != nil {
+	if given := in.UUID("after"); given != nil {
 		after = *given
 	}
-	if err := query.Err(); err != nil {
+	if err := in.Err(); err != nil {
 		return err
 	}
 	found, err := a.registry.CutOff(c.Request.Context(), since, after, registryapi.MaxCutoffs)
@@ -101,7 +84,7 @@ func (r *bootstrapRequest) Check(f *apperr.Fields) {
 // bootstrap answers POST /internal/v1/bootstrap.
 func (a *API) bootstrap(c *gin.Context) error {
 	var req bootstrapRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
 	}
 	env := "production"

@@ -32,25 +32,12 @@ func (r *keysRequest) Check(f *apperr.Fields) {
 
 // setKeys answers PUT /agents/{agentId}/keys.
 func (a *API) setKeys(c *gin.Context) error {
-	id, err := httpx.PathUUID(c, agentParam)
-	if err != nil {
-		return err
-	}
-	found, resource, err := a.lookUp(c, id)
-	if err != nil {
-		return err
-	}
-	if err := a.guard.Authorize(c, &resource); err != nil {
-		return err
-	}
 	var req keysRequest
-	if err := httpx.DecodeJSON(c, &req); err != nil {
+	found, resource, err := a.find(c, httpx.NewInput(c).JSON(&req))
+	if err != nil {
 		return err
 	}
-	if found == nil {
-		return agent.ErrNotFound
-	}
-	changed, err := a.registry.SetKeys(c.Request.Context(), id, req.keys, a.demand(c, resource))
+	changed, err := a.registry.SetKeys(c.Request.Context(), found.ID, req.keys, a.demand(c, resource))
 	if err != nil {
 		return err
 	}
@@ -60,7 +47,7 @@ func (a *API) setKeys(c *gin.Context) error {
 
 // getKeys answers GET /agents/{agentId}/keys.
 func (a *API) getKeys(c *gin.Context) error {
-	found, _, err := a.lookUpAllowed(c)
+	found, _, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
 	}
@@ -77,7 +64,7 @@ func (a *API) getKeys(c *gin.Context) error {
 
 // removeKeys answers DELETE /agents/{agentId}/keys.
 func (a *API) removeKeys(c *gin.Context) error {
-	found, resource, err := a.lookUpAllowed(c)
+	found, resource, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
 	}

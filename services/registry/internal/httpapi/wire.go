@@ -29,9 +29,6 @@ type registerRequest struct {
 	DeploymentEnv    *string   `json:"deploymentEnv"`
 	AllowedScopes    *[]string `json:"allowedScopes"`
 	AllowedResources *[]string `json:"allowedResources"`
-
-	// keyFault is what is wrong with the Idempotency-Key: it is told together with what is wrong with the body.
-	keyFault string
 }
 
 var _ httpx.Checker = (*registerRequest)(nil)
@@ -39,9 +36,6 @@ var _ httpx.Checker = (*registerRequest)(nil)
 // Check adds every rule that the request breaks.
 func (r *registerRequest) Check(f *apperr.Fields) {
 	addAll(f, r.attributes().FaultsOfRegistration())
-	if r.keyFault != "" {
-		f.Add(idempotencyHeader, r.keyFault)
-	}
 }
 
 func (r *registerRequest) attributes() agent.Attributes {
@@ -95,7 +89,11 @@ func (r *changeRequest) Check(f *apperr.Fields) {
 			f.Add(field.field, "is immutable")
 		}
 	}
-	addAll(f, r.attributes().FaultsOfChange())
+	given := r.attributes()
+	addAll(f, given.FaultsOfChange())
+	if given == (agent.Attributes{}) && len(f.All()) == 0 {
+		f.Add("body", "must name at least one field to change")
+	}
 }
 
 func (r *changeRequest) attributes() agent.Attributes {

@@ -38,7 +38,7 @@ func (r *checkRequest) Check(fields *apperr.Fields) {
 // refused, from the truth and not from Redis.
 func (a *api) checkRevocation(c *gin.Context) error {
 	var request checkRequest
-	if err := httpx.DecodeJSON(c, &request); err != nil {
+	if err := httpx.NewInput(c).JSON(&request).Err(); err != nil {
 		return err
 	}
 	revoked, err := a.Truth(c.Request.Context(), revocation.Query{

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/sentryagent/agentidp/pkg/httpx"
 )
 
 // publicJWKS is GET and HEAD /.well-known/jwks.json.
@@ -29,6 +31,9 @@ func (a *api) publicJWKS(c *gin.Context) error {
 // key is not in it, so it must be complete: where the store cannot be asked they are
 // told so, and keep the keys they have.
 func (a *api) internalJWKS(c *gin.Context) error {
+	if err := httpx.NewInput(c).Err(); err != nil {
+		return err
+	}
 	document, err := a.Keys.CurrentJWKS(c.Request.Context())
 	if err != nil {
 		return err

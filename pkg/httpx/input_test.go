@@ -3,6 +3,7 @@ package httpx_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -24,11 +25,17 @@ const someID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
 
 var firstPage = httpx.Page{Number: 1, Page: paging.Page{Limit: 20}}
 
-func queryOf(raw string, known ...string) *httpx.Query {
+// queryOf is a request with this query string.
+func queryOf(raw string) *httpx.Input { return request("x", raw, http.NoBody) }
+
+// request is a POST of JSON to an agent's path.
+func request(agentID, query string, body io.Reader) *httpx.Input {
 	c, _ := gin.CreateTestContext(httptest.NewRecorder())
-	c.Request = httptest.NewRequest(http.MethodGet, "/", nil)
-	c.Request.URL.RawQuery = raw
-	return httpx.NewQuery(c, known...)
+	c.Request = httptest.NewRequest(http.MethodPost, "/", body)
+	c.Request.Header.Set("Content-Type", "application/json")
+	c.Request.URL.RawQuery = query
+	c.Params = gin.Params{{Key: "agentId", Value: agentID}}
+	return httpx.NewInput(c)
 }
 
 func reasons(t *testing.T, err error) map[string]string {
@@ -101,16 +108,117 @@ func TestEverythingWrongWithAQueryIsListed(t *testing.T) {
 	require.Equal(t, reasons(t, q.Err()), reasons(t, q.Err()), "asking twice is harmless")
 }
 
-func TestADeclaredParameterIsKnown(t *testing.T) {
+func TestParametersThatNobodyAsksForAreWrong(t *testing.T) {
 	t.Parallel()
-	require.NoError(t, queryOf("a=1", "a").Err())
-	require.Contains(t, reasons(t, queryOf("a=1&a=2", "a").Err()), "a")
+	require.NoError(t, queryOf("").Err())
+	require.Equal(t, map[string]string{"a": "is not a known parameter"}, reasons(t, queryOf("a=1&a=2").Err()))
+}
+
+func TestManyIDsInOneParameter(t *testing.T) {
+	t.Parallel()
+	id := uuid.MustParse(someID)
+	for raw, want := range map[string][]uuid.UUID{
+		"ids=" + someID:                        {id},
+		"ids=" + someID + "," + someID:         {id, id},
+		"ids=" + strings.Repeat(someID+",", 3): nil,
+		"ids=" + someID + ",":                  nil,
+		"ids=" + strings.ToUpper(someID):       nil,
+		"ids=":                                 nil,
+		"":                                     nil,
+		"ids=" + someID + "&ids=" + someID:     nil,
+		"ids=" + someID + "," + someID + "," + "x": nil,
+	} {
+		in := queryOf(raw)
+		require.Equal(t, want, in.UUIDs("ids", 2), raw)
+		wrong := map[string]string{"ids": "must be 1 to 2 UUIDs, separated by commas"}
+		switch {
+		case want != nil:
+			wrong = nil
+		case strings.Count(raw, "ids") > 1:
+			wrong["ids"] = "must not be repeated"
+		}
+		require.Equal(t, wrong, reasons(t, in.Err()), raw)
+	}
+}
+
+func TestAllThatIsWrongWithARequestIsInOneAnswer(t *testing.T) {
+	t.Parallel()
+	in := request("X", "dry=1&limit=0", strings.NewReader(`{"note":1,"colour":"red"}`))
+	in.JSON(&base{})
+	in.Page()
+	in.Fail("Idempotency-Key", "must be given once")
+	in.PathUUID("agentId")
+	err := in.Err()
+	require.Equal(t, map[string]string{
+		"agentId": "must be a UUID in lower case", "note": "must be a string, not a number", "colour": "is not a known field",
+		"limit": "must be a whole number from 1 to 100", "dry": "is not a known parameter", "Idempotency-Key": "must be given once",
+	}, reasons(t, err))
+	require.Equal(t, "agentId", apperr.From(err).Details["errors"].([]apperr.FieldError)[0].Field, "what the request is about comes first")
+}
+
+func TestThePolicySpeaksBeforeAllButAWrongPath(t *testing.T) {
+	t.Parallel()
+	forbidden := apperr.New(apperr.Forbidden, "no")
+	huge := func() io.Reader { return http.MaxBytesReader(nil, io.NopCloser(strings.NewReader("{}")), 1) }
+	text := func() io.Reader { return strings.NewReader(`{"note":1}`) }
+	for name, test := range map[string]struct {
+		id, query string
+		body      io.Reader
+		denied    error
+		want      apperr.Code
+		fields    []string
+	}{
+		"all is well":                        {id: someID, body: strings.NewReader("{}")},
+		"denied":                             {id: someID, body: strings.NewReader("{}"), denied: forbidden, want: apperr.Forbidden},
+		"denied, and wrong":                  {id: someID, query: "a=1", body: text(), denied: forbidden, want: apperr.Forbidden},
+		"denied, and too large":              {id: someID, body: huge(), denied: forbidden, want: apperr.Forbidden},
+		"allowed, and wrong":                 {id: someID, query: "a=1", body: text(), want: apperr.ValidationError, fields: []string{"note", "a"}},
+		"allowed, and too large":             {id: someID, query: "a=1", body: huge(), want: apperr.PayloadTooLarge},
+		"nobody knows about what":            {id: "x", query: "a=1", body: text(), denied: forbidden, want: apperr.ValidationError, fields: []string{"agentId", "note", "a"}},
+		"nobody knows about what, too large": {id: "x", query: "a=1", body: huge(), denied: forbidden, want: apperr.ValidationError, fields: []string{"agentId", "a"}},
+	} {
+		in := request(test.id, test.query, test.body).JSON(&base{})
+		in.PathUUID("agentId")
+		asked := false
+		err := in.Admit(func() error { asked = true; return test.denied })
+		require.Equal(t, test.want, apperr.CodeOf(err), name)
+		require.Equal(t, test.id == someID, asked, name)
+		if test.fields != nil {
+			var named []string
+			for field := range reasons(t, err) {
+				named = append(named, field)
+			}
+			require.ElementsMatch(t, test.fields, named, name)
+		}
+	}
+}
+
+func TestABodyIsAtFaultAsAWholeWhereNoFieldIs(t *testing.T) {
+	t.Parallel()
+	for body, wrong := range map[string][]string{`{}`: {"body"}, `{"size":"x"}`: {"size"}, `{"colour":1}`: {"colour"}, `{"size":1}`: nil} {
+		var got []string
+		for field := range reasons(t, request(someID, "", strings.NewReader(body)).JSON(&resize{}).Err()) {
+			got = append(got, field)
+		}
+		require.Equal(t, wrong, got, body)
+	}
+}
+
+// resize has to say something.
+type resize struct {
+	Size *int `json:"size"`
+}
+
+func (r *resize) Check(f *apperr.Fields) {
+	if r.Size == nil {
+		f.Add("body", "must name a field")
+	}
 }
 
 func TestMalformedQueryStrings(t *testing.T) {
 	t.Parallel()
 	for _, raw := range []string{"a=%", "a=%zz", "a;b"} {
-		q := queryOf(raw, "a")
+		q := queryOf(raw)
 		require.Contains(t, reasons(t, q.Err()), "query", raw)
 	}
 }
@@ -127,7 +235,7 @@ func TestPageNumbers(t *testing.T) {
 	require.Equal(t, int64(99_999_999_900), queryOf("page=1000000000&limit=100").Page().Offset)
 }
 
-func pageErr(q *httpx.Query) error {
+func pageErr(q *httpx.Input) error {
 	q.Page()
 	return q.Err()
 }
@@ -216,9 +324,8 @@ func TestCursorsThatAreNotOurs(t *testing.T) {
 func TestPathUUID(t *testing.T) {
 	t.Parallel()
 	parse := func(value string) (uuid.UUID, error) {
-		c, _ := gin.CreateTestContext(httptest.NewRecorder())
-		c.Params = gin.Params{{Key: "agentId", Value: value}}
-		return httpx.PathUUID(c, "agentId")
+		in := request(value, "", http.NoBody)
+		return in.PathUUID("agentId"), in.Err()
 	}
 	id, err := parse(someID)
 	require.NoError(t, err)
@@ -227,7 +334,8 @@ func TestPathUUID(t *testing.T) {
 		"", "x", strings.ToUpper(someID), "{" + someID + "}", "urn:uuid:" + someID, strings.ReplaceAll(someID, "-", ""),
 		someID + " ", "' OR 1=1", someID[:35] + "g", "..",
 	} {
-		_, err := parse(bad)
+		id, err := parse(bad)
+		require.Zero(t, id)
 		require.Contains(t, reasons(t, err), "agentId", bad)
 	}
 }
