@@ -130,16 +130,17 @@ func (in *Input) UUIDs(name string, most int) []uuid.UUID {
 	return ids
 }
 
-// Time is a parameter that is an RFC 3339 time or a date (in UTC): its first
-// moment, or with endOfDay its last, to the microsecond. Nil if absent or
-// wrong. The result is in UTC.
-func (in *Input) Time(name string, endOfDay bool) *time.Time {
+// Time is a parameter that is an RFC 3339 time or a date (in UTC), from which
+// or, with until, to which something is asked for: the first whole microsecond,
+// the precision of Postgres, that is not before it, or the last that is not after
+// it or its day. Nil if absent or wrong. The result is in UTC.
+func (in *Input) Time(name string, until bool) *time.Time {
 	value, ok := in.get(name)
 	if !ok {
 		return nil
 	}
 	if t, err := time.Parse(time.DateOnly, value); err == nil {
-		if endOfDay {
+		if until {
 			t = t.AddDate(0, 0, 1).Add(-time.Microsecond)
 		}
 		return &t
@@ -150,6 +151,10 @@ func (in *Input) Time(name string, endOfDay bool) *time.Time {
 		in.Fail(name, reasonTime)
 		return nil
 	}
+	if !until {
+		t = t.Add(time.Microsecond - time.Nanosecond)
+	}
+	t = t.Truncate(time.Microsecond)
 	return &t
 }
 

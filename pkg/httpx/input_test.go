@@ -84,6 +84,22 @@ func TestAPlusThatWasNotEscapedIsUnderstood(t *testing.T) {
 	require.NoError(t, q.Err())
 }
 
+func TestTimesAreRoundedTowardsWhatIsAskedFor(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string][2]string{
+		"12:00:00Z":           {"12:00:00Z", "12:00:00Z"},
+		"12:00:00.000001Z":    {"12:00:00.000001Z", "12:00:00.000001Z"},
+		"12:00:00.000000001Z": {"12:00:00.000001Z", "12:00:00Z"},
+		"12:00:00.999999999Z": {"12:00:01Z", "12:00:00.999999Z"},
+	} {
+		const day = "2026-01-31T"
+		q := queryOf("from=" + day + given + "&to=" + day + given)
+		require.Equal(t, day+want[0], q.Time("from", false).Format(time.RFC3339Nano), given)
+		require.Equal(t, day+want[1], q.Time("to", true).Format(time.RFC3339Nano), given)
+		require.NoError(t, q.Err())
+	}
+}
+
 func TestEverythingWrongWithAQueryIsListed(t *testing.T) {
 	t.Parallel()
 	q := queryOf("owner=&status=asleep&id=" + strings.ToUpper(someID) + "&from=yesterday&page=0&limit=101&foo=1&" +
