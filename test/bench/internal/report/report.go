@@ -254,10 +254,10 @@ func floodTargets(floods []Flood) []Target {
 }
 
 func floodTarget(name string, rounds []Flood) Target {
-	var left, cores, wanted []float64
+	left, cores, wanted := make([]float64, len(rounds)), make([]float64, len(rounds)), make([]float64, len(rounds))
 	var refused, coldRefused, coldAsked int64
-	for _, f := range rounds {
-		left, cores, wanted = append(left, f.Left), append(cores, f.AttackCPU), append(wanted, f.AttackBusy)
+	for i, f := range rounds {
+		left[i], cores[i], wanted[i] = f.Left, f.AttackCPU, f.AttackBusy
 		refused, coldRefused, coldAsked = refused+f.Refused, coldRefused+f.ColdRefused, coldAsked+f.ColdAsked
 	}
 	t := Target{
