@@ -25,7 +25,29 @@ type Program struct {
 	More []Command
 }
 
-// Command is one of them.
+// service is what a face's New makes.
+type service interface {
+	Run(ctx context.Context) error
+}
+
+// Serving is the Serve of a service, which takes its settings from the environment.
+func Serving[C any, S service](
+	load func(...config.Option) (C, error), newService func(context.Context, C) (S, error),
+) func(context.Context) error {
+	return func(ctx context.Context) error {
+		cfg, err := load()
+		if err != nil {
+			return err
+		}
+		made, err := newService(ctx, cfg)
+		if err != nil {
+			return err
+		}
+		return made.Run(ctx)
+	}
+}
+
+// Command is one of the commands that a service alone has.
 type Command struct {
 	Name string
 	// Usage tells of it in the help, in lines that begin with its name.

@@ -30,7 +30,7 @@ import (
 	"github.com/sentryagent/agentidp/services/audit/internal/witness"
 )
 
-const name = "audit"
+const serviceName = "audit"
 
 // Service is one replica.
 type Service struct {
@@ -48,7 +48,7 @@ type Service struct {
 // New wires a replica. It connects to nothing yet: everything the service depends
 // on may come later. A Service that was made must be run, which also releases it.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	held, err := replica.Open(ctx, name, cfg.Config)
+	held, err := replica.Open(ctx, serviceName, cfg.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -95,13 +95,12 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if err := s.witness(cfg, key, log); err != nil {
 		return fmt.Errorf("witnesses: %w", err)
 	}
-	reader := trail.NewReader(store, window, time.Now)
-	httpapi.Register(s.server.Public(), httpapi.Config{
-		Guard:  s.guard,
-		Reader: reader,
-		Log:    log,
+	httpapi.Register(s.server, httpapi.Config{
+		Reader:   trail.NewReader(store, window, time.Now),
+		Log:      log,
+		Exporter: export.New(store, log, time.Now),
+		Guard:    s.guard,
 	})
-	httpapi.RegisterExport(s.server.Public(), s.guard, export.New(store, log, time.Now), reader)
 	return nil
 }
 
@@ -130,19 +129,6 @@ func (s *Service) witness(cfg Config, key logKey, log *merkle.Log) (err error) {
 // falls behind, and can be read all the same.
 func (s *Service) ready(ctx context.Context) error {
 	return errors.Join(s.replica.DB.Ready(ctx), s.guard.Ready(ctx))
-}
-
-// Serve runs a replica with the settings of the environment.
-func Serve(ctx context.Context) error {
-	cfg, err := LoadConfig()
-	if err != nil {
-		return err
-	}
-	s, err := New(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
 }
 
 // Listen opens both listeners, so that Addresses are known before Run.

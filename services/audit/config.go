@@ -111,6 +111,6 @@ var errLogKey = errors.New("AUDIT_LOG_KEY is not a secret key of an audit log (P
 // LoadConfig reads the configuration. A variable with the prefix AUDIT_ beats the
 // one without. The error names everything that is missing or wrong.
 func LoadConfig(opts ...config.Option) (cfg Config, err error) {
-	err = replica.Load(name, &cfg, opts...)
+	err = replica.Load(serviceName, &cfg, opts...)
 	return cfg, err
 }

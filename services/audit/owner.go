@@ -35,14 +35,14 @@ func (o asOwner) Validate() error { return checkRetention(o.RetentionDays) }
 // Migrate brings the schema up to date, as the role that owns it
 // (MIGRATE_DATABASE_URL), and takes events of before the log into it.
 func Migrate(ctx context.Context, opts ...config.Option) error {
-	if err := replica.Migrate(ctx, name, opts...); err != nil {
+	if err := replica.Migrate(ctx, serviceName, opts...); err != nil {
 		return err
 	}
 	var cfg asOwner
-	if err := replica.Load(name, &cfg, opts...); err != nil {
+	if err := replica.Load(serviceName, &cfg, opts...); err != nil {
 		return err
 	}
-	return Adopt(ctx, cfg.OwnerURL, cfg.LogKey, telemetry.NewLogger(os.Stderr, name, cfg.Telemetry.LogLevel))
+	return Adopt(ctx, cfg.OwnerURL, cfg.LogKey, telemetry.NewLogger(os.Stderr, serviceName, cfg.Telemetry.LogLevel))
 }
 
 // Adopt gives events that were stored before the trail was a log their leaves. It
@@ -81,7 +81,7 @@ func Adopt(ctx context.Context, ownerURL, key config.Secret, log *slog.Logger) e
 // schema (MIGRATE_DATABASE_URL), and makes the partitions of the coming ones.
 func Retain(ctx context.Context, opts ...config.Option) error {
 	var cfg asOwner
-	if err := replica.Load(name, &cfg, opts...); err != nil {
+	if err := replica.Load(serviceName, &cfg, opts...); err != nil {
 		return err
 	}
 	db, err := openAsOwner(ctx, cfg.OwnerURL, nil)
@@ -90,7 +90,7 @@ func Retain(ctx context.Context, opts ...config.Option) error {
 	}
 	defer db.Close()
 	r := postgres.Retention{DB: db, Window: trail.NewWindow(cfg.RetentionDays), Clock: time.Now}
-	log := telemetry.NewLogger(os.Stderr, name, cfg.Telemetry.LogLevel)
+	log := telemetry.NewLogger(os.Stderr, serviceName, cfg.Telemetry.LogLevel)
 	if err := drop(ctx, r, log); err != nil {
 		return err
 	}

@@ -29,6 +29,6 @@ func (c Config) Validate() error {
 // LoadConfig reads the configuration. A variable with the prefix CREDENTIALS_
 // beats the one without. The error names everything that is missing or wrong.
 func LoadConfig(opts ...config.Option) (cfg Config, err error) {
-	err = replica.Load(name, &cfg, opts...)
+	err = replica.Load(serviceName, &cfg, opts...)
 	return cfg, err
 }

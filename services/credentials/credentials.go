@@ -26,7 +26,7 @@ import (
 	"github.com/sentryagent/agentidp/services/credentials/internal/vault"
 )
 
-const name = "credentials"
+const serviceName = "credentials"
 
 // Service is one replica.
 type Service struct {
@@ -40,23 +40,10 @@ type Service struct {
 	deletions *deletions
 }
 
-// Serve runs a replica with the settings of the environment.
-func Serve(ctx context.Context) error {
-	cfg, err := LoadConfig()
-	if err != nil {
-		return err
-	}
-	s, err := New(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
-}
-
 // New wires a replica. It connects to nothing yet: everything the service depends
 // on may come later. A Service that was made must be run, which also releases it.
 func New(ctx context.Context, cfg Config) (*Service, error) {
-	held, err := replica.Open(ctx, name, cfg.Config)
+	held, err := replica.Open(ctx, serviceName, cfg.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -74,9 +61,9 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, r.Redis, r.Telemetry); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	out := outbox.New(name)
-	s.relay = out.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
-	store := postgres.NewStore(r.DB, out)
+	box := outbox.New(serviceName)
+	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
+	store := postgres.NewStore(r.DB, box)
 	options := secret.Options{
 		Store:     store,
 		Registry:  registryapi.NewClient(r.Peer("registry", cfg.RegistryURL)),
@@ -97,14 +84,12 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	domain := secret.NewService(options)
 	s.deletions = newDeletions(domain, r.Telemetry)
 	s.agents = func(ctx context.Context) error {
-		return lifecycle.ConsumeAgents(ctx, r.NATS, r.Telemetry, name, domain.AgentChanged)
+		return lifecycle.ConsumeAgents(ctx, r.NATS, r.Telemetry, serviceName, domain.AgentChanged)
 	}
 	if s.server, err = r.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
-	routes := httpapi.New(domain, s.guard)
-	routes.Public(s.server.Public())
-	routes.Internal(s.server.Internal())
+	httpapi.Register(s.server, httpapi.Config{Credentials: domain, Guard: s.guard})
 	return nil
 }
 

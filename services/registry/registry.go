@@ -30,11 +30,11 @@ const serviceName = "registry"
 // Service is one replica of the registry.
 type Service struct {
 	replica *replica.Replica
+	server  *httpx.Server
 	guard   *guard.Guard
 	relay   *outbox.Relay
 	sweeper *sweep.Sweeper
 	fleet   *fleet
-	server  *httpx.Server
 }
 
 // New puts a service together. It connects to nothing: what the service depends on may come later. A Service that was
@@ -52,26 +52,15 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// Serve runs a service that takes its settings from the environment.
-func Serve(ctx context.Context) error {
-	cfg, err := LoadConfig()
-	if err != nil {
-		return err
-	}
-	s, err := New(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
-}
-
 func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	r := s.replica
 	tokens := tokenapi.NewClient(r.Peer("token", cfg.TokenURL))
 	if s.guard, err = guard.NewRemote(ctx, cfg.Guard, tokens, r.Redis, r.Telemetry); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}
-	store := postgres.NewStore(r.DB)
+	box := outbox.New(serviceName)
+	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
+	store := postgres.NewStore(r.DB, box)
 	registry := agent.New(agent.Options{
 		Store:      store,
 		Cutoffs:    revocation.NewStore(r.Redis),
@@ -83,17 +72,16 @@ func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	})
 	s.sweeper = &sweep.Sweeper{Purge: store.PurgeIdempotencyKeys, What: "idempotency keys", Clock: time.Now, Log: r.Telemetry.Log}
 	s.fleet = newFleet(r.Telemetry.Metrics.Registry, cfg.MaxAgents, store.Living)
-	s.relay = outbox.New(postgres.Schema).NewRelay(outbox.RelayConfig{
-		DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now,
-	})
-	s.server, err = r.Server(api.Spec, func(ctx context.Context) error { //nolint:contextcheck // every request brings its own context
-		return errors.Join(r.DB.Ready(ctx), s.guard.Ready(ctx))
-	})
-	if err != nil {
+	if s.server, err = r.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
-	httpapi.New(registry, s.guard).Routes(s.server.Public(), s.server.Internal())
+	httpapi.Register(s.server, httpapi.Config{Registry: registry, Guard: s.guard})
 	return nil
+}
+
+// ready is about what requests need. NATS is not among it: events wait in the outbox.
+func (s *Service) ready(ctx context.Context) error {
+	return errors.Join(s.replica.DB.Ready(ctx), s.guard.Ready(ctx))
 }
 
 // Listen opens both listeners, so that Addresses are known before Run; Run does it where nobody did.

@@ -55,31 +55,18 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{replica: held}
-	if err := s.open(ctx, cfg); err != nil {
+	if err := s.wire(ctx, cfg); err != nil {
 		held.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// Serve runs a service that takes its settings from the environment.
-func Serve(ctx context.Context) error {
-	cfg, err := LoadConfig()
-	if err != nil {
-		return err
-	}
-	s, err := New(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	return s.Run(ctx)
-}
-
-func (s *Service) open(ctx context.Context, cfg Config) (err error) {
+func (s *Service) wire(ctx context.Context, cfg Config) (err error) {
 	if s.server, err = s.replica.Server(api.Spec, s.ready); err != nil { //nolint:contextcheck // every request brings its own context
 		return err
 	}
-	routes, err := s.wire(ctx, cfg)
+	routes, err := s.parts(ctx, cfg)
 	if err != nil {
 		return err
 	}

@@ -36,10 +36,10 @@ import (
 // failureFloor is longer than a quiet machine takes to look a client up.
 const failureFloor = 10 * time.Millisecond
 
-// wire makes the parts and ties them together.
-func (s *Service) wire(ctx context.Context, cfg Config) (httpapi.Config, error) {
+// parts makes the parts, ties them together, and answers those that the routes need.
+func (s *Service) parts(ctx context.Context, cfg Config) (httpapi.Config, error) {
 	r := s.replica
-	box := outbox.New(postgres.Schema)
+	box := outbox.New(serviceName)
 	s.relay = box.NewRelay(outbox.RelayConfig{DB: r.DB, Conn: r.NATS, Telemetry: r.Telemetry, Clock: time.Now})
 	s.journal = journal.New(issue.Service, r.NATS, postgres.NewOutbox(r.DB, box), r.Telemetry.Log)
 	s.epochs = invalidation.New(r.NATS.Connected)

@@ -18,7 +18,7 @@ func main() { replica.Main(program()) }
 
 func program() replica.Program {
 	return replica.Program{
-		Service: "audit", Serve: audit.Serve, Migrate: audit.Migrate,
+		Service: "audit", Serve: replica.Serving(audit.LoadConfig, audit.New), Migrate: audit.Migrate,
 		More: []replica.Command{
 			{
 				Name: "retention", Usage: "retention                    remove the days before the retention window",

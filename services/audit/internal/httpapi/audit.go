@@ -1,10 +1,6 @@
-// Package httpapi is the public HTTP face of the audit service: it reads the
-// query, asks the trail, and writes the answer. What a caller may see is decided
-// by the policy and by package trail, not here; nothing here writes.
 package httpapi
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"time"
@@ -13,52 +9,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sentryagent/agentidp/pkg/auditevent"
-	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/httpx"
-	"github.com/sentryagent/agentidp/pkg/paging"
 	"github.com/sentryagent/agentidp/services/audit/internal/trail"
 )
-
-// Guard admits requests; *guard.Guard is one.
-type Guard interface {
-	Authenticate() gin.HandlerFunc
-	Authorize(c *gin.Context, resource *authz.Resource) error
-}
-
-// Reader answers questions about the trail; *trail.Reader is one.
-type Reader interface {
-	List(ctx context.Context, filter trail.Filter, page paging.Page) (paging.Listing[trail.Event], error)
-	Get(ctx context.Context, id uuid.UUID) (trail.Event, error)
-}
-
-// Config is what the routes work with; every field is required.
-type Config struct {
-	Guard  Guard
-	Reader Reader
-	Log    Log
-}
-
-type api struct {
-	guard  Guard
-	reader Reader
-	log    Log
-}
-
-// Register adds the public routes to router. Hashes are for everybody, so that
-// witnesses and verifiers need no account: a leaf cannot be guessed from its hash,
-// as every event has an id with 74 random bits.
-func Register(router gin.IRouter, cfg Config) {
-	a := &api{guard: cfg.Guard, reader: cfg.Reader, log: cfg.Log}
-	hashes := router.Group("/api/v1/audit")
-	hashes.GET("/checkpoint", httpx.Handle(a.checkpoint))
-	hashes.GET("/consistency", httpx.Handle(a.consistency))
-	hashes.GET("/tile/:level/*index", httpx.Handle(a.hashes))
-	routes := router.Group("/api/v1/audit", cfg.Guard.Authenticate())
-	routes.GET("", httpx.Handle(a.list))
-	routes.GET("/:eventId", httpx.Handle(a.get))
-	routes.GET("/:eventId/proof", httpx.Handle(a.prove))
-	routes.GET("/tile/entries/*index", httpx.Handle(a.entries))
-}
 
 // event is an audit event as clients see it.
 type event struct {

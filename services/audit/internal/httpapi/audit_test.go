@@ -106,8 +106,8 @@ func setup(t *testing.T) *bundle {
 		httpx.Options{Service: "audit", Telemetry: telemetry.Discard("audit"), OpenAPI: api.Spec})
 	require.NoError(t, err)
 	reader := trail.NewReader(b.shelf, trail.NewWindow(90), func() time.Time { return now })
-	httpapi.Register(server.Public(), httpapi.Config{Guard: b.gate, Reader: reader, Log: b.log})
-	httpapi.RegisterExport(server.Public(), b.gate, export.New(b.ledger, merkle.New(merkle.Config{Store: b.ledger}), time.Now), reader)
+	exporter := export.New(b.ledger, merkle.New(merkle.Config{Store: b.ledger}), time.Now)
+	httpapi.Register(server, httpapi.Config{Reader: reader, Log: b.log, Exporter: exporter, Guard: b.gate})
 	b.server = server
 	return b
 }

@@ -28,35 +28,17 @@ type Exporter interface {
 	Begin(ctx context.Context, request export.Request) (*export.Export, error)
 }
 
-// Narrower restricts a filter to what may be shown; *trail.Reader is one.
-type Narrower interface {
-	Narrow(filter trail.Filter) (trail.Filter, error)
-}
-
-type exportAPI struct {
-	guard    Guard
-	exporter Exporter
-	reader   Narrower
-	slots    chan struct{}
-}
-
-// RegisterExport adds the route of exports to router.
-func RegisterExport(router gin.IRouter, guard Guard, exporter Exporter, reader Narrower) {
-	a := &exportAPI{guard: guard, exporter: exporter, reader: reader, slots: make(chan struct{}, mostExports)}
-	router.GET("/api/v1/audit/export", guard.Authenticate(), httpx.Handle(a.export))
-}
-
-func (a *exportAPI) export(c *gin.Context) error {
+func (a *api) export(c *gin.Context) error {
 	if err := a.guard.Authorize(c, nil); err != nil {
 		return err
 	}
-	request, err := a.read(c)
+	request, err := a.readExport(c)
 	if err != nil {
 		return err
 	}
 	select {
-	case a.slots <- struct{}{}:
-		defer func() { <-a.slots }()
+	case a.exports <- struct{}{}:
+		defer func() { <-a.exports }()
 	default:
 		return apperr.New(apperr.RateLimitExceeded, "Too many exports are under way.").WithRetryAfter(exportRetry)
 	}
@@ -79,8 +61,8 @@ func (a *exportAPI) export(c *gin.Context) error {
 	return nil
 }
 
-// read is what the query asks for.
-func (a *exportAPI) read(c *gin.Context) (export.Request, error) {
+// readExport is what the query asks for.
+func (a *api) readExport(c *gin.Context) (export.Request, error) {
 	in := httpx.NewInput(c)
 	filter := readFilter(c, in)
 	request := export.Request{Format: export.FormatLog}

@@ -11,5 +11,5 @@ import (
 func main() { replica.Main(program()) }
 
 func program() replica.Program {
-	return replica.Program{Service: "credentials", Serve: credentials.Serve}
+	return replica.Program{Service: "credentials", Serve: replica.Serving(credentials.LoadConfig, credentials.New)}
 }

@@ -63,7 +63,7 @@ func (r *rotateRequest) Check(f *apperr.Fields) {
 	}
 }
 
-func (a *API) create(c *gin.Context) error {
+func (a *api) create(c *gin.Context) error {
 	var req createRequest
 	in := httpx.NewInput(c).JSONOrEmpty(&req)
 	agentID := in.PathUUID("agentId")
@@ -78,7 +78,7 @@ func (a *API) create(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) list(c *gin.Context) error {
+func (a *api) list(c *gin.Context) error {
 	in := httpx.NewInput(c)
 	status := in.Enum("status", string(secret.Active), string(secret.Revoked))
 	page := in.Page()
@@ -94,7 +94,7 @@ func (a *API) list(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) rotate(c *gin.Context) error {
+func (a *api) rotate(c *gin.Context) error {
 	var req rotateRequest
 	in := httpx.NewInput(c).JSONOrEmpty(&req)
 	agentID, credentialID, err := a.admitCredential(c, in)
@@ -110,7 +110,7 @@ func (a *API) rotate(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) revoke(c *gin.Context) error {
+func (a *api) revoke(c *gin.Context) error {
 	agentID, credentialID, err := a.admitCredential(c, httpx.NewInput(c))
 	if err != nil {
 		return err
@@ -124,12 +124,12 @@ func (a *API) revoke(c *gin.Context) error {
 
 // admit asks the policy whether the caller may touch the agent's credentials. Its error
 // is also what is wrong with the request.
-func (a *API) admit(c *gin.Context, in *httpx.Input, agentID uuid.UUID) error {
+func (a *api) admit(c *gin.Context, in *httpx.Input, agentID uuid.UUID) error {
 	return in.Admit(func() error { return a.guard.Authorize(c, &authz.Resource{AgentID: agentID.String()}) })
 }
 
 // admitCredential is admit for a route that also names a credential.
-func (a *API) admitCredential(c *gin.Context, in *httpx.Input) (agentID, credentialID uuid.UUID, err error) {
+func (a *api) admitCredential(c *gin.Context, in *httpx.Input) (agentID, credentialID uuid.UUID, err error) {
 	agentID, credentialID = in.PathUUID("agentId"), in.PathUUID("credentialId")
 	return agentID, credentialID, a.admit(c, in, agentID)
 }

@@ -55,9 +55,7 @@ func setup(t *testing.T) *fixture {
 		Service: "credentials", Telemetry: telemetry.Discard("credentials"), OpenAPI: api.Spec,
 	})
 	require.NoError(t, err)
-	routes := httpapi.New(f.domain, f.guard)
-	routes.Public(server.Public())
-	routes.Internal(server.Internal())
+	httpapi.Register(server, httpapi.Config{Credentials: f.domain, Guard: f.guard})
 	f.server, f.public, f.internal = server, server.PublicHandler(), server.InternalHandler()
 	return f
 }

@@ -67,7 +67,7 @@ func requireID(f *apperr.Fields, field string, id uuid.UUID) {
 	}
 }
 
-func (a *API) verify(c *gin.Context) error {
+func (a *api) verify(c *gin.Context) error {
 	httpx.NoStore(c)
 	var req verifyRequest
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
@@ -83,7 +83,7 @@ func (a *API) verify(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) screen(c *gin.Context) error {
+func (a *api) screen(c *gin.Context) error {
 	httpx.NoStore(c)
 	var req screenRequest
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
@@ -101,7 +101,7 @@ func (a *API) screen(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) recordUses(c *gin.Context) error {
+func (a *api) recordUses(c *gin.Context) error {
 	var req usageRequest
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
@@ -117,7 +117,7 @@ func (a *API) recordUses(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) createForOperator(c *gin.Context) error {
+func (a *api) createForOperator(c *gin.Context) error {
 	var req operatorRequest
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err
@@ -137,7 +137,7 @@ func (a *API) createForOperator(c *gin.Context) error {
 	return nil
 }
 
-func (a *API) revokeForOperator(c *gin.Context) error {
+func (a *api) revokeForOperator(c *gin.Context) error {
 	var req operatorRevocation
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err

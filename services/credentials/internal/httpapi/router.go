@@ -38,32 +38,30 @@ type Guard interface {
 	Authorize(c *gin.Context, res *authz.Resource) error
 }
 
-// API has the handlers of all routes.
-type API struct {
+// Config is what the routes work with; every field is required.
+type Config struct {
+	Credentials Credentials
+	Guard       Guard
+}
+
+type api struct {
 	credentials Credentials
 	guard       Guard
 }
 
-// New makes the API.
-func New(credentials Credentials, guard Guard) *API {
-	return &API{credentials: credentials, guard: guard}
-}
+// Register puts the routes of this service on the server.
+func Register(server *httpx.Server, cfg Config) {
+	a := &api{credentials: cfg.Credentials, guard: cfg.Guard}
+	credentials := server.Public().Group("/api/v1/agents/:agentId/credentials", a.guard.Authenticate())
+	credentials.POST("", httpx.Handle(a.create))
+	credentials.GET("", httpx.Handle(a.list))
+	credentials.POST("/:credentialId/rotate", httpx.Handle(a.rotate))
+	credentials.DELETE("/:credentialId", httpx.Handle(a.revoke))
 
-// Public adds the routes that the ingress leads to.
-func (a *API) Public(engine *gin.Engine) {
-	g := engine.Group("/api/v1/agents/:agentId/credentials", a.guard.Authenticate())
-	g.POST("", httpx.Handle(a.create))
-	g.GET("", httpx.Handle(a.list))
-	g.POST("/:credentialId/rotate", httpx.Handle(a.rotate))
-	g.DELETE("/:credentialId", httpx.Handle(a.revoke))
-}
-
-// Internal adds the routes for the other services; the group stands behind the
-// internal token.
-func (a *API) Internal(g *gin.RouterGroup) {
-	g.POST(credentialsapi.VerifyPath, httpx.Handle(a.verify))
-	g.POST(credentialsapi.ScreenPath, httpx.Handle(a.screen))
-	g.POST(credentialsapi.UsagePath, httpx.Handle(a.recordUses))
-	g.POST(credentialsapi.OperatorCredentialPath, httpx.Handle(a.createForOperator))
-	g.POST(credentialsapi.OperatorRevocationPath, httpx.Handle(a.revokeForOperator))
+	internal := server.Internal()
+	internal.POST(credentialsapi.VerifyPath, httpx.Handle(a.verify))
+	internal.POST(credentialsapi.ScreenPath, httpx.Handle(a.screen))
+	internal.POST(credentialsapi.UsagePath, httpx.Handle(a.recordUses))
+	internal.POST(credentialsapi.OperatorCredentialPath, httpx.Handle(a.createForOperator))
+	internal.POST(credentialsapi.OperatorRevocationPath, httpx.Handle(a.revokeForOperator))
 }

@@ -35,7 +35,7 @@ type Store struct {
 var _ secret.Store = (*Store)(nil)
 
 // NewStore makes a store whose events leave through the outbox.
-func NewStore(db *pgdb.DB, out *outbox.Outbox) *Store { return &Store{db: db, outbox: out} }
+func NewStore(db *pgdb.DB, box *outbox.Outbox) *Store { return &Store{db: db, outbox: box} }
 
 // Standing implements secret.Store.
 func (s *Store) Standing(ctx context.Context, agentID uuid.UUID, at time.Time) (secret.Standing, error) {

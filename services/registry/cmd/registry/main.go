@@ -10,5 +10,5 @@ import (
 func main() { replica.Main(program()) }
 
 func program() replica.Program {
-	return replica.Program{Service: "registry", Serve: registry.Serve}
+	return replica.Program{Service: "registry", Serve: replica.Serving(registry.LoadConfig, registry.New)}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // register answers POST /agents.
-func (a *API) register(c *gin.Context) error {
+func (a *api) register(c *gin.Context) error {
 	var req registerRequest
 	in := httpx.NewInput(c).JSON(&req)
 	key, fault := idempotencyKey(c.Request.Header)
@@ -45,7 +45,7 @@ func (a *API) register(c *gin.Context) error {
 }
 
 // list answers GET /agents.
-func (a *API) list(c *gin.Context) error {
+func (a *api) list(c *gin.Context) error {
 	in := httpx.NewInput(c)
 	filter := agent.Filter{
 		Owner:         in.Text("owner", agent.MaxOwner),
@@ -68,7 +68,7 @@ func (a *API) list(c *gin.Context) error {
 }
 
 // get answers GET /agents/{agentId}.
-func (a *API) get(c *gin.Context) error {
+func (a *api) get(c *gin.Context) error {
 	found, _, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (a *API) get(c *gin.Context) error {
 }
 
 // change answers PATCH /agents/{agentId}.
-func (a *API) change(c *gin.Context) error {
+func (a *api) change(c *gin.Context) error {
 	var req changeRequest
 	found, resource, err := a.admit(c, httpx.NewInput(c).JSON(&req))
 	if err != nil {
@@ -102,7 +102,7 @@ func (a *API) change(c *gin.Context) error {
 }
 
 // decommission answers DELETE /agents/{agentId}.
-func (a *API) decommission(c *gin.Context) error {
+func (a *api) decommission(c *gin.Context) error {
 	found, resource, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (a *API) decommission(c *gin.Context) error {
 }
 
 // find is admit for a request that is only about an agent that there is: its last error is agent.ErrNotFound.
-func (a *API) find(c *gin.Context, in *httpx.Input) (agent.Agent, authz.Resource, error) {
+func (a *api) find(c *gin.Context, in *httpx.Input) (agent.Agent, authz.Resource, error) {
 	found, resource, err := a.admit(c, in)
 	if err == nil && found == nil {
 		err = agent.ErrNotFound
@@ -128,7 +128,7 @@ func (a *API) find(c *gin.Context, in *httpx.Input) (agent.Agent, authz.Resource
 
 // admit finds the agent that the path names, nil where there is none. Its errors are answers: a malformed id, the
 // policy's refusal, and what is wrong with the request, in this order.
-func (a *API) admit(c *gin.Context, in *httpx.Input) (found *agent.Agent, resource authz.Resource, err error) {
+func (a *api) admit(c *gin.Context, in *httpx.Input) (found *agent.Agent, resource authz.Resource, err error) {
 	id := in.PathUUID(agentParam)
 	err = in.Admit(func() error {
 		if found, resource, err = a.lookUp(c, id); err != nil {
@@ -141,7 +141,7 @@ func (a *API) admit(c *gin.Context, in *httpx.Input) (found *agent.Agent, resour
 
 // lookUp finds the agent that a request is about, and describes it to the policy also where there is none: whether a
 // caller may learn that is for the policy to say.
-func (a *API) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource, error) {
+func (a *api) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource, error) {
 	found, err := a.registry.Agent(c.Request.Context(), id)
 	if apperr.CodeOf(err) == apperr.AgentNotFound {
 		exists := false
@@ -155,7 +155,7 @@ func (a *API) lookUp(c *gin.Context, id uuid.UUID) (*agent.Agent, authz.Resource
 
 // demand is what must hold when the agent changes: the If-Match of the request, and that the policy still allows it.
 // Of what the policy has been told about the agent only the owner and the scopes that it may request can have changed since.
-func (a *API) demand(c *gin.Context, asked authz.Resource) agent.Demand {
+func (a *api) demand(c *gin.Context, asked authz.Resource) agent.Demand {
 	return agent.Demand{
 		Permit: func(current agent.Agent) error {
 			resource := current.Resource()

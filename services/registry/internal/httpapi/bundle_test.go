@@ -23,6 +23,7 @@ import (
 	"github.com/sentryagent/agentidp/pkg/authz"
 	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
+	"github.com/sentryagent/agentidp/pkg/outbox"
 	"github.com/sentryagent/agentidp/pkg/pgdb"
 	"github.com/sentryagent/agentidp/pkg/ratelimit"
 	"github.com/sentryagent/agentidp/pkg/redisx"
@@ -105,14 +106,14 @@ func setupWith(t *testing.T, o options) *bundle {
 		Authorizer: authorizer, Config: guard.Config{Issuer: issuer, RateLimitPerMinute: o.rateLimit}, Telemetry: tel, Clock: time.Now,
 	})
 	registry := agent.New(agent.Options{
-		Store: postgres.NewStore(b.db), Cutoffs: revocations, MaxAgents: o.maxAgents,
+		Store: postgres.NewStore(b.db, outbox.New("registry")), Cutoffs: revocations, MaxAgents: o.maxAgents,
 		Clock: b.clock.Now, NewID: func() uuid.UUID { return uuid.Must(uuid.NewV7()) },
 		Log: tel.Log, Registered: func(string) {},
 	})
 	b.server, err = httpx.NewServer(httpx.Config{InternalAPIToken: internalToken},
 		httpx.Options{Service: "registry", Telemetry: tel, OpenAPI: api.Spec})
 	require.NoError(t, err)
-	httpapi.New(registry, g).Routes(b.server.Public(), b.server.Internal())
+	httpapi.Register(b.server, httpapi.Config{Registry: registry, Guard: g})
 	return b
 }
 

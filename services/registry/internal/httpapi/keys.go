@@ -31,7 +31,7 @@ func (r *keysRequest) Check(f *apperr.Fields) {
 }
 
 // setKeys answers PUT /agents/{agentId}/keys.
-func (a *API) setKeys(c *gin.Context) error {
+func (a *api) setKeys(c *gin.Context) error {
 	var req keysRequest
 	found, resource, err := a.find(c, httpx.NewInput(c).JSON(&req))
 	if err != nil {
@@ -46,7 +46,7 @@ func (a *API) setKeys(c *gin.Context) error {
 }
 
 // getKeys answers GET /agents/{agentId}/keys.
-func (a *API) getKeys(c *gin.Context) error {
+func (a *api) getKeys(c *gin.Context) error {
 	found, _, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err
@@ -63,7 +63,7 @@ func (a *API) getKeys(c *gin.Context) error {
 }
 
 // removeKeys answers DELETE /agents/{agentId}/keys.
-func (a *API) removeKeys(c *gin.Context) error {
+func (a *api) removeKeys(c *gin.Context) error {
 	found, resource, err := a.find(c, httpx.NewInput(c))
 	if err != nil {
 		return err

@@ -17,9 +17,6 @@ import (
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
 )
 
-// Schema is the one schema that this service reads and writes.
-const Schema = "registry"
-
 // The constraints whose violation means something to a caller.
 const (
 	emailUnique = "agents_email_unique"
@@ -34,10 +31,8 @@ type Store struct {
 
 var _ agent.Store = (*Store)(nil)
 
-// NewStore returns a store on the database.
-func NewStore(db *pgdb.DB) *Store {
-	return &Store{db: db, outbox: outbox.New(Schema)}
-}
+// NewStore makes a store whose events leave through the outbox.
+func NewStore(db *pgdb.DB, box *outbox.Outbox) *Store { return &Store{db: db, outbox: box} }
 
 const sqlLiving = `-- name: fleet_living
 SELECT living FROM registry.fleet`

@@ -60,7 +60,7 @@ type bundle struct {
 func setup(t *testing.T) bundle {
 	t.Helper()
 	db := testkit.DB(t, "registry")
-	return bundle{store: postgres.NewStore(db), db: db}
+	return bundle{store: postgres.NewStore(db, outbox.New("registry")), db: db}
 }
 
 func (b bundle) add(t *testing.T, a agent.Agent) agent.Agent {
@@ -438,7 +438,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	}, telemetry.Discard("registry"))
 	require.NoError(t, err)
 	t.Cleanup(db.Close)
-	store := postgres.NewStore(db)
+	store := postgres.NewStore(db, outbox.New("registry"))
 	calls := map[string]func(context.Context) error{
 		"get":       func(ctx context.Context) error { _, err := store.Agent(ctx, uuid.New()); return err },
 		"register":  func(ctx context.Context) error { _, err := store.Register(ctx, entryOf(newAgent(t0))); return err },

@@ -14,7 +14,7 @@ func main() { replica.Main(program()) }
 
 func program() replica.Program {
 	return replica.Program{
-		Service: "token", Serve: token.Serve,
+		Service: "token", Serve: replica.Serving(token.LoadConfig, token.New),
 		More: []replica.Command{{
 			Name: "keys", Usage: token.KeysUsage, TakesArguments: true,
 			Run: func(ctx context.Context, out io.Writer, args []string) error { return token.Keys(ctx, args, out) },

@@ -10,9 +10,6 @@ import (
 	"github.com/sentryagent/agentidp/services/token/internal/journal"
 )
 
-// Schema of this service.
-const Schema = "token"
-
 // Outbox stores events that could not be published directly.
 type Outbox struct {
 	db     *pgdb.DB

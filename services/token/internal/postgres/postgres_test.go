@@ -235,7 +235,7 @@ func revocationOf(agentID uuid.UUID) (issue.Revocation, auditevent.Event) {
 func TestARevocationAndItsEventAreStoredTogetherOnce(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	store := postgres.NewRevocations(db, outbox.New("token"))
 	agent := newID()
 	revoked, event := revocationOf(agent)
 	var group sync.WaitGroup
@@ -264,7 +264,7 @@ func TestARevocationAndItsEventAreStoredTogetherOnce(t *testing.T) {
 func TestTheNewestCutoffHolds(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	store := postgres.NewRevocations(db, outbox.New("token"))
 	agent := newID()
 	kept := func() revocation.Cutoff {
 		revoked, cutoff, err := store.Kept(t.Context(), newID(), agent)
@@ -290,7 +290,7 @@ func TestTheNewestCutoffHolds(t *testing.T) {
 func TestRecentRevocationsAreThoseOfTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	store := postgres.NewRevocations(db, outbox.New("token"))
 	_, err := db.Exec(t.Context(), `INSERT INTO token.revocations (jti, agent_id, expires_at, revoked_at)
 		VALUES ($1, $1, now(), now() - interval '2 minutes')`, newID())
 	require.NoError(t, err)
@@ -309,7 +309,7 @@ func TestRecentRevocationsAreThoseOfTheDatabasesClock(t *testing.T) {
 func TestRevocationsAreReadInPagesAndPurged(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewRevocations(db, outbox.New(postgres.Schema))
+	store := postgres.NewRevocations(db, outbox.New("token"))
 	for range 5 {
 		revoked, event := revocationOf(newID())
 		require.NoError(t, store.Revoke(t.Context(), revoked, event))
@@ -401,7 +401,7 @@ func TestCountsAreOnlyRaised(t *testing.T) {
 func TestTheOutboxTakesABatch(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
-	store := postgres.NewOutbox(db, outbox.New(postgres.Schema))
+	store := postgres.NewOutbox(db, outbox.New("token"))
 	require.NoError(t, store.Append(t.Context(), []outbox.Message{
 		{ID: newID(), Subject: "audit.token.token.issued", Payload: []byte("{}")},
 		{ID: newID(), Subject: "audit.token.token.issued", Payload: []byte("{}")},
@@ -431,7 +431,7 @@ func TestADatabaseThatIsAwayIsUnavailable(t *testing.T) {
 	t.Parallel()
 	db := testkit.DB(t, "token")
 	db.Close()
-	box := outbox.New(postgres.Schema)
+	box := outbox.New("token")
 	ctx, id := context.Background(), newID()
 	counts, revocations, ring := postgres.NewQuota(db), postgres.NewRevocations(db, box), postgres.NewKeys(db, nil)
 	revoked, event := revocationOf(id)

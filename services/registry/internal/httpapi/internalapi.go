@@ -15,7 +15,7 @@ import (
 )
 
 // internalAgents answers GET /internal/v1/agents?ids=.
-func (a *API) internalAgents(c *gin.Context) error {
+func (a *api) internalAgents(c *gin.Context) error {
 	in := httpx.NewInput(c)
 	ids := in.UUIDs("ids", registryapi.MaxAgents)
 	if err := in.Err(); err != nil {
@@ -38,7 +38,7 @@ func (a *API) internalAgents(c *gin.Context) error {
 }
 
 // internalCutoffs answers GET /internal/v1/cutoffs?since=&after=.
-func (a *API) internalCutoffs(c *gin.Context) error {
+func (a *api) internalCutoffs(c *gin.Context) error {
 	in := httpx.NewInput(c)
 	var since time.Time
 	if given := in.Time("since", false); given != nil {
@@ -82,7 +82,7 @@ func (r *bootstrapRequest) Check(f *apperr.Fields) {
 }
 
 // bootstrap answers POST /internal/v1/bootstrap.
-func (a *API) bootstrap(c *gin.Context) error {
+func (a *api) bootstrap(c *gin.Context) error {
 	var req bootstrapRequest
 	if err := httpx.NewInput(c).JSON(&req).Err(); err != nil {
 		return err

@@ -7,7 +7,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/sentryagent/agentidp/pkg/authz"
-	"github.com/sentryagent/agentidp/pkg/guard"
 	"github.com/sentryagent/agentidp/pkg/httpx"
 	"github.com/sentryagent/agentidp/pkg/registryapi"
 	"github.com/sentryagent/agentidp/services/registry/internal/agent"
@@ -18,29 +17,27 @@ const (
 	agentParam = "agentId"
 )
 
-// Guard admits bearer tokens and asks the policy.
+// Guard admits bearer tokens and asks the policy; *guard.Guard is one.
 type Guard interface {
 	Authenticate() gin.HandlerFunc
 	Authorize(c *gin.Context, resource *authz.Resource) error
 }
 
-var _ Guard = (*guard.Guard)(nil)
+// Config is what the routes work with; every field is required.
+type Config struct {
+	Registry *agent.Registry
+	Guard    Guard
+}
 
-// API answers the registry's routes.
-type API struct {
+type api struct {
 	registry *agent.Registry
 	guard    Guard
 }
 
-// New returns an API on the registry whose public routes are behind the guard.
-func New(registry *agent.Registry, g Guard) *API {
-	return &API{registry: registry, guard: g}
-}
-
-// Routes adds the public routes to public, and the internal ones to internal, which must be the group /internal/v1
-// behind the internal token.
-func (a *API) Routes(public, internal gin.IRouter) {
-	agents := public.Group(agentsPath, a.guard.Authenticate())
+// Register puts the routes of this service on the server.
+func Register(server *httpx.Server, cfg Config) {
+	a := &api{registry: cfg.Registry, guard: cfg.Guard}
+	agents := server.Public().Group(agentsPath, a.guard.Authenticate())
 	agents.POST("", httpx.Handle(a.register))
 	agents.GET("", httpx.Handle(a.list))
 	agents.GET("/:"+agentParam, httpx.Handle(a.get))
@@ -51,6 +48,7 @@ func (a *API) Routes(public, internal gin.IRouter) {
 	agents.GET("/:"+agentParam+"/keys", httpx.Handle(a.getKeys))
 	agents.DELETE("/:"+agentParam+"/keys", httpx.Handle(a.removeKeys))
 
+	internal := server.Internal()
 	internal.GET(registryapi.AgentsPath, httpx.Handle(a.internalAgents))
 	internal.GET(registryapi.CutoffsPath, httpx.Handle(a.internalCutoffs))
 	internal.POST(registryapi.BootstrapPath, httpx.Handle(a.bootstrap))
